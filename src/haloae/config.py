@@ -1,0 +1,266 @@
+"""Every setting of a run, frozen and self-checking: presets, TOML in, JSON out.
+
+A `Config` is all that tells one run from another besides its images; it is stored in every model
+file. Sizes that follow from others (the features' channels, the grid) are derived, never set.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from haloae.errors import ConfigError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+AttentionMode = Literal["halo", "published", "window_mean", "global", "none"]
+Term = Literal["mse", "ssim", "cosine"]
+
+FEATURE_STRIDE = 4
+"""Image pixels per feature cell, in each direction: every trunk ends on this grid."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Stage(_Frozen):
+    """One block of encoder or decoder: a row of the paper's table (section C)."""
+
+    channels: PositiveInt | None = None
+    """Output channels; None: as many as the features have (the decoder's last block)."""
+    kernel: Literal[1, 3, 5, 7] = 3
+    """Side of the second convolution."""
+    heads: PositiveInt = 4
+    """Attention heads."""
+    inner: PositiveInt | None = None
+    """Channels between the two convolutions; None: as many as the block puts out."""
+
+
+class AttentionConfig(_Frozen):
+    """Halo attention, the same in every block."""
+
+    mode: AttentionMode = "halo"
+    block: PositiveInt = 8
+    halo: PositiveInt = 2
+    head_dim: PositiveInt = 16
+    mask_padding: bool = True
+    """True: zero padding around the grid is never attended."""
+
+
+class NetworkConfig(_Frozen):
+    """The network, sections B to E."""
+
+    trunk: Literal["vgg19"] = "vgg19"
+    published_taps: bool = False
+    """True: taps one reflected pixel too wide, resampled by nearest, as published."""
+    reduced_channels: PositiveInt | None = 96
+    """Principal components the features are reduced to; None: features as they come."""
+    head_channels: PositiveInt = 96
+    head_kernel: Literal[1, 3, 5, 7] = 3
+    head_padding: bool = True
+    """False: the head's convolution shrinks the grid; the output is resized to it (nearest)."""
+    encoder: tuple[Stage, ...] = (Stage(channels=64), Stage(channels=32))
+    decoder: tuple[Stage, ...] = (Stage(channels=32), Stage(channels=64), Stage())
+    rebuilt_relu: bool = False
+    """True: the last block ends in ReLU, right only for features that are never negative."""
+    bottleneck_noise: NonNegativeFloat = 0.0
+    """Standard deviation of the noise added to the code in training, in units of its own."""
+    attention: AttentionConfig = AttentionConfig()
+    image_decoder: tuple[PositiveInt, ...] | None = None
+    """Channels of the image decoder's convolutions before the two that upsample; None: no image."""
+    image_relu: bool = False
+    """True: the reconstructed image ends in ReLU, as published, and is never negative."""
+    classifier: bool = True
+    """True: the self-supervised branch that tells CutPaste views from normal ones."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.encoder or not self.decoder:
+            raise ValueError("encoder and decoder need a stage each")
+        if any(stage.channels is None for stage in (*self.encoder, *self.decoder[:-1])):
+            raise ValueError("only the decoder's last stage may leave out its channels")
+        if self.decoder[-1].channels is not None:
+            raise ValueError("the decoder's last stage has the features' channels: leave them out")
+        return self
+
+
+class LossConfig(_Frozen):
+    """The loss terms and how they are weighed."""
+
+    feature_terms: tuple[Term, ...] = ("mse", "ssim")
+    image_terms: tuple[Term, ...] = ("mse", "ssim")
+    fixed_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None
+    """Weights of classification, features, image; None: the paper's, by epoch."""
+    clean_targets: bool = False
+    """True: CutPaste views are fed too, and must be rebuilt as the image without the paste."""
+
+
+class TrainingConfig(_Frozen):
+    """The schedule."""
+
+    steps: PositiveInt = 1000
+    """Length of the schedule; `max_steps` stops earlier without changing it."""
+    epochs: PositiveInt = 251
+    """Epochs the schedule is divided into, for the losses' weights (section Losses)."""
+    batch_size: PositiveInt = 4
+    """Images a step, three views each."""
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 1e-5
+    """L2, as in Adam without decoupling."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """``cosine``: warms up over 5 % of the steps, then falls to zero."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of training; weights and scores are float32 either way."""
+
+
+class DetectionConfig(_Frozen):
+    """From residuals to a map, a score and a verdict."""
+
+    normalisation: Literal["difference", "none", "channel", "position", "both"] = "both"
+    """What residuals are compared with, see `haloae.detection.maps.anomaly_map`."""
+    image_weight: NonNegativeFloat = 0.0
+    """Weight of the image branch's map, added to the features' map."""
+    sigma: NonNegativeFloat = 0.8
+    """Gaussian smoothing of the map, in feature cells."""
+    top_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The score is the mean of this share of the map, its highest values."""
+    false_alarm_rate: Fraction = 0.01
+    """Share of good images that may be called anomalous."""
+
+
+class Config(_Frozen):
+    """Everything that tells one run from another, besides its images."""
+
+    preset: str = "default"
+    image_size: Annotated[int, Field(ge=32, le=4096)] = 256
+    """Side of the square every image is brought to, in pixels."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    backbone: str = "auto"
+    """Where the trunk's weights come from: auto, imagenet, random or a file."""
+    network: NetworkConfig = NetworkConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    detection: DetectionConfig = DetectionConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.image_size % FEATURE_STRIDE:
+            raise ValueError(f"image_size {self.image_size} must be divisible by {FEATURE_STRIDE}")
+        if self.detection.image_weight and self.network.image_decoder is None:
+            raise ValueError("detection.image_weight needs network.image_decoder")
+        if not self.loss.feature_terms:
+            raise ValueError("loss.feature_terms must name a term")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Side of the feature grid, in cells."""
+        return self.image_size // FEATURE_STRIDE
+
+    def replace(self, **changes: Any) -> "Config":  # noqa: ANN401 - values of any setting
+        """Copy with settings changed, checked anew.
+
+        Nested settings are given as dicts and merged: ``replace(network={"classifier": False})``.
+
+        Raises:
+            ConfigError: a setting is unknown, of the wrong type or does not fit the others.
+        """
+        return parse_config(_merge(self.model_dump(), changes))
+
+
+PAPER = Config(
+    preset="paper",
+    network=NetworkConfig(
+        published_taps=True,
+        reduced_channels=None,
+        head_channels=234,
+        head_kernel=5,
+        head_padding=False,
+        encoder=(
+            Stage(channels=234, kernel=3, heads=4),
+            Stage(channels=117, kernel=3, heads=8),
+            Stage(channels=58, kernel=5, heads=8),
+            Stage(channels=29, kernel=5, heads=8),
+        ),
+        decoder=(
+            Stage(channels=29, kernel=3, heads=4),
+            Stage(channels=59, kernel=3, heads=8, inner=58),
+            Stage(channels=118, kernel=3, heads=8),
+            Stage(channels=237, kernel=5, heads=8, inner=236),
+            Stage(kernel=1, heads=8, inner=703),
+        ),
+        rebuilt_relu=True,
+        attention=AttentionConfig(block=12, halo=2, head_dim=16),
+        image_decoder=(380, 190, 95, 47, 23),
+        image_relu=True,
+    ),
+    training=TrainingConfig(steps=251 * 750),
+    detection=DetectionConfig(normalisation="difference"),
+)
+DEFAULT = Config(preset="default")
+FAST = Config(preset="fast", image_size=160)
+PRESETS = {config.preset: config for config in (PAPER, DEFAULT, FAST)}
+
+
+def preset(name: str) -> Config:
+    """Config of a preset.
+
+    Raises:
+        ConfigError: no preset has this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"no preset is called {name!r}: choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings from a TOML file, as `Config.replace` takes them.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file ({error}).") from error
+
+
+def parse_config(values: object) -> Config:
+    """Config from plain values, checked.
+
+    Raises:
+        ConfigError: names the first setting that is wrong, what was expected and what was given.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        if first["type"] == "extra_forbidden":
+            message, given = "no such setting", ""
+        raise ConfigError(f"setting {where}: {message}{given}.") from error
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

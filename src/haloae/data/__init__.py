@@ -1,0 +1,1 @@
+"""From files on disk to arrays: decoding images, finding them in folders."""

@@ -1,0 +1,268 @@
+"""Decoding one image: bit depth, colour, orientation, limits.
+
+Every image becomes RGB, upright, without alpha. Nothing is decoded in part: a file is read whole
+and unharmed, or refused with an `ImageError` of one sentence.
+"""
+
+import errno
+import logging
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags
+from PIL import Image as PILImage
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from haloae.errors import ConfigError, DataError, ImageError
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 200_000_000
+"""Largest image decoded unless the caller says otherwise: 200 megapixels, 2.4 GB as float32 RGB."""
+
+_SUGGESTION = "save it again as PNG, JPEG or TIFF"
+_READERS: dict[bytes, Callable[[BinaryIO], PILImage.Image]] = {
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\xff\xd8\xff": jpeg_factory,
+    b"II*\0": TiffImageFile,
+    b"MM\0*": TiffImageFile,
+    b"II+\0": TiffImageFile,
+    b"RIFF": WebPImageFile,
+    b"GIF8": GifImageFile,
+    b"BM": BmpImageFile,
+} | {b"P%d" % digit: PpmImageFile for digit in range(1, 7)}
+_OTHER_KINDS = {
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x1f\x8b": "a gzip archive",
+}
+_TIFF_SAMPLE_KINDS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
+_FLOAT_TOLERANCE = 1e-6  # what a resampled or re-saved float image overshoots [0, 1] by
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One decoded image: RGB, upright, alpha composited on black.
+
+    Attributes:
+        pixels: (H, W, 3), uint8 in [0, 255] for 8-bit sources, float32 in [0, 1] for deeper ones.
+        depth: bits per channel of the source: 8, 16 or 32 (floating point of any width).
+        grey: True where the source has a single colour channel; the three channels are then equal.
+    """
+
+    pixels: NDArray[Any]
+    depth: int
+    grey: bool
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels."""
+        return int(self.pixels.shape[1])
+
+
+class _SharedSilence:
+    """Turns warnings off while any thread decodes.
+
+    `warnings.catch_warnings` swaps a list of the whole process: two threads that overlap would
+    restore it in the wrong order and leave warnings off for good, so the first one in swaps it and
+    the last one out restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._caught: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._caught is not None:
+                self._caught.__exit__(None, None, None)
+
+
+_WITHOUT_WARNINGS = _SharedSilence()
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """The path as one printable line: control characters and undecodable bytes are escaped."""
+    name = os.fspath(path)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Decodes a PNG, JPEG, TIFF, WebP, GIF, BMP or PNM file; of several frames, the first.
+
+    8 and 16 bits per channel and floating-point TIFF in [0, 1] keep their precision. EXIF
+    orientation is applied.
+
+    Raises:
+        ImageError: the file is missing, unreadable, not a regular file, empty, truncated,
+            corrupted, not one of these formats or larger than `max_pixels`.
+    """
+    path = Path(path)
+    name = shown_path(path)
+    with _open_regular(path, name) as file:
+        return _guarded(name, lambda: _decode(file, name, max_pixels), max_pixels)
+
+
+def image_from(value: object, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Takes whatever a caller has: a path, a Pillow image, an `Image` or an array.
+
+    An array is (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16, bool, or floats
+    in [0, 1]; it is copied. A Pillow image of 16-bit colour was already cut to 8 bits by Pillow:
+    give its path to keep them.
+
+    Raises:
+        ImageError: it is none of these, or cannot be decoded.
+    """
+    if isinstance(value, Image):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return read_image(value, max_pixels=max_pixels)
+    if isinstance(value, PILImage.Image):
+        picture = value
+        _check_size("the Pillow image", *picture.size, max_pixels)
+        return _guarded(
+            "the Pillow image", lambda: _from_pillow(picture, "the Pillow image"), max_pixels
+        )
+    if isinstance(value, np.ndarray):
+        return _from_array(value, max_pixels)
+    raise ImageError(
+        f"expected a path, a Pillow image or a NumPy array, got {type(value).__name__}: "
+        f"convert it to one of these."
+    )
+
+
+def resize(image: Image, size: int) -> NDArray[np.float32]:
+    """Squashes the image to a square, as the paper does: the aspect ratio is not kept.
+
+    Bilinear; when shrinking, the filter widens with the scale, so that fine texture does not alias.
+
+    Args:
+        image: any decoded image.
+        size: side of the square in pixels, at least 1.
+
+    Returns:
+        (3, size, size) float32 in [0, 1].
+
+    Raises:
+        ConfigError: `size` is below 1.
+    """
+    if size < 1:
+        raise ConfigError(f"the image size must be at least 1 pixel, got {size}.")
+    pixels = image.pixels
+    if pixels.dtype == np.uint8:
+        picture = PILImage.fromarray(np.ascontiguousarray(pixels))
+        small = np.asarray(picture.resize((size, size), PILImage.Resampling.BILINEAR))
+        return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+    channels = [
+        PILImage.fromarray(np.ascontiguousarray(pixels[..., channel], dtype=np.float32)).resize(
+            (size, size), PILImage.Resampling.BILINEAR
+        )
+        for channel in range(1 if image.grey else 3)
+    ]
+    squashed = np.stack([np.asarray(channel) for channel in channels]).clip(0, 1)
+    return np.repeat(squashed, 3, axis=0) if image.grey else squashed
+
+
+def read_mask(path: str | os.PathLike[str], *, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Reads a defect mask: True where the mask's pixel is not black.
+
+    Args:
+        path: any image file `read_image` takes.
+        shape: (H, W) of the image it belongs to, in pixels.
+
+    Returns:
+        (H, W) bool, True on the defect.
+
+    Raises:
+        ImageError: the file cannot be decoded.
+        DataError: its size differs from `shape`.
+    """
+    height, width = shape
+    mask = read_image(path, max_pixels=max(MAX_PIXELS, height * width))
+    if (mask.height, mask.width) != (height, width):
+        raise DataError(
+            f"{shown_path(path)}: the mask is {mask.width}×{mask.height} pixels and its image "
+            f"{width}×{height}: give a mask of the image's size."
+        )
+    is_defect: NDArray[np.bool_] = mask.pixels.any(axis=2)
+    return is_defect
+
+
+def _open_regular(path: Path, name: str) -> BinaryIO:
+    """Opens a file that holds something; never a FIFO, which would block, nor a device."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{name}: this is a folder: give the path of one image file.")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(
+                f"{name}: this is a pipe, socket or device: copy the image to a regular file."
+            )
+        if status.st_size == 0:
+            raise ImageError(f"{name}: the file is empty (0 bytes): copy or export it again.")
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file: check the path.") from error
+    except PermissionError as error:
+        raise ImageError(f"{name}: permission denied: make the file readable.") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise ImageError(
+                f"{name}: a symbolic link that leads back to itself: link it to a file."
+            ) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"{name}: cannot be opened ({reason}): check the path.") from error
+
+
+def _guarded(name: str, decode: Callable[[], Image], max_pixels: int) -> Image:
+    """Runs a decoder on untrusted bytes: whatever it raises becomes one `ImageError`."""
+    try:
+        with _WITHOUT_WARNINGS:
+            return decode()
+    except ImageError:
+        raise
+    except PILImage.DecompressionBombError as error:
+        raise ImageError(
+            f"{name}: larger than the limit of {max_pixels:,} pixels or than Pillow's own: crop or "
+            f"shrink it."
+        ) from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory to decode it: crop or shrink it.") from error
+    except Exception as error:  # decoders raise anything at all on hostile bytes
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ImageError(
+            f"{name}: truncated or corrupted ({reason}): copy or export it again."
+        ) from error

@@ -1,0 +1,1 @@
+"""From a fitted network to anomaly maps, scores, thresholds and verdicts."""

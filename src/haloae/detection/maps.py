@@ -1,0 +1,122 @@
+"""Residuals → anomaly map → image score. Pure functions; higher is more anomalous, always."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from haloae.config import DetectionConfig
+from haloae.network.haloae import HaloAEOutput
+
+SHRINKAGE = 4.0
+"""Good images' worth of evidence that residuals are the same everywhere."""
+TINY = 1e-12
+
+
+class Residuals(NamedTuple):
+    """Squared errors of a batch, on the feature grid (h, w)."""
+
+    features: Tensor
+    """(B, C, h, w)."""
+    image: Tensor | None
+    """(B, 3, h, w), averaged over each cell; None without the image branch."""
+
+
+class Usual(NamedTuple):
+    """Mean squared errors of good images; `image` as in `Residuals`, without the batch."""
+
+    features: Tensor
+    """(C, h, w)."""
+    image: Tensor | None
+    """(3, h, w)."""
+    count: int
+    """Good images behind the means."""
+
+
+def residuals(output: HaloAEOutput, image: Tensor) -> Residuals:
+    """Squared errors of features and image.
+
+    Args:
+        output: of the network.
+        image: (B, 3, H, W), what it was given.
+    """
+    features = (output.features.float() - output.rebuilt.float()).square()
+    if output.image is None:
+        return Residuals(features, None)
+    errors = (image.float() - output.image.float()).square()
+    return Residuals(features, F.adaptive_avg_pool2d(errors, features.shape[-2:]))
+
+
+def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> Tensor:
+    """How unusual each cell's error is.
+
+    ``difference`` (published): |mean over channels - the same on good images|.
+    The others divide by the error's usual size, so that 1 is usual: of its ``channel``, of its
+    ``position``, or of ``both``; ``none`` takes the mean over channels as it is.
+
+    Returns:
+        (B, h, w) float32, at least 0.
+    """
+    result = _branch_map(residual.features, usual.features, usual.count, config)
+    if config.image_weight and residual.image is not None and usual.image is not None:
+        image = _branch_map(residual.image, usual.image, usual.count, config)
+        result = result + config.image_weight * image
+    return smooth(result, config.sigma)
+
+
+def _branch_map(squared: Tensor, usual: Tensor, count: int, config: DetectionConfig) -> Tensor:
+    how = config.normalisation
+    if how == "difference":
+        return (squared.mean(1) - usual.mean(0)).abs()
+    if how in ("channel", "both"):
+        per_channel = usual.mean(dim=(1, 2), keepdim=True).clamp_min(TINY)
+        squared, usual = squared / per_channel, usual / per_channel
+    result = squared.mean(1)
+    if how in ("position", "both"):
+        per_cell = usual.mean(0)
+        # A handful of good images says little about one cell: lean towards the mean of all.
+        shrunk = (count * per_cell + SHRINKAGE * per_cell.mean()) / (count + SHRINKAGE)
+        result = result / shrunk.clamp_min(TINY)
+    return result
+
+
+def smooth(anomaly: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing, cut off at 1.25 σ: for σ = 0.8 the published 3×3 kernel.
+
+    Args:
+        anomaly: (B, h, w).
+        sigma: in cells; 0 leaves the map as it is.
+    """
+    if not sigma:
+        return anomaly
+    radius = math.ceil(1.25 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=anomaly.dtype, device=anomaly.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    x = F.pad(anomaly.unsqueeze(1), (radius,) * 4, mode="replicate")
+    x = F.conv2d(x, kernel.view(1, 1, -1, 1))
+    return F.conv2d(x, kernel.view(1, 1, 1, -1)).squeeze(1)
+
+
+def image_score(anomaly: Tensor, top_share: float) -> Tensor:
+    """Mean of the highest `top_share` of each map; 1 is the published mean of all.
+
+    Args:
+        anomaly: (B, h, w).
+        top_share: in (0, 1].
+
+    Returns:
+        (B,) float32.
+    """
+    flat = anomaly.flatten(1)
+    count = max(1, round(top_share * flat.shape[1]))
+    return flat.topk(count, dim=1).values.mean(1)
+
+
+def resize_map(anomaly: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize: (B, h, w) → (B, *size)."""
+    return F.interpolate(
+        anomaly.unsqueeze(1), size=size, mode="bilinear", align_corners=False
+    ).squeeze(1)

@@ -1,0 +1,47 @@
+"""Every error a caller can get, one tree: catch `HaloaeError` to catch them all.
+
+Each message is one sentence that names the file and the way out; the command line prints it and
+exits with code 2.
+"""
+
+
+class HaloaeError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(HaloaeError):
+    """A setting is unknown, of the wrong type or does not fit the others."""
+
+
+class DataError(HaloaeError):
+    """A folder of images is missing, empty, too small or not laid out as expected."""
+
+
+class ImageError(DataError):
+    """One image cannot be scored: truncated, not an image, too large, unreadable."""
+
+
+class WeightsError(HaloaeError):
+    """The backbone's weights cannot be had or do not fit."""
+
+
+class ModelFileError(HaloaeError):
+    """A model file is truncated, tampered with, of a newer format or not a model."""
+
+
+class OutputError(HaloaeError):
+    """An output cannot be written, or would overwrite something."""
+
+
+class TrainingError(HaloaeError):
+    """Training cannot go on: a loss is not finite, or a checkpoint does not fit."""
+
+
+class MissingExtraError(HaloaeError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed, and this command needs it: "
+            f"run `pip install 'haloae[{extra}]'`."
+        )

@@ -1,0 +1,1 @@
+"""The network: pure torch, no files, no folders (sections B to E of the paper)."""

@@ -1,0 +1,195 @@
+"""Section B: multi-scale features of a frozen trunk, on one grid of a quarter of the image's side.
+
+Trunks and their taps stand in one table, `TRUNKS`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from haloae.config import FEATURE_STRIDE
+from haloae.network.weights import Weights, load_weights
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Tap(NamedTuple):
+    """An activation that is taken out of the trunk."""
+
+    name: str
+    layer: int
+    """Index of the layer whose output it is."""
+    channels: int
+    stride: int
+    """Image pixels per cell of this activation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A frozen backbone: its layers in order, and where it is tapped."""
+
+    plan: tuple[int | str, ...]
+    """Channels of a 3×3 convolution with ReLU, or "pool" for 2×2 max pooling."""
+    taps: tuple[Tap, ...]
+
+    def build(self) -> nn.Sequential:
+        """Layers up to the last tap, numbered as torchvision numbers them."""
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in self.plan:
+            if isinstance(width, str):
+                layers.append(nn.MaxPool2d(2))
+                continue
+            layers.append(
+                nn.Conv2d(channels, width, 3, padding=1, padding_mode="reflect", device="meta")
+            )
+            layers.append(nn.ReLU())
+            channels = width
+        return nn.Sequential(*layers)
+
+
+TRUNKS: Mapping[str, Trunk] = {
+    "vgg19": Trunk(
+        plan=(64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256),
+        taps=(
+            Tap("relu1_1", 1, 64, 1),
+            Tap("relu2_1", 6, 128, 2),
+            Tap("relu3_1", 11, 256, 4),
+            Tap("relu3_4", 17, 256, 4),
+        ),
+    ),
+}
+
+
+class FeatureExtractor(nn.Module):
+    """Frozen trunk whose taps are brought to one grid and concatenated.
+
+    Always in eval mode and never given a gradient, whatever its parent does.
+
+    Args:
+        weights: ``auto``, ``imagenet``, ``random`` or a file, see `haloae.network.weights`;
+            None leaves the weights to be loaded later.
+        trunk: a name in `TRUNKS`.
+        published_taps: True: the taps before the last are the published code's, one reflected
+            pixel too wide and resampled by nearest (docs/paper-map.md).
+
+    Raises:
+        WeightsError: the weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = "auto",
+        trunk: str = "vgg19",
+        *,
+        published_taps: bool = False,
+    ) -> None:
+        super().__init__()
+        self.taps = TRUNKS[trunk].taps
+        self.published_taps = published_taps
+        self.layers = TRUNKS[trunk].build()
+        self.source: Weights | None = None
+        if weights is None:
+            self.layers.to_empty(device="cpu")
+        else:
+            self.source = load_weights(weights, trunk, self.layers.state_dict())
+            self.layers.load_state_dict(self.source.tensors, assign=True)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def channels(self) -> int:
+        """Channels of the features: those of all taps."""
+        return sum(tap.channels for tap in self.taps)
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Stay in eval mode: the trunk is frozen."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Extract features.
+
+        Args:
+            image: (B, 3, H, W), ImageNet-normalised RGB, H and W at least 8.
+
+        Returns:
+            (B, channels, H // 4, W // 4), at least 0.
+        """
+        taps = {tap.layer: tap for tap in self.taps}
+        on_grid = []
+        x = image
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            if index in taps:
+                is_last = index == self.taps[-1].layer
+                on_grid.append(self._to_grid(x, taps[index], image, is_last=is_last))
+        return torch.cat(on_grid, dim=1)
+
+    def _to_grid(self, x: Tensor, tap: Tap, image: Tensor, *, is_last: bool) -> Tensor:
+        if self.published_taps:
+            # The last tap is followed by no padded convolution, so it alone was not padded.
+            x = x if is_last else F.pad(x, (1, 1, 1, 1), mode="reflect")
+            return F.avg_pool2d(F.interpolate(x, size=image.shape[-2:]), FEATURE_STRIDE)
+        if tap.stride == FEATURE_STRIDE:
+            return x
+        return F.avg_pool2d(x, FEATURE_STRIDE // tap.stride)
+
+
+class FeatureReducer(nn.Module):
+    """Features standardised per channel and reduced to principal components: one 1×1 convolution.
+
+    Not in the paper; see docs/adr. Fitted once on good images by `fit`, then frozen.
+
+    Args:
+        channels: of the features.
+        reduced: principal components kept, at most `channels`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, channels: int, reduced: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(reduced, channels))
+        self.register_buffer("bias", torch.zeros(reduced))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, channels, H, W) → (B, reduced, H, W), mean 0 over the images it was fitted on."""
+        return F.conv2d(features, self.weight[:, :, None, None], self.bias)
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Fit to features of good images.
+
+        Args:
+            batches: (B, channels, H, W) each; only their sums are kept.
+        """
+        channels = self.weight.shape[1]
+        total = torch.zeros(channels, dtype=torch.float64)
+        products = torch.zeros(channels, channels, dtype=torch.float64)
+        count = 0
+        for batch in batches:
+            rows = batch.float().permute(0, 2, 3, 1).flatten(0, 2)
+            total += rows.sum(0, dtype=torch.float64).cpu()
+            products += (rows.T @ rows).double().cpu()
+            count += len(rows)
+        mean = total / count
+        covariance = products / count - mean[:, None] * mean[None, :]
+        std = covariance.diagonal().clamp_min(1e-12).sqrt()
+        correlation = covariance / (std[:, None] * std[None, :])
+        _, vectors = torch.linalg.eigh(correlation)
+        reduced = len(self.weight)
+        components = vectors.flip(1)[:, :reduced].T
+        # A sign is arbitrary; fixed, so that the same images give the same weights everywhere.
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        weight = components * largest.sign() / std
+        self.weight.copy_(weight)
+        self.bias.copy_(-weight @ mean)

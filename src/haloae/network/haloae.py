@@ -1,0 +1,108 @@
+"""The whole network: the paper's figure, left to right."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from haloae.config import FEATURE_STRIDE, NetworkConfig
+from haloae.network.attention import HaloAttention
+from haloae.network.autoencoder import HaloDecoder, HaloEncoder
+from haloae.network.features import FeatureExtractor, FeatureReducer
+from haloae.network.heads import RGB, Classifier, ImageDecoder
+
+
+class HaloAEOutput(NamedTuple):
+    """What the network makes of a batch of images, the same in training and in use."""
+
+    features: Tensor
+    """(B, C, H/4, W/4), reduced where the config says so."""
+    rebuilt: Tensor
+    """Like `features`: their reconstruction."""
+    image: Tensor | None
+    """(B, 3, H, W), the reconstructed image; None without the image branch."""
+    logits: Tensor | None
+    """(B, 2), normal and CutPaste; None without the classifier."""
+
+
+class HaloAE(nn.Module):
+    """Frozen features, a halo auto-encoder, an image decoder and a classifier.
+
+    Args:
+        config: widths, kernels, heads; which branches there are.
+        image_size: side of the square images, in pixels: the classifier depends on it.
+        weights: the trunk's, see `FeatureExtractor`.
+        generator: draws the initial weights; None takes torch's global one.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        image_size: int,
+        weights: str | Path | None = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.extractor = FeatureExtractor(
+            weights, config.trunk, published_taps=config.published_taps
+        )
+        channels = config.reduced_channels or self.extractor.channels
+        self.reducer: nn.Module = nn.Identity()
+        if config.reduced_channels:
+            self.reducer = FeatureReducer(self.extractor.channels, channels)
+        self.encoder = HaloEncoder(config, channels)
+        self.decoder = HaloDecoder(config, self.encoder.out_channels, channels)
+        self.image_decoder: ImageDecoder | None = None
+        if config.image_decoder is not None:
+            self.image_decoder = ImageDecoder(
+                channels, config.image_decoder, relu=config.image_relu
+            )
+        self.classifier: Classifier | None = None
+        if config.classifier:
+            grid = image_size // FEATURE_STRIDE
+            self.classifier = Classifier(
+                RGB * image_size**2 if self.image_decoder else channels * grid**2
+            )
+        for branch in (self.encoder, self.decoder, self.image_decoder, self.classifier):
+            if branch is not None:
+                initialise(branch, generator)
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> HaloAEOutput:
+        """Run the network.
+
+        Args:
+            image: (B, 3, H, W), ImageNet-normalised RGB.
+            generator: draws the bottleneck's noise in training, where the config has any.
+        """
+        features = self.reducer(self.extractor(image))
+        code = self.encoder(features)
+        rebuilt = self.decoder(code, grid=features.shape[-2:], generator=generator)
+        rebuilt_image = self.image_decoder(rebuilt) if self.image_decoder else None
+        logits = None
+        if self.classifier is not None:
+            logits = self.classifier(rebuilt if rebuilt_image is None else rebuilt_image)
+        return HaloAEOutput(features, rebuilt, rebuilt_image, logits)
+
+
+def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Initialise weights as published (section C).
+
+    Kaiming normal (fan in) with zero biases for convolutions and the attention's projections,
+    batch norm 1 and 0, positions normal · d^-½, the classifier as torch does.
+    """
+    attention_layers: set[nn.Module] = set()
+    for layer in module.modules():
+        if isinstance(layer, HaloAttention):
+            layer.reset_parameters(generator)
+            attention_layers.update(layer.children())
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear) and layer not in attention_layers:
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

@@ -1,0 +1,138 @@
+"""The loss terms of the paper and their weights by epoch."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from haloae.config import LossConfig, Term
+from haloae.network.haloae import HaloAEOutput
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+
+
+class LossTerms(NamedTuple):
+    """One number a branch; None where the network lacks the branch."""
+
+    classification: Tensor | None
+    features: Tensor
+    image: Tensor | None
+
+
+class Sigmoid(NamedTuple):
+    """y = (a - b) / (1 + exp(d · (epoch - c / 2))) + b, from a at the start to b at the end."""
+
+    a: float
+    b: float
+    c: float
+    d: float
+
+    def __call__(self, epoch: int) -> float:
+        """Value at an epoch."""
+        return (self.a - self.b) / (1 + math.exp(self.d * (epoch - self.c / 2))) + self.b
+
+
+SCHEDULES = LossTerms._make(
+    (
+        Sigmoid(1, 0.4, 80, 0.07),
+        Sigmoid(-1e-8, 1.2, 150, 0.05),
+        Sigmoid(-1e-8, 2, 300, 0.05),
+    )
+)
+
+
+def loss_weights(epoch: int, config: LossConfig) -> tuple[float, float, float]:
+    """Weights of classification, features and image, summing to one.
+
+    Args:
+        epoch: from 0; only the published schedule looks at it.
+        config: fixed weights, or None for the schedule.
+    """
+    raw = config.fixed_weights or tuple(schedule(epoch) for schedule in SCHEDULES)
+    total = sum(raw)
+    return raw[0] / total, raw[1] / total, raw[2] / total
+
+
+def loss_terms(output: HaloAEOutput, views: Tensor, config: LossConfig) -> LossTerms:
+    """The three terms for one batch of views.
+
+    Features and image are compared over normal views only; with `clean_targets`, over all views,
+    each with the features and the image of its normal view.
+
+    Args:
+        output: of the network for the views, flattened to (V·B, ...).
+        views: (V, B, 3, H, W), ImageNet-normalised: normal views first, then CutPaste ones.
+        config: which terms there are.
+    """
+    normal = views.shape[1]
+    compared = len(output.features) if config.clean_targets else normal
+    repeats = compared // normal
+
+    def clean(target: Tensor) -> Tensor:
+        return target[:normal].float().repeat(repeats, 1, 1, 1)
+
+    features = dissimilarity(
+        output.rebuilt[:compared].float(), clean(output.features), config.feature_terms
+    )
+    image = classification = None
+    if output.image is not None:
+        image = dissimilarity(output.image[:compared].float(), clean(views[0]), config.image_terms)
+    if output.logits is not None:
+        is_pasted = torch.arange(len(output.logits), device=views.device) >= normal
+        classification = F.cross_entropy(output.logits.float(), is_pasted.long())
+    return LossTerms(classification, features, image)
+
+
+def total_loss(terms: LossTerms, weights: tuple[float, float, float]) -> Tensor:
+    """Weighted sum of the terms there are, their weights scaled to sum to one."""
+    present = [(term, w) for term, w in zip(terms, weights, strict=True) if term is not None]
+    scale = sum(weight for _, weight in present)
+    return torch.stack([term * (weight / scale) for term, weight in present]).sum()
+
+
+def dissimilarity(x: Tensor, y: Tensor, terms: tuple[Term, ...]) -> Tensor:
+    """Sum of the terms named: mean squared error, 1 - SSIM, 1 - cosine over channels.
+
+    Args:
+        x: (B, C, H, W) float32.
+        y: like x.
+        terms: ``mse``, ``ssim``, ``cosine``.
+    """
+    values = {
+        "mse": lambda: F.mse_loss(x, y),
+        "ssim": lambda: 1 - ssim(x, y),
+        "cosine": lambda: (1 - F.cosine_similarity(x, y, dim=1)).mean(),
+    }
+    return torch.stack([values[term]() for term in terms]).sum()
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Mean structural similarity, per channel, as published.
+
+    11×11 Gaussian window of σ 1.5, zero padding of 5, C1 = 0.01², C2 = 0.03² whatever the data's
+    range.
+
+    Args:
+        x: (B, C, H, W) float32.
+        y: like x.
+
+    Returns:
+        Scalar, at most 1.
+    """
+    offsets = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
+    window = window / window.sum()
+    maps = torch.cat([x, y, x * x, y * y, x * y])
+    flat = maps.flatten(0, 1).unsqueeze(1)
+    # The Gaussian is separable: 22 multiplications a pixel instead of 121.
+    flat = F.conv2d(flat, window.view(1, 1, -1, 1), padding=(SSIM_WINDOW // 2, 0))
+    flat = F.conv2d(flat, window.view(1, 1, 1, -1), padding=(0, SSIM_WINDOW // 2))
+    mean_x, mean_y, xx, yy, xy = flat.view(5, *x.shape)
+    var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    numerator = (2 * mean_x * mean_y + SSIM_C1) * (2 * cov + SSIM_C2)
+    denominator = (mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2)
+    return (numerator / denominator).mean()
