@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from haloae.config import DetectionConfig
+from haloae.config import FEATURE_STRIDE, DetectionConfig
 from haloae.network.haloae import HaloAEOutput
 
 SHRINKAGE = 4.0
@@ -31,7 +31,7 @@ class Usual(NamedTuple):
     """(C, h, w)."""
     image: Tensor | None
     """(3, h, w)."""
-    count: int
+    images: int
     """Good images behind the means."""
 
 
@@ -46,7 +46,7 @@ def residuals(output: HaloAEOutput, image: Tensor) -> Residuals:
     if output.image is None:
         return Residuals(features, None)
     errors = (image.float() - output.image.float()).square()
-    return Residuals(features, F.adaptive_avg_pool2d(errors, features.shape[-2:]))
+    return Residuals(features, F.avg_pool2d(errors, FEATURE_STRIDE))
 
 
 def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> Tensor:
@@ -59,9 +59,9 @@ def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> T
     Returns:
         (B, h, w) float32, at least 0.
     """
-    result = _branch_map(residual.features, usual.features, usual.count, config)
+    result = _branch_map(residual.features, usual.features, usual.images, config)
     if config.image_weight and residual.image is not None and usual.image is not None:
-        image = _branch_map(residual.image, usual.image, usual.count, config)
+        image = _branch_map(residual.image, usual.image, usual.images, config)
         result = result + config.image_weight * image
     return smooth(result, config.sigma)
 

@@ -73,7 +73,7 @@ class PixelMetrics:
     Pixels are counted in histograms whose bins are the leading bits of their float32 value. Such
     bins need no range beforehand and are equally fine, relative to the value, for maps around
     1e-6 and around 1e6. Pixels of one bin count as ties, which costs less than 1e-3 against exact
-    values unless the spread of a map is small against its offset (under about 1 %).
+    values unless the spread of a map is small against its offset (under about 3 %).
 
     AUPRO is the area under the mean overlap per region against the false-positive rate, up to a
     limit and divided by it (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021).

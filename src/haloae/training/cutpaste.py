@@ -67,7 +67,8 @@ def paste_patch(image: Tensor, generator: Generator) -> Tensor:
     """
     height, width = image.shape[1:]
     area = _uniform(*PATCH_AREA, generator) * height * width
-    aspect = math.exp(_uniform(*map(math.log, PATCH_ASPECT), generator))
+    low, high = PATCH_ASPECT
+    aspect = math.exp(_uniform(math.log(low), math.log(high), generator))
     patch = colour_jitter(
         _cut(image, math.sqrt(area / aspect), math.sqrt(area * aspect), generator), generator
     )

@@ -1,0 +1,298 @@
+"""Folders on disk to samples: the MVTec layout, or a plain folder of good images."""
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from haloae.data.images import shown_path
+from haloae.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"}
+)
+"""File name endings taken for images, in any case."""
+
+GOOD = "good"
+"""Label, and folder name, of images without a defect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was found and left out.
+
+    Attributes:
+        path: where it is.
+        reason: why it was left out, as a part of a sentence.
+    """
+
+    path: Path
+    reason: str
+
+
+class Found(NamedTuple):
+    """What a search came back with, both sorted by path."""
+
+    images: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test image and what is known about it.
+
+    Attributes:
+        path: the image.
+        label: "good", or the name of the defect's folder.
+        mask: the image of its defect, or None where there is none on disk or it is good.
+    """
+
+    path: Path
+    label: str
+    mask: Path | None
+
+    @property
+    def is_anomalous(self) -> bool:
+        """True where the image shows a defect."""
+        return self.label != GOOD
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """One kind of product.
+
+    Attributes:
+        root: its folder.
+        train: good images to fit on; empty where only test images were given.
+        test: labelled images; empty for a plain folder.
+        skipped: what was left out, also logged as warnings.
+    """
+
+    root: Path
+    train: tuple[Path, ...]
+    test: tuple[Sample, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def find_images(root: str | os.PathLike[str]) -> Found:
+    """Finds image files by their ending, in `root` and every folder below it.
+
+    Hidden files and folders (leading dot) are left out. Links to folders are followed, but every
+    folder is searched once: a link back up, or to a folder already searched, is skipped, so no
+    image comes twice and no loop hangs. Unreadable folders and image names that are no regular
+    file are skipped too.
+
+    Returns:
+        The images and what was skipped, both sorted by their path relative to `root`.
+
+    Raises:
+        DataError: `root` is missing, is not a folder or cannot be read.
+    """
+    root = Path(root)
+    _require_folder(root)
+    return _search(root)
+
+
+def load_category(root: str | os.PathLike[str]) -> Category:
+    """Reads a category in the MVTec layout, or a plain folder of good images.
+
+    The MVTec layout is `train/good`, `test/<good or defect>` and
+    `ground_truth/<defect>/<stem>_mask.*` (or `<stem>.*`); a folder with any of `train/good`, `test`
+    and `ground_truth` is one, and any of them may be missing. In any other folder every image below
+    it is a good one, and `test` is empty.
+
+    Raises:
+        DataError: `root` is missing, not a folder, unreadable, holds no image, or holds several
+            categories rather than one.
+    """
+    root = Path(root)
+    _require_folder(root)
+    train_folder, test_folder = root / "train" / GOOD, root / "test"
+    is_layout = any(_is_folder(part) for part in (train_folder, test_folder, root / "ground_truth"))
+    skipped: list[Skipped] = []
+    test: list[Sample] = []
+    if is_layout:
+        train = _images_in(train_folder, skipped) if _is_folder(train_folder) else ()
+        skipped += _unused_training_images(root / "train")
+        if _is_folder(test_folder):
+            test = _test_samples(root, skipped)
+    else:
+        _refuse_several_categories(root)
+        train = _images_in(root, skipped)
+    for item in skipped:
+        logger.warning("%s is left out: %s.", shown_path(item.path), item.reason)
+    if not train and not test:
+        left_out = f", {len(skipped)} left out" if skipped else ""
+        raise DataError(
+            f"{shown_path(root)}: no image found{left_out}: give a folder of good images, or one "
+            f"with train/good and test in it."
+        )
+    return Category(root, train, tuple(test), tuple(skipped))
+
+
+def good_images(root: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The images to fit on: `train/good` of an MVTec layout, every image of a plain folder.
+
+    Raises:
+        DataError: as `load_category`, or there is no good image to fit on.
+    """
+    train = load_category(root).train
+    if not train:
+        raise DataError(
+            f"{shown_path(root)}: there are test images but none to fit on: put good images in "
+            f"train/good."
+        )
+    return train
+
+
+def _require_folder(root: Path) -> None:
+    name = shown_path(root)
+    try:
+        with os.scandir(root):
+            pass
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such folder: check the path.") from error
+    except NotADirectoryError as error:
+        raise DataError(f"{name}: this is a file: give the folder that holds it.") from error
+    except (OSError, ValueError) as error:
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
+        raise DataError(f"{name}: the folder cannot be read ({reason}): check it.") from error
+
+
+def _search(root: Path) -> Found:
+    """What `find_images` does, for a root that may be unreadable: it is then skipped."""
+    # Folders above are as good as searched: following a link to one would bring back the siblings.
+    searched = {_identity(folder) for folder in root.resolve().parents if _is_folder(folder)}
+    images: list[Path] = []
+    skipped: list[Skipped] = []
+    links: list[Path] = []
+    folders = [root]
+    while folders or links:
+        # Real folders first, so that an image is found under its own path rather than a link's.
+        is_link = not folders
+        folder = links.pop(0) if is_link else folders.pop()
+        try:
+            if is_link and _identity(folder) in searched:
+                skipped.append(Skipped(folder, "it links to a folder already searched"))
+                continue
+            searched.add(_identity(folder))
+            entries = sorted(_visible(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            skipped.append(Skipped(folder, _reason(error)))
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if _is_folder(entry):
+                (links if entry.is_symlink() else folders).append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                problem = _problem(path)
+                if problem is None:
+                    images.append(path)
+                else:
+                    skipped.append(Skipped(path, problem))
+    images.sort(key=lambda path: path.relative_to(root).as_posix())
+    skipped.sort(key=lambda item: item.path.relative_to(root).as_posix())
+    return Found(tuple(images), tuple(skipped))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What stays the same under every name of a folder."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith("."))
+
+
+def _is_folder(path: "os.DirEntry[str] | Path") -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a link that leads back to itself, or a folder above that is closed to us
+        return False
+
+
+def _problem(path: Path) -> str | None:
+    """Why a path that ends like an image is none, or None where it is a regular file."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "it links to a file that does not exist"
+    except OSError as error:
+        return _reason(error)
+    return None if path.is_file() else "it is not a regular file"
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "it is a link that leads back to itself"
+    return (error.strerror or "it cannot be read").lower()
+
+
+def _images_in(folder: Path, skipped: list[Skipped]) -> tuple[Path, ...]:
+    """Images below a folder; what is left out is added to `skipped`, an unreadable folder too."""
+    found = _search(folder)
+    skipped += found.skipped
+    return found.images
+
+
+def _unused_training_images(train: Path) -> list[Skipped]:
+    """Images under `train` that are not in `train/good`: nothing says that they are good."""
+    if not _is_folder(train):
+        return []
+    outside: list[Skipped] = []
+    images = _images_in(train, outside)
+    unused = [path for path in images if path.relative_to(train).parts[0] != GOOD]
+    folders = sorted({path.parent for path in unused})
+    return [Skipped(folder, "only train/good is used of the training images") for folder in folders]
+
+
+def _test_samples(root: Path, skipped: list[Skipped]) -> list[Sample]:
+    samples: list[Sample] = []
+    try:
+        entries = sorted(_visible(root / "test"), key=lambda entry: entry.name)
+    except OSError as error:
+        skipped.append(Skipped(root / "test", _reason(error)))
+        return []
+    for entry in entries:
+        folder = Path(entry.path)
+        if not _is_folder(entry):
+            if folder.suffix.lower() in IMAGE_SUFFIXES:
+                skipped.append(Skipped(folder, "directly under test it has no label"))
+            continue
+        masks = _masks(root / "ground_truth" / entry.name, skipped) if entry.name != GOOD else {}
+        for path in _images_in(folder, skipped):
+            inside = path.relative_to(folder)
+            mask = masks.get(inside.with_name(f"{inside.stem}_mask")) or masks.get(
+                inside.with_suffix("")
+            )
+            samples.append(Sample(path, entry.name, mask))
+    return samples
+
+
+def _masks(folder: Path, skipped: list[Skipped]) -> dict[Path, Path]:
+    """Masks of one defect by their path in its folder, less the ending; of two, the first."""
+    if not _is_folder(folder):
+        return {}
+    masks: dict[Path, Path] = {}
+    for path in _images_in(folder, skipped):
+        masks.setdefault(path.relative_to(folder).with_suffix(""), path)
+    return masks
+
+
+def _refuse_several_categories(root: Path) -> None:
+    """A folder of categories would pass for a plain one, its defects for good images."""
+    inner = sorted(
+        entry.name for entry in _visible(root) if _is_folder(Path(entry.path) / "train" / GOOD)
+    )
+    if inner:
+        raise DataError(
+            f"{shown_path(root)}: it holds {len(inner)} categories, {shown_path(inner[0])} first: "
+            f"give the folder of one of them."
+        )

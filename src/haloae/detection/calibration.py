@@ -1,0 +1,112 @@
+"""What good images look like to a fitted network, and what score is too high for one.
+
+Everything here comes from good images held out of fitting. Nothing of a test set is seen.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, model_validator
+
+from haloae.config import Fraction
+
+MIN_IMAGES = 4
+"""Fewest good images a calibration is made from: three degrees of freedom for the tail fit."""
+TINY = 1e-30
+
+
+class Threshold(NamedTuple):
+    """A limit that good images exceed at a wanted rate."""
+
+    value: float
+    extrapolated: bool
+    """True: there were too few images to see the rate; the value is a fit to the tail."""
+
+
+class Calibration(BaseModel):
+    """Scores of held-out good images and what follows from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    scores: tuple[NonNegativeFloat, ...]
+    """Image scores, ascending, each with the other images' statistics."""
+    peaks: tuple[NonNegativeFloat, ...]
+    """Highest value of each image's anomaly map, ascending."""
+    false_alarm_rate: Fraction
+    """Share of good images that may be called anomalous."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(len(self.scores), len(self.peaks)) < MIN_IMAGES:
+            raise ValueError(f"needs at least {MIN_IMAGES} held-out images")
+        if list(self.scores) != sorted(self.scores) or list(self.peaks) != sorted(self.peaks):
+            raise ValueError("scores and peaks must be in ascending order")
+        return self
+
+    @cached_property
+    def threshold(self) -> Threshold:
+        """A score above it makes an image anomalous."""
+        return threshold_at(self.scores, self.false_alarm_rate)
+
+    @cached_property
+    def pixel_threshold(self) -> Threshold:
+        """A map value above it marks a defect: at most that share of good images has any."""
+        return threshold_at(self.peaks, self.false_alarm_rate)
+
+    @property
+    def extrapolated(self) -> bool:
+        """True: fewer images than the false-alarm rate needs."""
+        return self.threshold.extrapolated
+
+    @property
+    def images_needed(self) -> int:
+        """Held-out images from which the threshold needs no extrapolation."""
+        return images_needed(self.false_alarm_rate)
+
+    def p_value(self, score: float) -> float:
+        """Share of good images, this one counted with them, that score at least as high.
+
+        ``(1 + number of held-out scores ≥ score) / (n + 1)``, from 1 / (n + 1) to 1.
+        """
+        return _p_value(self._sorted_scores, score)
+
+    @cached_property
+    def _sorted_scores(self) -> np.ndarray:
+        return np.asarray(self.scores)
+
+
+def _p_value(ascending: np.ndarray, score: float) -> float:
+    at_least = len(ascending) - int(np.searchsorted(ascending, score, side="left"))
+    return (1 + at_least) / (len(ascending) + 1)
+
+
+def images_needed(rate: float) -> int:
+    """Fewest held-out images whose p-values can be as small as `rate`."""
+    return math.ceil(1 / rate - 1e-9) - 1
+
+
+def threshold_at(values: Sequence[float], rate: float) -> Threshold:
+    """Limit that a good image exceeds with probability `rate` at most.
+
+    With n ≥ 1 / rate - 1 values it is one of them, so that exceeding it means p ≤ rate (conformal
+    prediction). With fewer, the logarithms of the values are taken as normal, and the limit is the
+    upper prediction limit of one more: mean + t(n - 1) · std · √(1 + 1 / n).
+
+    Args:
+        values: at least `MIN_IMAGES` of good images, not negative.
+        rate: in (0, 1).
+    """
+    n = len(values)
+    if n >= images_needed(rate):
+        # exceeding k of them at most is allowed: (1 + k) / (n + 1) ≤ rate
+        allowed = math.floor(rate * (n + 1) + 1e-9) - 1
+        return Threshold(float(sorted(values)[n - 1 - allowed]), extrapolated=False)
+    from scipy.special import stdtrit
+
+    logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), TINY))
+    quantile = float(stdtrit(n - 1, 1 - rate))
+    limit = logs.mean() + quantile * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
+    return Threshold(float(np.exp(limit)), extrapolated=True)

@@ -1,0 +1,221 @@
+"""One file that is a fitted detector: safetensors, with a JSON header that is checked on loading.
+
+Kept apart from the detector because a header can be read, and a threshold changed, without torch.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from haloae import __version__
+from haloae.config import Config
+from haloae.detection.calibration import Calibration
+from haloae.errors import ModelFileError, OutputError
+
+FORMAT_VERSION = 1
+HEADER_KEY = "haloae"
+Tensors = Mapping[str, np.ndarray]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageKinds(_Strict):
+    """What the training images were, to tell when an image is unlike them."""
+
+    grey: tuple[bool, ...]
+    depths: tuple[int, ...]
+    """Bits a channel."""
+    heights: tuple[PositiveInt, PositiveInt]
+    """Smallest and largest, in pixels."""
+    widths: tuple[PositiveInt, PositiveInt]
+
+
+class Provenance(_Strict):
+    """Where a detector comes from."""
+
+    data: str
+    """Name of the folder of good images."""
+    fitted_on: NonNegativeInt
+    """Images it was fitted on."""
+    held_out: NonNegativeInt
+    """Images held out for calibration."""
+    skipped: NonNegativeInt
+    """Images that could not be read."""
+    steps: NonNegativeInt
+    """Training steps taken, of those the schedule has."""
+    backbone: str
+    """Name of the backbone's weights."""
+    backbone_sha256: str
+    images: ImageKinds
+
+
+class Header(_Strict):
+    """All of a model file that is not a tensor."""
+
+    format_version: int = FORMAT_VERSION
+    package_version: str = __version__
+    config: Config
+    calibration: Calibration
+    usual_images: PositiveInt
+    """Good images behind the mean residuals."""
+    provenance: Provenance
+
+
+def write_model(path: Path, header: Header, tensors: Tensors) -> None:
+    """Write a model file, atomically.
+
+    Raises:
+        OutputError: the file cannot be written; what stood there before is untouched.
+    """
+    from safetensors.numpy import save
+
+    text = header.model_dump_json()
+    metadata = {HEADER_KEY: text, "sha256": _checksum(text, tensors)}
+    write_atomic(path, save(dict(tensors), metadata=metadata))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: temporary file, fsync, rename.
+
+    Raises:
+        OutputError: the disk is full, the folder is not writable, or the like.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}): free some space or choose another "
+            f"place with --out."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> Header:
+    """The header alone; the tensors are not read, so nor is their checksum checked.
+
+    Raises:
+        ModelFileError: as `read_model`.
+    """
+    return _parse(path, _metadata(path))
+
+
+def read_model(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+    """Read and check a model file.
+
+    Raises:
+        ModelFileError: missing, truncated, changed since it was written, of a newer format, or
+            not a model; the message says which.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    metadata = _metadata(path)
+    header = _parse(path, metadata)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if metadata.get("sha256") != _checksum(metadata[HEADER_KEY], tensors):
+        raise ModelFileError(
+            f"{path}: its checksum does not match: the file was damaged or changed after it was "
+            f"saved; copy it again or train anew."
+        )
+    return header, tensors
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir():
+        inside = path / "model.safetensors"
+        hint = f"did you mean {inside}?" if inside.exists() else "expected a .safetensors file."
+        raise ModelFileError(f"{path}: is a folder, not a model file; {hint}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise ModelFileError(
+            f"{path}: no such model file; `haloae train` writes one to RUN/model.safetensors."
+        ) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ModelFileError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise _damaged(path) from error
+    if HEADER_KEY not in metadata:
+        raise ModelFileError(
+            f"{path}: a safetensors file, but not a model of haloae: give the model.safetensors "
+            f"that `haloae train` wrote."
+        )
+    return metadata
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
+    try:
+        values: Any = json.loads(metadata[HEADER_KEY])
+        version = values["format_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path) from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: has format version {version}, and this haloae {__version__} reads up to "
+            f"{FORMAT_VERSION}: upgrade haloae."
+        )
+    try:
+        return Header.model_validate(values)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ModelFileError(
+            f"{path}: its header is not valid at {where}: the file was damaged or changed; copy it "
+            f"again or train anew."
+        ) from error
+
+
+def _damaged(path: Path) -> ModelFileError:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        size, start = 0, b""
+    # A safetensors file starts with its header's length and an opening brace.
+    if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32:
+        return ModelFileError(
+            f"{path}: truncated or damaged ({size} bytes): copy it again or train anew."
+        )
+    return ModelFileError(
+        f"{path}: not a model file ({size} bytes): expected the model.safetensors that "
+        f"`haloae train` wrote."
+    )
+
+
+def _checksum(header: str, tensors: Tensors) -> str:
+    sha = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(array.data if array.size else b"")
+    return sha.hexdigest()

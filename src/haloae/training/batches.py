@@ -1,0 +1,178 @@
+"""Good images on disk → the batch of every step, a function of (seed, step) and nothing else.
+
+So a run that was killed goes on as if it had not been, and workers may make batches ahead.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from haloae.data.images import Image, read_image, resize
+from haloae.detection.model_file import ImageKinds
+from haloae.errors import DataError, ImageError
+from haloae.training.cutpaste import VIEWS, cutpaste_views
+
+CACHE_BYTES = 512 * 2**20
+"""Most memory that decoded images are kept in, however many there are."""
+MIN_GOOD = 8
+"""Fewest good images a detector is fitted on: four to fit, four to calibrate."""
+HELD_OUT_SHARE = 0.1
+MIN_HELD_OUT = 4
+
+
+class GoodImages:
+    """Images by index, resized; the first ones stay in memory, up to `CACHE_BYTES`.
+
+    Args:
+        paths: of the images.
+        size: side of the square they are brought to, in pixels.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths = list(paths)
+        self.size = size
+        self._cache: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers fill a cache of their own.
+        return {**self.__dict__, "_cache": {}}
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(3, size, size) float32 in [0, 1].
+
+        Raises:
+            ImageError: the file cannot be read any more.
+        """
+        if index in self._cache:
+            return self._cache[index]
+        return self.keep(index, read_image(self.paths[index]))
+
+    def keep(self, index: int, image: Image) -> np.ndarray:
+        """Resize an image that was just read, and cache it if there is room."""
+        pixels = resize(image, self.size)
+        if (len(self._cache) + 1) * pixels.nbytes <= CACHE_BYTES:
+            self._cache[index] = pixels
+        return pixels
+
+
+def survey(
+    paths: Sequence[Path],
+    size: int,
+    *,
+    strict: bool = False,
+    progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+) -> tuple[GoodImages, ImageKinds, list[ImageError]]:
+    """Read every image once: which can be used, and what they are like.
+
+    Args:
+        paths: candidates.
+        size: side of the square they are brought to.
+        strict: True: raise at the first that cannot be read.
+        progress: wraps the paths where someone wants to watch.
+
+    Raises:
+        ImageError: with `strict`, an image cannot be read.
+        DataError: fewer than 8 images can be read.
+    """
+    images, skipped = GoodImages([], size), []
+    grey, depths = set(), set()
+    heights, widths = [], []
+    for path in progress(paths):
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            if strict:
+                raise
+            skipped.append(error)
+            continue
+        images.paths.append(path)
+        images.keep(len(images) - 1, image)
+        grey.add(image.grey)
+        depths.add(image.depth)
+        heights.append(image.height)
+        widths.append(image.width)
+    if len(images) < MIN_GOOD:
+        unread = f" ({len(skipped)} more cannot be read: {skipped[0]})" if skipped else ""
+        raise DataError(
+            f"{len(images)} good images are too few{unread}: give at least {MIN_GOOD}, better 50."
+        )
+    kinds = ImageKinds(
+        grey=tuple(sorted(grey)),
+        depths=tuple(sorted(depths)),
+        heights=(min(heights), max(heights)),
+        widths=(min(widths), max(widths)),
+    )
+    return images, kinds, skipped
+
+
+def split(count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to fit on, and a tenth (at least 4) held out for calibration only."""
+    order = np.random.default_rng([seed, 0]).permutation(count).tolist()
+    held_out = max(MIN_HELD_OUT, round(HELD_OUT_SHARE * count))
+    return sorted(order[held_out:]), sorted(order[:held_out])
+
+
+class StepBatches(Dataset[Tensor]):
+    """The views of every step's images.
+
+    Args:
+        images: all good images.
+        indices: those to fit on, repeated in a new order every time they run out.
+        batch_size: images a step.
+        seed: of order and CutPaste.
+        pasted: False: only the normal view of each image.
+    """
+
+    def __init__(
+        self,
+        images: GoodImages,
+        indices: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
+        pasted: bool,
+    ) -> None:
+        self.images = images
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pasted = pasted
+
+    def __getitem__(self, step: int) -> Tensor:
+        """(V, B, 3, S, S) float32 in [0, 1]; V = 3 views, or 1 without pasted ones."""
+        generator = torch.Generator().manual_seed(_mix(self.seed, step))
+        batch = []
+        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
+            image = torch.from_numpy(self.images[self._index(place)])
+            batch.append(cutpaste_views(image, generator)[: VIEWS if self.pasted else 1])
+        return torch.stack(batch, dim=1)
+
+    def _index(self, place: int) -> int:
+        """Image at a place of the endless sequence of shuffled passes."""
+        lap, position = divmod(place, len(self.indices))
+        order = np.random.default_rng([self.seed, 1, lap]).permutation(len(self.indices))
+        return self.indices[int(order[position])]
+
+    def loader(self, start: int, stop: int, *, workers: int = 0) -> "DataLoader[Tensor]":
+        """Batches of steps `start` to `stop`, made ahead by `workers` processes, if any."""
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            # fork is not safe beside the threads torch has started
+            multiprocessing_context="spawn" if workers else None,
+        )
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

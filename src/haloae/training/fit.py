@@ -1,0 +1,388 @@
+"""From good images to a fitted detector: survey, split, train, calibrate.
+
+A straight loop on Lightning Fabric. With a run folder it leaves a checkpoint and a CSV log there,
+and a run that was stopped at any moment goes on from it bit for bit (on the CPU).
+"""
+
+import csv
+import hashlib
+import io
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from haloae.config import Config, parse_config
+from haloae.detection.calibration import Calibration
+from haloae.detection.detector import Detector, measure_good, normalise, resolve_device
+from haloae.detection.model_file import Provenance, write_atomic
+from haloae.errors import ImageError, TrainingError
+from haloae.network.features import FeatureReducer
+from haloae.network.haloae import HaloAE
+from haloae.training.batches import GoodImages, StepBatches, split, survey
+from haloae.training.losses import LossTerms, loss_terms, loss_weights, total_loss
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+LOSS_LOG = "losses.csv"
+CHECKPOINT_SECONDS = 30.0
+REDUCER_IMAGES = 64
+"""Good images the features' components are found on; more change nothing that matters."""
+WARMUP_SHARE = 0.05
+MAX_WORKERS = 8
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+class Fitted(NamedTuple):
+    """A detector and how its fitting went."""
+
+    detector: Detector
+    skipped: list[ImageError]
+    """One for each image that could not be read."""
+    steps: int
+    is_finished: bool
+    """False: stopped before the end of its schedule, by `max_steps` or `max_minutes`."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What a checkpoint holds."""
+
+    network: HaloAE
+    optimizer: torch.optim.Optimizer
+    step: int
+    backbone: tuple[str, str]
+    config: Config
+    images: str
+
+
+def fit_detector(
+    paths: Sequence[Path],
+    config: Config,
+    *,
+    name: str,
+    run: Path | None = None,
+    device: str = "auto",
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    strict: bool = False,
+    progress: bool = False,
+) -> Fitted:
+    """Fit a detector to good images.
+
+    Args:
+        paths: the good images.
+        config: of everything.
+        name: what the images are called in the model file.
+        run: folder for checkpoint and loss log; None keeps neither.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        max_steps: stop there; the schedule stays the config's.
+        max_minutes: stop after that time; `resume` goes on later.
+        resume: go on from the run's checkpoint, if it has one.
+        strict: True: an image that cannot be read is an error; False: it is skipped.
+        progress: True: show bars on stderr.
+
+    Raises:
+        DataError: too few images that can be read.
+        ImageError: with `strict`, an image cannot be read.
+        WeightsError: the backbone's weights cannot be had.
+        TrainingError: a loss is not finite, or the checkpoint is of another run.
+        OutputError: the run's folder cannot be written to.
+        KeyboardInterrupt: after the checkpoint was saved.
+    """
+    deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+    where = resolve_device(device)
+
+    def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
+        shown: Iterable[Any] = tqdm(items, title, disable=not progress, leave=False)
+        return shown
+
+    images, kinds, skipped = survey(
+        paths, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
+    )
+    fitted_on, held_out = split(len(images), config.seed)
+    fingerprint = _fingerprint(images.paths)
+    fabric = Fabric(
+        accelerator=where.type,
+        devices=1,
+        precision="bf16-mixed" if config.training.precision == "bfloat16" else "32-true",
+    )
+    state = _load_checkpoint(run, config, fingerprint, where) if resume and run else None
+    if state is None:
+        state = _start(images, fitted_on, config, fingerprint, where, bar)
+    batches = StepBatches(
+        images,
+        fitted_on,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        pasted=config.network.classifier or config.loss.clean_targets,
+    )
+    stop = min(config.training.steps, max_steps or config.training.steps)
+    _train(fabric, state, batches, stop=stop, deadline=deadline, run=run, progress=progress)
+    usual, scores, peaks = measure_good(
+        state.network, lambda: (images[i] for i in bar(held_out, "calibrating")), config.detection
+    )
+    detector = Detector(
+        config=config,
+        network=state.network,
+        usual=usual,
+        calibration=Calibration(
+            scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate
+        ),
+        provenance=Provenance(
+            data=name,
+            fitted_on=len(fitted_on),
+            held_out=len(held_out),
+            skipped=len(skipped),
+            steps=state.step,
+            backbone=state.backbone[0],
+            backbone_sha256=state.backbone[1],
+            images=kinds,
+        ),
+    )
+    return Fitted(detector, skipped, state.step, state.step >= config.training.steps)
+
+
+def _start(
+    images: GoodImages,
+    fitted_on: Sequence[int],
+    config: Config,
+    fingerprint: str,
+    where: torch.device,
+    bar: Progress,
+) -> _State:
+    generator = torch.Generator().manual_seed(config.seed)
+    network = HaloAE(
+        config.network,
+        image_size=config.image_size,
+        weights=config.backbone,
+        generator=generator,
+    ).to(where)
+    if isinstance(network.reducer, FeatureReducer):
+        chosen = fitted_on[:: max(1, len(fitted_on) // REDUCER_IMAGES)]
+        inputs = (torch.from_numpy(images[i])[None].to(where) for i in bar(chosen, "reducing"))
+        network.reducer.fit(network.extractor(normalise(image)) for image in inputs)
+    source = network.extractor.source
+    backbone = (source.name, source.sha256) if source else ("", "")
+    return _State(network, _optimizer(network, config), 0, backbone, config, fingerprint)
+
+
+def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        [p for p in network.parameters() if p.requires_grad],
+        lr=config.training.learning_rate,
+        weight_decay=config.training.weight_decay,
+    )
+
+
+def _train(
+    fabric: Fabric,
+    state: _State,
+    batches: StepBatches,
+    *,
+    stop: int,
+    deadline: float,
+    run: Path | None,
+    progress: bool,
+) -> None:
+    """Take steps until `stop` or the deadline, checkpointing on the way."""
+    config = state.config
+    workers = 0 if fabric.device.type == "cpu" else min(MAX_WORKERS, torch.get_num_threads())
+    loader = batches.loader(state.step, stop, workers=workers)
+    network, optimizer = fabric.setup(state.network, state.optimizer)
+    network.train()
+    last_saved = time.monotonic()
+    with (
+        _loss_log(run, state.step) as log_row,
+        _deferred_interrupt() as interrupted,
+        tqdm(
+            total=config.training.steps, initial=state.step, desc="training", disable=not progress
+        ) as bar,
+    ):
+        for views in loader:
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(state.step, config)
+            terms, weights = _step(fabric, network, optimizer, views, state)
+            state.step += 1
+            row = _row(state.step, terms, weights, optimizer.param_groups[0]["lr"])
+            log_row(row)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in LossTerms._fields})
+            bar.update()
+            is_over = interrupted() or time.monotonic() >= deadline
+            if run and (is_over or time.monotonic() - last_saved >= CHECKPOINT_SECONDS):
+                _save_checkpoint(run, state)
+                last_saved = time.monotonic()
+            if is_over:
+                break
+        if run:
+            _save_checkpoint(run, state)
+        if interrupted():
+            raise KeyboardInterrupt
+
+
+def _step(
+    fabric: Fabric,
+    network: Any,  # noqa: ANN401 - Fabric's wrapper, which is not typed as the network it wraps
+    optimizer: Any,  # noqa: ANN401
+    views: Tensor,
+    state: _State,
+) -> tuple[LossTerms, tuple[float, float, float]]:
+    training = state.config.training
+    views = normalise(fabric.to_device(views))
+    noise = torch.Generator().manual_seed(state.config.seed * 2**31 + state.step)
+    output = network(views.flatten(0, 1), generator=noise)
+    terms = loss_terms(output, views, state.config.loss)
+    weights = loss_weights(state.step * training.epochs // training.steps, state.config.loss)
+    for name, term in terms._asdict().items():
+        if term is not None and not torch.isfinite(term):
+            raise TrainingError(
+                f"the {name} loss is {term.item()} at step {state.step}: lower "
+                f"training.learning_rate, or use training.precision = 'float32'."
+            )
+    optimizer.zero_grad()
+    fabric.backward(total_loss(terms, weights))
+    optimizer.step()
+    return terms, weights
+
+
+def _learning_rate(step: int, config: Config) -> float:
+    training = config.training
+    if training.schedule == "constant":
+        return training.learning_rate
+    warmup = max(1.0, WARMUP_SHARE * training.steps)
+    if step < warmup:
+        return training.learning_rate * (step + 1) / (warmup + 1)
+    share = (step - warmup) / max(1.0, training.steps - warmup)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _row(
+    step: int, terms: LossTerms, weights: tuple[float, float, float], learning_rate: float
+) -> dict[str, float]:
+    row: dict[str, float] = {"step": step}
+    for name, term, weight in zip(LossTerms._fields, terms, weights, strict=True):
+        if term is not None:
+            row[name] = term.item()
+            row[f"{name}_weight"] = weight
+    return {**row, "learning_rate": learning_rate}
+
+
+@contextmanager
+def _loss_log(run: Path | None, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Append rows to the run's CSV, having dropped those after `step`, which are taken anew."""
+    if run is None:
+        yield lambda row: None
+        return
+    path = run / LOSS_LOG
+    kept: list[dict[str, str]] = []
+    if step and path.exists():
+        with path.open(newline="") as file:
+            # A killed run may have left half a line.
+            kept = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]
+        kept = [row for row in kept if int(row["step"]) <= step and None not in row.values()]
+    text = io.StringIO()
+    if kept:
+        rewriter = csv.DictWriter(text, kept[0].keys())
+        rewriter.writeheader()
+        rewriter.writerows(kept)
+    write_atomic(path, text.getvalue().encode())
+    with path.open("a", newline="") as file:
+
+        def write(row: dict[str, float]) -> None:
+            writer = csv.DictWriter(file, row.keys())
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+
+        yield write
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C wait for the end of a step; a second one does not wait."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+
+    def handler(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    """Changes when images are added, removed, renamed or change their size."""
+    sha = hashlib.sha256()
+    for path in paths:
+        sha.update(f"{path.name!a} {path.stat().st_size}\n".encode())
+    return sha.hexdigest()
+
+
+def _save_checkpoint(run: Path, state: _State) -> None:
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "network": state.network.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "step": state.step,
+            "backbone": state.backbone,
+            "config": state.config.model_dump(mode="json"),
+            "images": state.images,
+        },
+        buffer,
+    )
+    write_atomic(run / CHECKPOINT, buffer.getvalue())
+
+
+def _load_checkpoint(
+    run: Path, config: Config, fingerprint: str, where: torch.device
+) -> _State | None:
+    """The state a run was left in; None where it has no checkpoint yet."""
+    path = run / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location=where, weights_only=True)
+        network = HaloAE(config.network, image_size=config.image_size, weights=None).to(where)
+        optimizer = _optimizer(network, config)
+        if parse_config(saved["config"]).model_copy(update={"detection": None}) != (
+            config.model_copy(update={"detection": None})
+        ):
+            raise TrainingError(
+                f"{path}: was made with other settings: resume with the same ones, or start "
+                f"anew with --overwrite."
+            )
+        if saved["images"] != fingerprint:
+            raise TrainingError(
+                f"{path}: was made from other images: restore them, or start anew with --overwrite."
+            )
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        name, sha256 = saved["backbone"]
+        step = int(saved["step"])
+    except TrainingError:
+        raise
+    except Exception as error:  # damaged files fail in as many ways as there are bytes
+        raise TrainingError(f"{path}: damaged: start anew with --overwrite.") from error
+    return _State(network, optimizer, step, (name, sha256), config, fingerprint)
