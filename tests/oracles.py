@@ -1,9 +1,14 @@
 """Slow, obvious versions of what the package computes, to compare with."""
 
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
 
 
 def exact_pixel_metrics(
@@ -92,3 +97,196 @@ def area_resize_by_loops(mask: np.ndarray, size: int) -> np.ndarray:
                 covered += tall * wide
         result[row, column] = covered / (row_step * column_step) > Fraction(1, 2)
     return result
+
+
+def halo_attention_by_loops(
+    x: Tensor,
+    weights: Mapping[str, Tensor],
+    *,
+    block: int,
+    halo: int,
+    heads: int,
+    mask_padding: bool = True,
+) -> Tensor:
+    """Halo attention in float64, one query after another, one key after another."""
+    array = {name: tensor.detach().double().numpy() for name, tensor in weights.items()}
+    x_BHWC = x.detach().double().permute(0, 2, 3, 1).numpy()
+    batch, height, width, channels = x_BHWC.shape
+    head_dim, window = array["rel_height"].shape[1], block + 2 * halo
+    shape = (batch, height, width, heads, head_dim)
+    q = (x_BHWC @ array["to_q.weight"].T).reshape(shape) * head_dim**-0.5
+    k, v = (t.reshape(shape) for t in np.split(x_BHWC @ array["to_kv.weight"].T, 2, axis=-1))
+    nothing = np.zeros((heads, head_dim))
+    out = np.zeros((batch, height, width, channels))
+    for image, row, column in np.ndindex(batch, height, width):
+        top, left = row // block * block - halo, column // block * block - halo
+        logits, values = [], []
+        for i in range(top, top + window):
+            for j in range(left, left + window):
+                is_inside = 0 <= i < height and 0 <= j < width
+                is_near = -halo <= i < height + halo and -halo <= j < width + halo
+                if not is_inside and (mask_padding or not is_near):
+                    continue
+                key = k[image, i, j] if is_inside else nothing
+                position = (
+                    array["rel_height"][i - row + halo + window - 1]
+                    + array["rel_width"][j - column + halo + window - 1]
+                )
+                logits.append((q[image, row, column] * (key + position)).sum(-1))
+                values.append(v[image, i, j] if is_inside else nothing)
+        shares = np.exp(np.array(logits) - np.max(logits, axis=0))
+        shares /= shares.sum(0)
+        mixed = (shares[..., None] * np.array(values)).sum(0)
+        out[image, row, column] = array["to_out.weight"] @ mixed.ravel() + array["to_out.bias"]
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+def mean_of_values_by_loops(
+    x: Tensor, weights: Mapping[str, Tensor], *, block: int, halo: int
+) -> Tensor:
+    """The mean of V over the real positions of each window, through the output projection."""
+    v = F.linear(x.movedim(1, -1), weights["to_kv.weight"]).chunk(2, dim=-1)[1]
+    out = torch.zeros_like(x)
+    for row in range(0, x.shape[2], block):
+        for column in range(0, x.shape[3], block):
+            window = v[
+                :,
+                max(row - halo, 0) : row + block + halo,
+                max(column - halo, 0) : column + block + halo,
+            ]
+            mixed = F.linear(window.mean((1, 2)), weights["to_out.weight"], weights["to_out.bias"])
+            out[:, :, row : row + block, column : column + block] = mixed[:, :, None, None]
+    return out
+
+
+def unfolded_attention(
+    x: Tensor,
+    weights: Mapping[str, Tensor],
+    *,
+    block: int,
+    halo: int,
+    heads: int,
+    masked: Literal["padding", "inside"] = "padding",
+) -> Tensor:
+    """Halo attention on a grid of whole blocks; windows are cut out before they are projected.
+
+    With ``inside`` masked it is what the published code computes: real positions are masked, the
+    zeros around the grid are attended, and where there are none the softmax is uniform.
+    """
+    channels, height, width = x.shape[1:]
+    window = block + 2 * halo
+    head_dim = weights["rel_height"].shape[1]
+
+    def windows(grid: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, blocks, window², C)."""
+        columns = F.unfold(grid, window, stride=block, padding=halo)
+        return columns.unflatten(1, (grid.shape[1], window**2)).permute(0, 3, 2, 1)
+
+    def per_head(cells: Tensor) -> Tensor:
+        """(B, blocks, cells, heads·head_dim) → (B, blocks, heads, cells, head_dim)."""
+        return cells.unflatten(-1, (heads, head_dim)).transpose(2, 3)
+
+    queried = F.unfold(x, block, stride=block).unflatten(1, (channels, block**2))
+    q = per_head(F.linear(queried.permute(0, 3, 2, 1), weights["to_q.weight"])) * head_dim**-0.5
+    k, v = (per_head(t) for t in F.linear(windows(x), weights["to_kv.weight"]).chunk(2, dim=-1))
+    query, key = torch.arange(block**2)[:, None], torch.arange(window**2)
+    row = key // window - query // block + window - 1
+    column = key % window - query % block + window - 1
+    positions = weights["rel_height"][row] + weights["rel_width"][column]
+    logits = q @ k.transpose(-1, -2) + torch.einsum("bnhpd,pkd->bnhpk", q, positions)
+    is_inside = windows(torch.ones(1, 1, height, width))[..., 0].bool()
+    is_masked = is_inside if masked == "inside" else ~is_inside
+    logits = logits.masked_fill(is_masked[:, :, None, None], -torch.finfo(logits.dtype).max)
+    mixed = (logits.softmax(-1) @ v).transpose(2, 3).flatten(-2)
+    out = F.linear(mixed, weights["to_out.weight"], weights["to_out.bias"])
+    return F.fold(out.permute(0, 3, 2, 1).flatten(1, 2), (height, width), block, stride=block)
+
+
+def vgg_taps(image: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Activations relu1_1 to relu3_4 of VGG19, every convolution reflect-padded by one."""
+    taps, x, layer = {}, image, 0
+    for stage, convolutions in enumerate((2, 2, 4), start=1):
+        for number in range(1, convolutions + 1):
+            x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+            x = F.conv2d(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"]).clamp_min(0)
+            taps[f"relu{stage}_{number}"] = x
+            layer += 2
+        x = F.max_pool2d(x, 2)
+        layer += 1
+    return taps
+
+
+def nearest(x: Tensor, height: int, width: int) -> Tensor:
+    """Resize by picking the cell at or before each target's place."""
+    rows = torch.arange(height) * x.shape[2] // height
+    columns = torch.arange(width) * x.shape[3] // width
+    return x[:, :, rows][..., columns]
+
+
+def features_from(image: Tensor, weights: Mapping[str, Tensor], *, padded: bool) -> Tensor:
+    """Section B: nearest to the image's size, then the mean of 4×4.
+
+    True for `padded` is the published code: all taps but the last carry the next convolution's
+    reflected pixel.
+    """
+    taps = vgg_taps(image, weights)
+    on_grid = []
+    for name in ("relu1_1", "relu2_1", "relu3_1", "relu3_4"):
+        tap = taps[name]
+        if padded and name != "relu3_4":
+            tap = F.pad(tap, (1, 1, 1, 1), mode="reflect")
+        on_grid.append(F.avg_pool2d(nearest(tap, *image.shape[2:]), 4, stride=4))
+    return torch.cat(on_grid, dim=1)
+
+
+def paper_network(image: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The paper's forward pass, sections B to E: features, rebuilt, image, logits.
+
+    Weights are named by stage: ``trunk.0.weight``, ``head.conv.weight``, ``encoder1.conv1.weight``,
+    ``decoder5.attention.to_q.weight``, ``image1.bias``, ``classifier.weight`` and so on.
+    """
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        start = f"{prefix}."
+        return {n.removeprefix(start): t for n, t in weights.items() if n.startswith(start)}
+
+    def norm(x: Tensor, prefix: str) -> Tensor:
+        scale, shift, mean, variance = (
+            weights[f"{prefix}.{name}"][:, None, None]
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
+
+    def convolve(x: Tensor, name: str, *, kernel: int, transposed: bool) -> Tensor:
+        weight = weights[f"{name}.weight"]
+        if transposed:
+            weight = weight.transpose(0, 1).flip(2, 3)
+        assert weight.shape[-2:] == (kernel, kernel)
+        return F.conv2d(x, weight, padding=kernel // 2)
+
+    def block(x: Tensor, name: str, *, kernel: int, heads: int, transposed: bool) -> Tensor:
+        inner = convolve(x, f"{name}.conv1", kernel=1, transposed=transposed)
+        inner = norm(inner, f"{name}.norm1").clamp_min(0)
+        inner = unfolded_attention(inner, part(f"{name}.attention"), block=12, halo=2, heads=heads)
+        out = convolve(inner.clamp_min(0), f"{name}.conv2", kernel=kernel, transposed=transposed)
+        out = norm(out, f"{name}.norm2")
+        if f"{name}.skip.weight" in weights:
+            x = convolve(x, f"{name}.skip", kernel=1, transposed=transposed)
+            x = norm(x, f"{name}.skipnorm")
+        return (out + x).clamp_min(0)
+
+    features = features_from(image, part("trunk"), padded=True)
+    x = norm(F.conv2d(features, weights["head.conv.weight"]), "head.norm").clamp_min(0)
+    for number, kernel, heads in ((1, 3, 4), (2, 3, 8), (3, 5, 8), (4, 5, 8)):
+        x = block(x, f"encoder{number}", kernel=kernel, heads=heads, transposed=False)
+    for number, kernel, heads in ((1, 3, 4), (2, 3, 8), (3, 3, 8), (4, 5, 8), (5, 1, 8)):
+        x = block(x, f"decoder{number}", kernel=kernel, heads=heads, transposed=True)
+    rebuilt = x = nearest(x, 64, 64)
+    for number in range(1, 8):
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        x = F.conv2d(x, weights[f"image{number}.weight"], weights[f"image{number}.bias"])
+        x = x.clamp_min(0)
+        if number > 5:
+            x = nearest(x, 2 * x.shape[2], 2 * x.shape[3])
+    logits = x.flatten(1) @ weights["classifier.weight"].T + weights["classifier.bias"]
+    return features, rebuilt, x, logits

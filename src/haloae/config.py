@@ -40,7 +40,7 @@ class Stage(_Frozen):
     """Output channels; None: as many as the features have (the decoder's last block)."""
     kernel: Literal[1, 3, 5, 7] = 3
     """Side of the second convolution."""
-    heads: PositiveInt = 4
+    heads: PositiveInt = 2
     """Attention heads."""
     inner: PositiveInt | None = None
     """Channels between the two convolutions; None: as many as the block puts out."""

@@ -5,13 +5,10 @@ and unharmed, or refused with an `ImageError` of one sentence.
 """
 
 import errno
-import logging
 import os
 import stat
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,42 +17,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags
 from PIL import Image as PILImage
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import jpeg_factory
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from haloae.data.decoders import Decoded, check_size, decode, from_pillow, unit_range
 from haloae.errors import ConfigError, DataError, ImageError
-
-logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 200_000_000
 """Largest image decoded unless the caller says otherwise: 200 megapixels, 2.4 GB as float32 RGB."""
-
-_READERS: dict[bytes, Callable[[BinaryIO], PILImage.Image]] = {
-    b"\x89PNG\r\n\x1a\n": PngImageFile,
-    b"\xff\xd8\xff": jpeg_factory,
-    b"II*\0": TiffImageFile,
-    b"MM\0*": TiffImageFile,
-    b"II+\0": TiffImageFile,
-    b"RIFF": WebPImageFile,
-    b"GIF8": GifImageFile,
-    b"BM": BmpImageFile,
-} | {b"P%d" % digit: PpmImageFile for digit in range(1, 7)}
-_OTHER_KINDS = {
-    b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a ZIP archive",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x1f\x8b": "a gzip archive",
-}
-_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
-_TIFF_SAMPLE_KINDS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
-_FLOAT_TOLERANCE = 1e-6  # what a resampled or re-saved float image overshoots [0, 1] by
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +101,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     path = Path(path)
     name = shown_path(path)
     with _open_regular(path, name) as file:
-        return _guarded(name, lambda: _decode(file, name, max_pixels), max_pixels)
+        return _guarded(name, lambda: _finished(decode(file, name, max_pixels)), max_pixels)
 
 
 def image_from(value: object, *, max_pixels: int = MAX_PIXELS) -> Image:
@@ -152,9 +120,11 @@ def image_from(value: object, *, max_pixels: int = MAX_PIXELS) -> Image:
         return read_image(value, max_pixels=max_pixels)
     if isinstance(value, PILImage.Image):
         picture = value
-        _check_size("the Pillow image", *picture.size, max_pixels)
+        check_size("the Pillow image", *picture.size, max_pixels)
         return _guarded(
-            "the Pillow image", lambda: _from_pillow(picture, "the Pillow image"), max_pixels
+            "the Pillow image",
+            lambda: _finished(from_pillow(picture, "the Pillow image")),
+            max_pixels,
         )
     if isinstance(value, np.ndarray):
         return _from_array(value, max_pixels)
@@ -267,167 +237,6 @@ def _guarded(name: str, decode: Callable[[], Image], max_pixels: int) -> Image:
         ) from error
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image:
-    head = file.read(32)
-    reader = next((read for magic, read in _READERS.items() if head.startswith(magic)), None)
-    if reader is None or (reader is WebPImageFile and head[8:12] != b"WEBP"):
-        size = os.fstat(file.fileno()).st_size
-        raise ImageError(
-            f"{name}: expected an image, got {size:,} bytes of {_kind(head)}: save it as PNG, JPEG "
-            f"or TIFF."
-        )
-    if reader is TiffImageFile:
-        tags = ImageFileDirectory_v2(head[:16] if head[2] == 43 else head[:8])
-        file.seek(tags.next)
-        tags.load(file)
-        _check_size(name, tags[256], tags[257], max_pixels)
-        # A tile may be larger than the image, and libtiff allocates it whole.
-        _check_size(name, tags.get(322, 1), tags.get(323, 1), max_pixels)
-        if set(tags.get(339, (1,))) & {2, 3} or max(tags.get(258, (1,))) > 8:
-            return _decode_deep_tiff(file, tags, name)
-    file.seek(0)
-    picture = reader(file)
-    _check_size(name, *picture.size, max_pixels)
-    if picture.format in _CHECKS:
-        pillow_position = file.tell()
-        file.seek(0)
-        data = file.read()
-        _CHECKS[picture.format](data)
-        if picture.format == "PNG" and head[24] == 16:
-            return _decode_png16(data, picture, name)
-        file.seek(pillow_position)
-    if picture.format == "PPM":
-        arguments = picture.tile[0].args  # type: ignore[attr-defined]
-        maximum = arguments[1] if isinstance(arguments, tuple) else 255
-        if maximum > 255 or arguments == "I;16B":
-            return _decode_pnm16(file, picture, 65535 if arguments == "I;16B" else maximum, name)
-    return _from_pillow(picture, name)
-
-
-def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    if min(width, height) < 1:
-        raise ImageError(f"{name}: it has no pixels ({width}×{height}): export it again.")
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{name}: {width}×{height} pixels are over the limit of {max_pixels:,}: crop or shrink "
-            f"it, or raise max_pixels."
-        )
-
-
-def _check_png(data: bytes) -> None:
-    """Raises ValueError unless every critical chunk is whole: Pillow does not check IDAT's CRC."""
-    view = memoryview(data)
-    position = 8
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            break
-        if kind[:1].isupper() and zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(
-            view[end - 4 : end]
-        ):
-            raise ValueError(f"wrong checksum in chunk {kind.decode('ascii', 'replace')}")
-        if kind == b"IEND":
-            return
-        position = end
-    raise ValueError("the PNG's end is missing")
-
-
-def _check_jpeg(data: bytes) -> None:
-    """Raises ValueError without an end marker: libjpeg fills a file padded with zeros with grey."""
-    position = 2
-    while position + 4 <= len(data):
-        marker, length = struct.unpack_from(">HH", data, position)
-        if marker == 0xFFDA:
-            if data.find(b"\xff\xd9", position) > 0:
-                return
-            break
-        # Anything but a segment here is fill bytes, which decoders step over as well.
-        position += 2 + length if 0xFFC0 <= marker < 0xFFFF else 1
-    raise ValueError("the JPEG's end is missing")
-
-
-_CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "MPO": _check_jpeg}
-
-
-def _decode_png16(data: bytes, picture: PILImage.Image, name: str) -> Image:
-    import imagecodecs
-
-    values = _unit_range(imagecodecs.png_decode(data), name)
-    key = picture.info.get("transparency")
-    if key is not None:
-        # The colour that means transparent. Compared here because libpng swaps its bytes in grey.
-        colours = 1 if isinstance(key, int) else 3
-        colour = values.reshape(*values.shape[:2], -1)[..., :colours]
-        is_opaque = (colour != _unit_range(np.array(key, np.uint16), name)).any(axis=2)
-        values = colour * is_opaque[..., None]
-    return _finished(values, depth=16, orientation=_orientation(picture, name))
-
-
-def _decode_pnm16(file: BinaryIO, picture: PILImage.Image, maximum: int, name: str) -> Image:
-    decoder, _, offset, _ = picture.tile[0]  # type: ignore[attr-defined]
-    if decoder == "ppm_plain":
-        raise ImageError(f"{name}: 16-bit PNM in plain text is not read: save it as 16-bit PNG.")
-    file.seek(offset)
-    shape = (picture.height, picture.width, 3 if picture.mode == "RGB" else 1)
-    values = np.frombuffer(file.read(2 * int(np.prod(shape))), ">u2").reshape(shape)
-    return _finished(_unit_range(values / np.float32(maximum), name), depth=16)
-
-
-def _decode_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2, name: str) -> Image:
-    """Decodes TIFF of 16 bits or floats, which Pillow cuts to 8 bits or does not know."""
-    import imagecodecs
-
-    kind, bits = max(tags.get(339, (1,))), max(tags.get(258, (1,)))
-    photometric, samples = tags.get(262, 1), tags.get(277, 1)
-    colours = 3 if photometric == 2 else 1
-    if (kind, bits) not in {(1, 16), (3, 16), (3, 32), (3, 64)}:
-        raise ImageError(
-            f"{name}: {bits}-bit {_TIFF_SAMPLE_KINDS.get(kind, 'unknown')} samples are not read: "
-            f"save it with 8 or 16 bits, or as floats from 0 to 1."
-        )
-    if photometric not in (0, 1, 2) or not 0 <= samples - colours <= 1:
-        raise ImageError(
-            f"{name}: {bits}-bit TIFF with {samples} channels of colour type {photometric} is not "
-            f"read: save it as grey or RGB."
-        )
-    file.seek(0)
-    array = imagecodecs.tiff_decode(file.read())
-    if tags.get(284, 1) == 2 and samples > 1:
-        array = np.moveaxis(array, 0, -1)
-    array = array.reshape(tags[257], tags[256], samples)
-    values = _unit_range(array, name)
-    if photometric == 0:
-        values[..., 0] = 1 - values[..., 0]
-    alpha_kind = tags.get(338, (0,))[0] if samples > colours else None
-    if alpha_kind in (0, 1):  # not an alpha at all, or colours already multiplied by it
-        values = values[..., :colours]
-    return _finished(values, depth=16 if kind == 1 else 32, orientation=tags.get(274, 1))
-
-
-def _from_pillow(picture: PILImage.Image, name: str) -> Image:
-    picture.load()
-    mode = picture.mode
-    orientation = _orientation(picture, name)
-    if mode.startswith("I;16"):
-        values = _unit_range(np.asarray(picture), name)
-        return _finished(values, depth=16, orientation=orientation)
-    if mode == "F":
-        values = _unit_range(np.asarray(picture), name)
-        return _finished(values, depth=32, orientation=orientation)
-    if mode not in _MODES:
-        raise ImageError(f"{name}: colour mode {mode} is not read: save it as grey or RGB.")
-    is_grey = mode in {"1", "L", "LA"}
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-    elif mode != "RGB":
-        picture = picture.convert("L" if is_grey else "RGB")
-    array = np.array(picture)
-    if is_grey and array.ndim == 3:
-        array = array[..., [0, 3]]
-    return _finished(array, depth=8, orientation=orientation)
-
-
 def _from_array(array: NDArray[Any], max_pixels: int) -> Image:
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     kind = (array.dtype.kind, array.dtype.itemsize)
@@ -436,31 +245,19 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image:
             f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool "
             f"or float, got shape {array.shape} of {array.dtype}: convert it."
         )
-    _check_size("the array", array.shape[1], array.shape[0], max_pixels)
+    check_size("the array", array.shape[1], array.shape[0], max_pixels)
     array = np.asarray(array)
     if kind == ("b", 1):
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint8:
-        return _finished(array.copy(), depth=8)
-    return _finished(_unit_range(array, "the array"), depth=16 if kind[0] == "u" else 32)
+        return _finished(Decoded(array.copy(), depth=8))
+    depth = 16 if kind[0] == "u" else 32
+    return _finished(Decoded(unit_range(array, "the array"), depth))
 
 
-def _unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Turns uint16 or floats of any shape into float32 in [0, 1]."""
-    if array.dtype.kind == "u":
-        return array.astype(np.float32) / np.float32(65535)
-    low, high = float(array.min()), float(array.max())
-    if not np.isfinite([low, high]).all():
-        raise ImageError(f"{name}: it holds NaN or infinite values: replace them.")
-    if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
-        raise ImageError(
-            f"{name}: expected floats from 0 to 1, got {low:.6g} to {high:.6g}: rescale it."
-        )
-    return array.astype(np.float32).clip(0, 1)
-
-
-def _finished(array: NDArray[Any], *, depth: int, orientation: int = 1) -> Image:
-    """(H, W) or (H, W, C) with C = grey, grey + alpha, RGB or RGBA → RGB on black, upright."""
+def _finished(decoded: Decoded) -> Image:
+    """Makes it RGB on black, upright."""
+    array, depth, orientation = decoded
     pixels = array[..., None] if array.ndim == 2 else array
     if pixels.shape[2] in (2, 4):
         colour, alpha = pixels[..., :-1], pixels[..., -1:]
@@ -478,26 +275,3 @@ def _finished(array: NDArray[Any], *, depth: int, orientation: int = 1) -> Image
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return Image(np.ascontiguousarray(pixels), depth, is_grey)
-
-
-def _orientation(picture: PILImage.Image, name: str) -> int:
-    """EXIF orientation, 1 to 8; an unreadable EXIF block tells none and spoils no pixel."""
-    try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except (struct.error, SyntaxError, LookupError, TypeError, ValueError, OSError):
-        logger.warning("%s: its EXIF block cannot be read, so it is taken as upright.", name)
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _kind(head: bytes) -> str:
-    """What the first bytes of a file that is no image look like."""
-    for magic, kind in _OTHER_KINDS.items():
-        if head.startswith(magic):
-            return kind
-    if head[4:8] == b"ftyp":
-        return "HEIF, AVIF or video"
-    if not any(head):
-        return "zeros"
-    text = head.decode("utf-8", "ignore")  # the cut may fall inside a character
-    return "text" if text and all(c.isprintable() or c.isspace() for c in text) else "unknown data"

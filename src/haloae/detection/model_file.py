@@ -5,9 +5,7 @@ Kept apart from the detector because a header can be read, and a threshold chang
 
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 from haloae import __version__
 from haloae.config import Config
 from haloae.detection.calibration import Calibration
-from haloae.errors import ModelFileError, OutputError
+from haloae.errors import ModelFileError
+from haloae.files import write_atomic
 
 FORMAT_VERSION = 1
 HEADER_KEY = "haloae"
@@ -82,36 +81,6 @@ def write_model(path: Path, header: Header, tensors: Tensors) -> None:
     text = header.model_dump_json()
     metadata = {HEADER_KEY: text, "sha256": _checksum(text, tensors)}
     write_atomic(path, save(dict(tensors), metadata=metadata))
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary file, fsync, rename.
-
-    Raises:
-        OutputError: the disk is full, the folder is not writable, or the like.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}): free some space or choose another "
-            f"place with --out."
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> Header:

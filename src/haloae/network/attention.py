@@ -96,7 +96,13 @@ class HaloAttention(nn.Module):
         # Projecting before windows overlap saves (window / block)² of the work.
         q_BHWC = self.to_q(x_BHWC) * self.head_dim**-0.5
         kv_BHWC = self.to_kv(x_BHWC)
-        mixed_BHWC = self._mix(q_BHWC, kv_BHWC)
+        if x.device.type == "cpu":
+            # There the fused kernel's backward pass is several times slower in bfloat16.
+            precise = torch.promote_types(q_BHWC.dtype, torch.float32)
+            with torch.autocast("cpu", enabled=False):
+                mixed_BHWC = self._mix(q_BHWC.to(precise), kv_BHWC.to(precise)).to(q_BHWC.dtype)
+        else:
+            mixed_BHWC = self._mix(q_BHWC, kv_BHWC)
         mixed: Tensor = self.to_out(mixed_BHWC).permute(0, 3, 1, 2)
         return mixed
 

@@ -4,10 +4,7 @@ A straight loop on Lightning Fabric. With a run folder it leaves a checkpoint an
 and a run that was stopped at any moment goes on from it bit for bit (on the CPU).
 """
 
-import csv
 import hashlib
-import io
-import logging
 import math
 import signal
 import threading
@@ -23,20 +20,23 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from haloae.config import Config, parse_config
+from haloae.config import Config
 from haloae.detection.calibration import Calibration
 from haloae.detection.detector import Detector, measure_good, normalise, resolve_device
-from haloae.detection.model_file import Provenance, write_atomic
+from haloae.detection.model_file import Provenance
 from haloae.errors import ImageError, TrainingError
 from haloae.network.features import FeatureReducer
 from haloae.network.haloae import HaloAE
 from haloae.training.batches import GoodImages, StepBatches, split, survey
 from haloae.training.losses import LossTerms, loss_terms, loss_weights, total_loss
+from haloae.training.run_folder import (
+    CHECKPOINT,
+    Checkpoint,
+    load_checkpoint,
+    loss_log,
+    save_checkpoint,
+)
 
-log = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
-LOSS_LOG = "losses.csv"
 CHECKPOINT_SECONDS = 30.0
 REDUCER_IMAGES = 64
 """Good images the features' components are found on; more change nothing that matters."""
@@ -58,7 +58,7 @@ class Fitted(NamedTuple):
 
 @dataclass(slots=True)
 class _State:
-    """What a checkpoint holds."""
+    """Training under way."""
 
     network: HaloAE
     optimizer: torch.optim.Optimizer
@@ -66,6 +66,16 @@ class _State:
     backbone: tuple[str, str]
     config: Config
     images: str
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            step=self.step,
+            config=self.config,
+            images=self.images,
+            backbone=self.backbone,
+            network=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+        )
 
 
 def fit_detector(
@@ -120,9 +130,13 @@ def fit_detector(
         devices=1,
         precision="bf16-mixed" if config.training.precision == "bfloat16" else "32-true",
     )
-    state = _load_checkpoint(run, config, fingerprint, where) if resume and run else None
-    if state is None:
+    saved = load_checkpoint(run, where) if resume and run else None
+    if run and saved:
+        state = _restore(saved, config, fingerprint, where, run)
+    else:
         state = _start(images, fitted_on, config, fingerprint, where, bar)
+        if run:
+            save_checkpoint(run, state.checkpoint())
     batches = StepBatches(
         images,
         fitted_on,
@@ -206,7 +220,7 @@ def _train(
     network.train()
     last_saved = time.monotonic()
     with (
-        _loss_log(run, state.step) as log_row,
+        loss_log(run, state.step) as log_row,
         _deferred_interrupt() as interrupted,
         tqdm(
             total=config.training.steps, initial=state.step, desc="training", disable=not progress
@@ -222,13 +236,13 @@ def _train(
             bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in LossTerms._fields})
             bar.update()
             is_over = interrupted() or time.monotonic() >= deadline
-            if run and (is_over or time.monotonic() - last_saved >= CHECKPOINT_SECONDS):
-                _save_checkpoint(run, state)
-                last_saved = time.monotonic()
             if is_over:
                 break
+            if run and time.monotonic() - last_saved >= CHECKPOINT_SECONDS:
+                save_checkpoint(run, state.checkpoint())
+                last_saved = time.monotonic()
         if run:
-            _save_checkpoint(run, state)
+            save_checkpoint(run, state.checkpoint())
         if interrupted():
             raise KeyboardInterrupt
 
@@ -281,37 +295,6 @@ def _row(
 
 
 @contextmanager
-def _loss_log(run: Path | None, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Append rows to the run's CSV, having dropped those after `step`, which are taken anew."""
-    if run is None:
-        yield lambda row: None
-        return
-    path = run / LOSS_LOG
-    kept: list[dict[str, str]] = []
-    if step and path.exists():
-        with path.open(newline="") as file:
-            # A killed run may have left half a line.
-            kept = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]
-        kept = [row for row in kept if int(row["step"]) <= step and None not in row.values()]
-    text = io.StringIO()
-    if kept:
-        rewriter = csv.DictWriter(text, kept[0].keys())
-        rewriter.writeheader()
-        rewriter.writerows(kept)
-    write_atomic(path, text.getvalue().encode())
-    with path.open("a", newline="") as file:
-
-        def write(row: dict[str, float]) -> None:
-            writer = csv.DictWriter(file, row.keys())
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-
-        yield write
-
-
-@contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C wait for the end of a step; a second one does not wait."""
     pressed = threading.Event()
@@ -339,50 +322,28 @@ def _fingerprint(paths: Sequence[Path]) -> str:
     return sha.hexdigest()
 
 
-def _save_checkpoint(run: Path, state: _State) -> None:
-    buffer = io.BytesIO()
-    torch.save(
-        {
-            "network": state.network.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "step": state.step,
-            "backbone": state.backbone,
-            "config": state.config.model_dump(mode="json"),
-            "images": state.images,
-        },
-        buffer,
-    )
-    write_atomic(run / CHECKPOINT, buffer.getvalue())
-
-
-def _load_checkpoint(
-    run: Path, config: Config, fingerprint: str, where: torch.device
-) -> _State | None:
-    """The state a run was left in; None where it has no checkpoint yet."""
+def _restore(
+    saved: Checkpoint, config: Config, fingerprint: str, where: torch.device, run: Path
+) -> _State:
+    """The state a checkpoint was made in."""
     path = run / CHECKPOINT
-    if not path.exists():
-        return None
+    # What comes after training may change.
+    if saved.config.replace(detection=config.detection.model_dump()) != config:
+        raise TrainingError(
+            f"{path}: was made with other settings: resume with the same ones, or start anew with "
+            f"--overwrite."
+        )
+    if saved.images != fingerprint:
+        raise TrainingError(
+            f"{path}: was made from other images: restore them, or start anew with --overwrite."
+        )
+    network = HaloAE(config.network, image_size=config.image_size, weights=None).to(where)
+    optimizer = _optimizer(network, config)
     try:
-        saved = torch.load(path, map_location=where, weights_only=True)
-        network = HaloAE(config.network, image_size=config.image_size, weights=None).to(where)
-        optimizer = _optimizer(network, config)
-        if parse_config(saved["config"]).model_copy(update={"detection": None}) != (
-            config.model_copy(update={"detection": None})
-        ):
-            raise TrainingError(
-                f"{path}: was made with other settings: resume with the same ones, or start "
-                f"anew with --overwrite."
-            )
-        if saved["images"] != fingerprint:
-            raise TrainingError(
-                f"{path}: was made from other images: restore them, or start anew with --overwrite."
-            )
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        name, sha256 = saved["backbone"]
-        step = int(saved["step"])
-    except TrainingError:
-        raise
-    except Exception as error:  # damaged files fail in as many ways as there are bytes
-        raise TrainingError(f"{path}: damaged: start anew with --overwrite.") from error
-    return _State(network, optimizer, step, (name, sha256), config, fingerprint)
+        network.load_state_dict(saved.network)
+        optimizer.load_state_dict(saved.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{path}: damaged, or not a checkpoint: start anew with --overwrite."
+        ) from error
+    return _State(network, optimizer, saved.step, saved.backbone, config, fingerprint)

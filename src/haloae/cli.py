@@ -1,0 +1,404 @@
+"""The command line: parses, calls one function, prints. Results to stdout, the rest to stderr.
+
+Exit codes: 0 done, 1 done but something was skipped, 2 bad usage or input, 130 interrupted.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from haloae import __version__
+from haloae.errors import ConfigError, DataError, HaloaeError, MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from haloae.config import Config
+    from haloae.detection.detector import Detector
+
+DONE, SKIPPED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DEBUG = "HALOAE_DEBUG"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    _set_up_logging()
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep Python from complaining when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except HaloaeError as error:
+        return _fail(str(error), BAD_INPUT)
+    except ModuleNotFoundError as error:
+        package = (error.name or "a package").split(".")[0]
+        return _fail(str(MissingExtraError(package, "train")), BAD_INPUT)
+    except MemoryError:
+        return _fail("out of memory: try a smaller --image-size or smaller images.", BAD_INPUT)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        name = type(error).__name__
+        return _fail(f"internal error ({name}: {error}): set {DEBUG}=1 for details.", BAD_INPUT)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"haloae: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="haloae", description="Find and outline defects after seeing good images only."
+    )
+    parser.add_argument("--version", action="version", version=f"haloae {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
+        return sub
+
+    train = command("train", _train, "Fit a detector to good images: writes RUN/model.safetensors.")
+    train.add_argument("data", metavar="DATA", type=Path,
+                       help="folder of good images, or an MVTec-layout category")  # fmt: skip
+    train.add_argument("--out", metavar="RUN", type=Path, required=True)
+    train.add_argument("--preset", choices=("paper", "default", "fast"))
+    train.add_argument("--config", metavar="FILE.toml", type=Path, help="settings over the preset")
+    train.add_argument("--backbone", metavar="auto|imagenet|random|PATH",
+                       help="weights of the trunk; only imagenet may download")  # fmt: skip
+    train.add_argument("--image-size", metavar="N", type=int, help="side in pixels")
+    train.add_argument("--seed", metavar="N", type=int)
+    train.add_argument("--max-steps", metavar="N", type=_positive(int), help="stop there")
+    train.add_argument("--max-minutes", metavar="M", type=_positive(float), help="stop then")
+    train.add_argument("--false-alarm-rate", metavar="R", type=float)
+    train.add_argument("--resume", action="store_true", help="go on from RUN's checkpoint")
+    _add_overwrite(train)
+    _add_device(train)
+    _add_strict(train)
+
+    calibrate = command("calibrate", _calibrate, "Set thresholds anew, by rate or by good images.")
+    _add_model(calibrate)
+    calibrate.add_argument("good_images", metavar="GOOD_IMAGES", type=Path, nargs="?",
+                           help="folder of good images, none of which it was fitted on")  # fmt: skip
+    calibrate.add_argument("--false-alarm-rate", metavar="R", type=float)
+    calibrate.add_argument("--out", metavar="MODEL2", type=Path, help="default: MODEL itself")
+    _add_overwrite(calibrate)
+    _add_device(calibrate)
+    _add_strict(calibrate)
+
+    predict = command("predict", _predict, "Score images: writes DIR/predictions.jsonl and maps.")
+    _add_model(predict)
+    predict.add_argument("images", metavar="IMAGE_OR_FOLDER", type=Path, nargs="+")
+    predict.add_argument("--out", metavar="DIR", type=Path, required=True)
+    predict.add_argument("--maps", choices=("none", "png", "tiff"), default="png",
+                         help="png: 16 bits, half range is the threshold; tiff: float32")  # fmt: skip
+    _add_overwrite(predict)
+    _add_device(predict)
+    _add_strict(predict)
+
+    evaluate = command("evaluate", _evaluate, "Measure: writes DIR/metrics.json and scores.csv.")
+    _add_model(evaluate)
+    evaluate.add_argument("data", metavar="DATA", type=Path, help="MVTec-layout category")
+    evaluate.add_argument("--out", metavar="DIR", type=Path, required=True)
+    _add_overwrite(evaluate)
+    _add_device(evaluate)
+    _add_strict(evaluate)
+
+    info = command("info", _info, "Say what a model file holds.")
+    _add_model(info)
+    info.add_argument("--json", action="store_true", help="all of it, for a script")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a model.safetensors")
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what the output holds")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", metavar="N", type=_positive(int), help="of the CPU")
+
+
+def _add_strict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--strict", action="store_true",
+                        help="stop at an image that cannot be read, instead of skipping it")  # fmt: skip
+
+
+def _positive[Number: (int, float)](kind: type[Number]) -> Callable[[str], Number]:
+    def parse(text: str) -> Number:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError(text)
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from haloae.data.folders import load_category
+    from haloae.files import claim_folder
+    from haloae.training.run_folder import LOSS_LOG, MODEL
+
+    if arguments.resume and arguments.overwrite:
+        raise OutputError("--resume and --overwrite exclude each other: choose one.")
+    out: Path = arguments.out
+    category = load_category(arguments.data)
+    if not category.train:
+        raise DataError(f"{arguments.data}: there are no good images in train/good to fit on.")
+    if arguments.strict and category.skipped:
+        first = category.skipped[0]
+        raise DataError(f"{first.path} is left out: {first.reason}.")
+    config = _config(arguments)
+    claim_folder(
+        out,
+        overwrite=arguments.overwrite or arguments.resume,
+        way_out="give --resume to go on or --overwrite to start anew",
+    )
+    from haloae.training.fit import fit_detector
+
+    _set_threads(arguments)
+    fitted = fit_detector(
+        category.train,
+        config,
+        name=arguments.data.resolve().name,
+        run=out,
+        device=arguments.device,
+        max_steps=arguments.max_steps,
+        max_minutes=arguments.max_minutes,
+        resume=arguments.resume,
+        strict=arguments.strict,
+        progress=_wants_progress(arguments),
+    )
+    for error in fitted.skipped:
+        print(f"haloae: skipped: {error}", file=sys.stderr)
+    fitted.detector.save(out / MODEL)
+    if not arguments.quiet:
+        steps = config.training.steps
+        print(f"{out / MODEL}: fitted in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}")
+        _print_calibration(fitted.detector)
+        if not fitted.is_finished:
+            print("  stopped before the end of its schedule: --resume goes on")
+    return SKIPPED if fitted.skipped or category.skipped else DONE
+
+
+def _config(arguments: argparse.Namespace) -> "Config":
+    """Preset (or the checkpoint that is resumed), then the TOML file, then the flags."""
+    from haloae.config import preset, read_toml
+
+    settings = read_toml(arguments.config) if arguments.config else {}
+    base = None
+    if arguments.resume:
+        from haloae.training.run_folder import load_checkpoint
+
+        saved = load_checkpoint(arguments.out)
+        base = saved.config if saved else None
+    name = arguments.preset or settings.get("preset")
+    if base is None:
+        base = preset(name or "default")
+    elif name not in (None, base.preset):
+        raise ConfigError(f"the run to resume has preset {base.preset!r}, not {name!r}.")
+    flags: dict[str, Any] = {
+        name: value
+        for name in ("backbone", "image_size", "seed")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.false_alarm_rate is not None:
+        flags["detection"] = {"false_alarm_rate": arguments.false_alarm_rate}
+    return base.replace(**{**settings, "preset": base.preset}).replace(**flags)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    out: Path = arguments.out or arguments.model
+    if out.exists() and out.resolve() != arguments.model.resolve() and not arguments.overwrite:
+        raise OutputError(f"{out}: exists: give --overwrite, or choose another --out.")
+    if arguments.good_images is None and arguments.false_alarm_rate is None:
+        raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
+    from haloae.detection.detector import Detector
+
+    _set_threads(arguments)
+    detector = Detector.load(arguments.model, device=arguments.device)
+    images, skipped = None, []
+    if arguments.good_images is not None:
+        images, skipped = _readable_images(arguments)
+    calibrated = detector.calibrated(images, false_alarm_rate=arguments.false_alarm_rate)
+    calibrated.save(out)
+    if not arguments.quiet:
+        print(f"{out}: calibrated")
+        _print_calibration(calibrated)
+    return SKIPPED if skipped else DONE
+
+
+def _readable_images(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """Images of a folder that can be read, and a sentence for each other."""
+    from haloae.data.images import read_image
+    from haloae.detection.predict import collect
+    from haloae.errors import ImageError
+
+    inputs, skipped = collect([arguments.good_images])
+    images = []
+    for item in _progress(arguments, "reading")(inputs):
+        try:
+            read_image(item.path)
+            images.append(item.path)
+        except ImageError as error:
+            skipped.append(str(error))
+    if skipped and arguments.strict:
+        raise DataError(skipped[0])
+    for message in skipped:
+        print(f"haloae: skipped: {message}", file=sys.stderr)
+    return images, skipped
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from haloae.detection.detector import Detector
+    from haloae.detection.predict import PREDICTIONS, predict_to_folder
+
+    _set_threads(arguments)
+    detector = Detector.load(arguments.model, device=arguments.device)
+    counts = predict_to_folder(
+        detector,
+        arguments.images,
+        arguments.out,
+        maps=arguments.maps,
+        strict=arguments.strict,
+        overwrite=arguments.overwrite,
+        progress=_progress(arguments, "predicting"),
+        report=lambda message: print(f"haloae: skipped: {message}", file=sys.stderr),
+    )
+    skipped = counts.failed + counts.skipped
+    if not arguments.quiet:
+        print(
+            f"{arguments.out / PREDICTIONS}: {counts.anomalous} anomalous, {counts.normal} normal, "
+            f"{skipped} skipped"
+        )
+        _print_calibration(detector)
+    return SKIPPED if skipped else DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from haloae.data.folders import load_category
+    from haloae.detection.detector import Detector
+    from haloae.evaluation.evaluate import evaluate, write_evaluation
+    from haloae.files import claim_folder
+
+    _set_threads(arguments)
+    category = load_category(arguments.data)
+    detector = Detector.load(arguments.model, device=arguments.device)
+    claim_folder(arguments.out, overwrite=arguments.overwrite)
+    result = evaluate(
+        detector,
+        category,
+        strict=arguments.strict,
+        progress=_progress(arguments, "evaluating"),
+    )
+    write_evaluation(result, arguments.out)
+    for error in result.skipped:
+        print(f"haloae: skipped: {error}", file=sys.stderr)
+    if not arguments.quiet:
+        print(f"{arguments.out / 'metrics.json'}")
+        for name, value in result.metrics.items():
+            if isinstance(value, float) or value is None:
+                print(f"  {name:28} {'-' if value is None else f'{value:.4g}'}")
+        for name, reason in result.metrics["reasons"].items():
+            print(f"  no {name}: {reason}")
+        _print_calibration(detector)
+    return SKIPPED if result.skipped or category.skipped else DONE
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from haloae.detection.model_file import read_model
+
+    header, tensors = read_model(arguments.model)
+    parameters = sum(array.size for name, array in tensors.items() if name.startswith("network."))
+    calibration, provenance, config = header.calibration, header.provenance, header.config
+    if arguments.json:
+        values = header.model_dump(mode="json")
+        values["parameters"] = parameters
+        values["threshold"] = calibration.threshold.value
+        values["pixel_threshold"] = calibration.pixel_threshold.value
+        values["extrapolated"] = calibration.extrapolated
+        values["images_needed"] = calibration.images_needed
+        print(json.dumps(values, indent=2))
+        return DONE
+    rows = {
+        "format": f"{header.format_version}, written by haloae {header.package_version}",
+        "preset": f"{config.preset}, {config.image_size}² pixels, seed {config.seed}",
+        "backbone": f"{config.network.trunk}, {provenance.backbone} "
+        f"(sha256 {provenance.backbone_sha256[:12]})",
+        "parameters": f"{parameters:,}",
+        "training": f"{provenance.data}: {provenance.fitted_on} images, {provenance.held_out} held "
+        f"out, {provenance.skipped} skipped; {provenance.steps} of {config.training.steps} steps",
+        "threshold": f"{calibration.threshold.value:.6g} at a false-alarm rate of "
+        f"{calibration.false_alarm_rate:g}",
+        "pixel threshold": f"{calibration.pixel_threshold.value:.6g}",
+        "extrapolated": f"yes, {calibration.images_needed} held-out images would be needed"
+        if calibration.extrapolated
+        else "no",
+    }
+    if not arguments.quiet:
+        print(arguments.model)
+        for name, value in rows.items():
+            print(f"  {name:16} {value}")
+    return DONE
+
+
+def _print_calibration(detector: "Detector") -> None:
+    calibration = detector.calibration
+    print(
+        f"  threshold {calibration.threshold.value:.6g}, for a false-alarm rate of "
+        f"{calibration.false_alarm_rate:g}, from {len(calibration.scores)} held-out good images"
+    )
+    if calibration.extrapolated:
+        print(
+            f"  extrapolated: so small a rate needs {calibration.images_needed} held-out images; "
+            f"the threshold is a fit to the tail"
+        )
+
+
+def _set_threads(arguments: argparse.Namespace) -> None:
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+
+
+def _wants_progress(arguments: argparse.Namespace) -> bool:
+    return not arguments.quiet and sys.stderr.isatty()
+
+
+def _progress(arguments: argparse.Namespace, title: str) -> Callable[[Iterable[Any]], Any]:
+    def wrap(items: Iterable[Any]) -> Any:  # noqa: ANN401 - tqdm is not typed
+        from tqdm import tqdm
+
+        return tqdm(items, title, disable=not _wants_progress(arguments), leave=False)
+
+    return wrap
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("haloae: %(levelname)s: %(message)s"))
+    logger = logging.getLogger("haloae")
+    logger.handlers, logger.propagate = [handler], False
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

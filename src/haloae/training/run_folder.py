@@ -1,0 +1,112 @@
+"""What a run leaves in its folder while it trains: a checkpoint to go on from, and a CSV log."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from haloae.config import Config, parse_config
+from haloae.errors import HaloaeError, TrainingError
+from haloae.files import cannot_write, write_atomic
+
+MODEL = "model.safetensors"
+CHECKPOINT = "checkpoint.pt"
+LOSS_LOG = "losses.csv"
+
+
+class Checkpoint(NamedTuple):
+    """A moment of training, all that is needed to go on from it."""
+
+    step: int
+    """Steps taken."""
+    config: Config
+    images: str
+    """Fingerprint of the list of images."""
+    backbone: tuple[str, str]
+    """Name and hash of the backbone's weights."""
+    network: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, atomically.
+
+    Raises:
+        OutputError: it cannot be written; the one before is untouched.
+    """
+    buffer = io.BytesIO()
+    values = checkpoint._asdict() | {"config": checkpoint.config.model_dump(mode="json")}
+    torch.save(values, buffer)
+    write_atomic(run / CHECKPOINT, buffer.getvalue())
+
+
+def load_checkpoint(run: Path, where: torch.device | str = "cpu") -> Checkpoint | None:
+    """The checkpoint of a run, None where it has none yet.
+
+    Raises:
+        TrainingError: the file is damaged or not a checkpoint.
+    """
+    path = run / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        values = torch.load(path, map_location=where, weights_only=True)
+        name, sha256 = values.pop("backbone")
+        return Checkpoint(
+            **values | {"config": parse_config(values["config"]), "backbone": (name, sha256)}
+        )
+    except HaloaeError as error:
+        raise TrainingError(f"{path}: {error}") from error
+    except Exception as error:  # damaged files fail in as many ways as there are bytes
+        raise TrainingError(
+            f"{path}: damaged, or not a checkpoint: start anew with --overwrite."
+        ) from error
+
+
+@contextmanager
+def loss_log(run: Path | None, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Append rows to the run's CSV, having dropped those after `step`, which are taken anew.
+
+    Args:
+        run: None: rows go nowhere.
+        step: steps already taken.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if run is None:
+        yield lambda row: None
+        return
+    path = run / LOSS_LOG
+    write_atomic(path, _rows_until(path, step).encode())
+    with path.open("a", newline="", encoding="utf-8") as file:
+
+        def write(row: dict[str, float]) -> None:
+            try:
+                writer = csv.DictWriter(file, row.keys())
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(row)
+                file.flush()
+            except OSError as error:
+                raise cannot_write(path, error) from error
+
+        yield write
+
+
+def _rows_until(path: Path, step: int) -> str:
+    """The log's header and its whole rows up to a step; a killed run may have left half a row."""
+    if not step or not path.exists():
+        return ""
+    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [
+        row
+        for row in rows
+        if row.endswith("\n") and row.split(",")[0].isdigit() and int(row.split(",")[0]) <= step
+    ]
+    return "".join([header, *kept])
