@@ -70,17 +70,21 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "Fit a detector to good images: writes RUN/model.safetensors.")
-    train.add_argument("data", metavar="DATA", type=Path,
-                       help="folder of good images, or an MVTec-layout category")  # fmt: skip
+    train.add_argument(
+        "data", metavar="DATA", type=Path, help="folder of good images, or an MVTec-layout category"
+    )
     train.add_argument("--out", metavar="RUN", type=Path, required=True)
     train.add_argument("--preset", choices=("paper", "default", "fast"))
     train.add_argument("--config", metavar="FILE.toml", type=Path, help="settings over the preset")
-    train.add_argument("--backbone", metavar="auto|imagenet|random|PATH",
-                       help="weights of the trunk; only imagenet may download")  # fmt: skip
+    train.add_argument(
+        "--backbone",
+        metavar="auto|imagenet|random|PATH",
+        help="weights of the trunk; only imagenet may download",
+    )
     train.add_argument("--image-size", metavar="N", type=int, help="side in pixels")
     train.add_argument("--seed", metavar="N", type=int)
-    train.add_argument("--max-steps", metavar="N", type=_positive(int), help="stop there")
-    train.add_argument("--max-minutes", metavar="M", type=_positive(float), help="stop then")
+    train.add_argument("--max-steps", metavar="N", type=_positive_int, help="stop there")
+    train.add_argument("--max-minutes", metavar="M", type=_positive_float, help="stop then")
     train.add_argument("--false-alarm-rate", metavar="R", type=float)
     train.add_argument("--resume", action="store_true", help="go on from RUN's checkpoint")
     _add_overwrite(train)
@@ -89,8 +93,13 @@ def _parser() -> argparse.ArgumentParser:
 
     calibrate = command("calibrate", _calibrate, "Set thresholds anew, by rate or by good images.")
     _add_model(calibrate)
-    calibrate.add_argument("good_images", metavar="GOOD_IMAGES", type=Path, nargs="?",
-                           help="folder of good images, none of which it was fitted on")  # fmt: skip
+    calibrate.add_argument(
+        "good_images",
+        metavar="GOOD_IMAGES",
+        type=Path,
+        nargs="?",
+        help="folder of good images, none of which it was fitted on",
+    )
     calibrate.add_argument("--false-alarm-rate", metavar="R", type=float)
     calibrate.add_argument("--out", metavar="MODEL2", type=Path, help="default: MODEL itself")
     _add_overwrite(calibrate)
@@ -101,8 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(predict)
     predict.add_argument("images", metavar="IMAGE_OR_FOLDER", type=Path, nargs="+")
     predict.add_argument("--out", metavar="DIR", type=Path, required=True)
-    predict.add_argument("--maps", choices=("none", "png", "tiff"), default="png",
-                         help="png: 16 bits, half range is the threshold; tiff: float32")  # fmt: skip
+    predict.add_argument(
+        "--maps",
+        choices=("none", "png", "tiff"),
+        default="png",
+        help="png: 16 bits, half range is the threshold; tiff: float32",
+    )
     _add_overwrite(predict)
     _add_device(predict)
     _add_strict(predict)
@@ -131,23 +144,27 @@ def _add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", metavar="N", type=_positive(int), help="of the CPU")
+    parser.add_argument("--threads", metavar="N", type=_positive_int, help="of the CPU")
 
 
 def _add_strict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--strict", action="store_true",
-                        help="stop at an image that cannot be read, instead of skipping it")  # fmt: skip
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at an image that cannot be read, instead of skipping it",
+    )
 
 
-def _positive[Number: (int, float)](kind: type[Number]) -> Callable[[str], Number]:
-    def parse(text: str) -> Number:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError(text)
-        return value
+def _positive_int(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
 
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
+
+def _positive_float(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -233,7 +250,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     _set_threads(arguments)
     detector = Detector.load(arguments.model, device=arguments.device)
-    images, skipped = None, []
+    images: list[Path] | None = None
+    skipped: list[str] = []
     if arguments.good_images is not None:
         images, skipped = _readable_images(arguments)
     calibrated = detector.calibrated(images, false_alarm_rate=arguments.false_alarm_rate)
