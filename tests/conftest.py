@@ -1,1 +1,51 @@
 """Its place puts `tests/` on the import path, so that every test can import `oracles`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from haloae.config import FAST, Config
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Config:
+    """A network so small that a fit takes a second."""
+    return FAST.replace(
+        image_size=32,
+        backbone="random",
+        network={
+            "reduced_channels": 8,
+            "head_channels": 8,
+            "encoder": [{"channels": 8}],
+            "decoder": [{}],
+        },
+        training={"steps": 6, "batch_size": 2},
+    )
+
+
+@pytest.fixture(scope="session")
+def good_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve seeded textures, 40×40: eight to fit on, four to hold out."""
+    folder = tmp_path_factory.mktemp("textures")
+    for number in range(12):
+        pixels = texture(number)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def good_paths(good_folder: Path) -> list[Path]:
+    """The images of `good_folder`, in order."""
+    return sorted(good_folder.iterdir())
+
+
+def texture(seed: int, height: int = 40, width: int = 40) -> np.ndarray:
+    """Slanted stripes and noise in colour, (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    stripes = np.sin((rows + 2 * columns) / 4 + rng.uniform(0, 6))
+    noise = rng.normal(size=(height, width, 3))
+    pixels = 128 + 40 * stripes[..., None] * [1.0, 0.8, 0.6] + 10 * noise
+    return pixels.clip(0, 255).astype(np.uint8)

@@ -6,7 +6,7 @@ from typing import Any
 import halonet_pytorch
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,7 +23,7 @@ def attention(**changes: Any) -> HaloAttention:  # noqa: ANN401 - any setting of
     generator = torch.Generator().manual_seed(1)
     layer.reset_parameters(generator)
     if layer.mode != "none":
-        torch.nn.init.normal_(layer.to_out.bias, generator=generator)
+        nn.init.normal_(layer.to_out.bias, generator=generator)
     return layer
 
 
@@ -66,11 +66,24 @@ def test_it_is_the_definition_at_the_papers_sizes(mask_padding: bool) -> None:
     torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_large_logits_still_leave_padding_out() -> None:
+def test_large_inputs_are_the_definition_too() -> None:
     layer = attention()
     x = 10 * drawn(1, SIZES["dim"], 5, 7)
     expected = halo_attention_by_loops(x, layer.state_dict(), block=4, halo=2, heads=2)
     torch.testing.assert_close(layer(x).double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_padding_is_left_out_where_every_real_logit_is_far_below_zero() -> None:
+    layer = attention(heads=1)
+    keys, _ = layer.to_kv.weight.detach().chunk(2)
+    layer.to_q.weight.data = -keys
+    for table in (layer.rel_height, layer.rel_width):
+        nn.init.zeros_(table)
+    x = drawn(1, SIZES["dim"], 1, 1).expand(-1, -1, 12, 12)
+    key = layer.to_kv(x[..., 0, 0])[..., :3]
+    x = x * (5000 / (key.square().sum() / 3**0.5)).sqrt()
+    out = layer(x)
+    torch.testing.assert_close(out, out[..., :1, :1].expand_as(out))
 
 
 @pytest.mark.parametrize(("block", "halo", "grid"), [(4, 2, (12, 8)), (12, 2, (24, 24))])
@@ -303,7 +316,15 @@ def test_gradients_are_those_of_the_function(mode: str, mask_padding: bool) -> N
     assert torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True)
 
 
-@pytest.mark.parametrize("mode", [*WINDOW_MODES, "global"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "halo",
+        "published",
+        "window_mean",
+        "global",
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_finite_and_near(mode: str, dtype: torch.dtype) -> None:
     layer = attention(mode=mode, dim=8, head_dim=16)

@@ -262,6 +262,15 @@ def test_final_relu_is_a_setting(branch: str, relu: bool) -> None:
     assert (output.min() >= 0) == relu
 
 
+def test_every_block_but_the_last_ends_in_relu() -> None:
+    for config in (TINY, PAPER):
+        network = HaloDecoder(config.network, 24, 704)
+        *inner, last = [block.relu for block in network.blocks]
+        assert all(inner)
+        assert last == config.network.rebuilt_relu
+        assert all(block.relu for block in HaloEncoder(config.network, 704).blocks)
+
+
 def test_skip_is_the_identity_where_channels_stay() -> None:
     stage, attention = TINY.network.encoder[0], TINY.network.attention
     for wide, narrow in ((6, 6), (6, 5)):

@@ -191,16 +191,7 @@ DAMAGE: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-READ_IN_FULL = ("a list", "a tensor", "an empty state", "a number")
-CACHE_IS_TRUSTED = pytest.mark.xfail(
-    strict=True, reason="a cached file that holds something else is not refused by its name"
-)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [pytest.param(d, marks=CACHE_IS_TRUSTED if d in READ_IN_FULL else ()) for d in DAMAGE],
-)
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("source", ["auto", "imagenet"])
 def test_a_damaged_cache_is_refused(
     source: str, damage: str, cache: Path, expected: State, published_file: Path
@@ -220,7 +211,6 @@ def test_a_damaged_file_is_refused(
     refusal(path, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="what torch.load advises is passed on, unsafe as it is")
 def test_refusals_are_one_sentence_and_advise_nothing_unsafe(
     tmp_path: Path, expected: State, published_file: Path
 ) -> None:
@@ -239,9 +229,6 @@ def test_refusals_are_one_sentence_and_advise_nothing_unsafe(
         False,
         pytest.param(
             True,
-            marks=pytest.mark.xfail(
-                strict=True, reason="of a cached file not everything torch.load raises is caught"
-            ),
         ),
     ],
 )

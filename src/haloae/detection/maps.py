@@ -10,7 +10,7 @@ from torch import Tensor
 from haloae.config import FEATURE_STRIDE, DetectionConfig
 from haloae.network.haloae import HaloAEOutput
 
-SHRINKAGE = 4.0
+SHRINKAGE = 1.0
 """Good images' worth of evidence that residuals are the same everywhere."""
 TINY = 1e-12
 

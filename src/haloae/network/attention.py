@@ -12,10 +12,6 @@ from torch import Tensor, nn
 
 Mode = Literal["halo", "published", "window_mean", "global", "none"]
 
-# Added to the logit of a padding key, once for its row and once for its column. Far below any real
-# logit; finite, as it is multiplied by the zeros of a one-hot; twice it still fits in float16.
-MASKED = -3e4
-
 
 class HaloAttention(nn.Module):
     """Block-local multi-head self-attention with separable relative positions.
@@ -133,8 +129,12 @@ class HaloAttention(nn.Module):
         k_BNHKD, v_BNHKD = kv_BNHKD.split(self.heads, dim=1)
 
         q_BNHYXD = q_BNHPD.unflatten(2, (self.block, self.block))
-        row_logits = torch.einsum("nhyxd,ydk->nhyxk", q_BNHYXD, self._offsets(self.rel_height))
-        column_logits = torch.einsum("nhyxd,xdk->nhyxk", q_BNHYXD, self._offsets(self.rel_width))
+        row_logits = torch.einsum(
+            "nhyxd,ydk->nhyxk", q_BNHYXD, self._offsets(self.rel_height, q_BNHYXD)
+        )
+        column_logits = torch.einsum(
+            "nhyxd,xdk->nhyxk", q_BNHYXD, self._offsets(self.rel_width, q_BNHYXD)
+        )
         row_mask = self._padding_logits(q_BHWC, rows, height).repeat_interleave(columns, dim=0)
         column_mask = self._padding_logits(q_BHWC, columns, width).repeat(rows, 1)
         window_shape = (-1, 1, 1, 1, self.window)
@@ -208,13 +208,13 @@ class HaloAttention(nn.Module):
         windows = windows.view(len(windows), 2 * self.heads, self.head_dim, -1)
         return windows.transpose(-1, -2).contiguous()
 
-    def _offsets(self, table: Tensor) -> Tensor:
+    def _offsets(self, table: Tensor, like: Tensor) -> Tensor:
         """(2·window - 1, D) → (block, D, window): embedding of key cell j seen from query cell i.
 
         Row ``j - i + window - 1``, i counted in the block and j in the window. Slices of the small
         table, not an index into the logits, whose backward pass would cost far more than the rest.
         """
-        slides = table.unfold(0, self.window, 1)
+        slides = table.to(like.dtype).unfold(0, self.window, 1)
         return slides[self.window - self.block :].flip(0)
 
     def _inside(self, like: Tensor, blocks: int, size: int, *, reach: int) -> Tensor:
@@ -224,7 +224,11 @@ class HaloAttention(nn.Module):
         return (cells >= -reach) & (cells < size + reach)
 
     def _padding_logits(self, like: Tensor, blocks: int, size: int) -> Tensor:
-        """(blocks, window): 0 for cells that may be attended, MASKED for the others."""
+        """(blocks, window): 0 for cells that may be attended, else far below any real logit.
+
+        A quarter of the dtype's range: a key outside in rows and columns gets it twice, and it is
+        multiplied by the zeros of a one-hot, so it must stay finite.
+        """
         reach = 0 if self.mask_padding else self.halo
         is_padding = ~self._inside(like, blocks, size, reach=reach)
-        return is_padding.to(like.dtype) * MASKED
+        return is_padding.to(like.dtype) * (-torch.finfo(like.dtype).max / 4)

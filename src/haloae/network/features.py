@@ -17,6 +17,8 @@ from haloae.network.weights import Weights, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DEAD = 1e-6
+"""A channel that varies less than this share of the liveliest is taken for constant."""
 
 
 class Tap(NamedTuple):
@@ -178,20 +180,28 @@ class FeatureReducer(nn.Module):
         total = torch.zeros(channels, dtype=torch.float64)
         products = torch.zeros(channels, channels, dtype=torch.float64)
         count = 0
+        shift = torch.zeros(channels)
         for batch in batches:
             rows = batch.float().permute(0, 2, 3, 1).flatten(0, 2)
+            if count == 0:
+                # Near the mean, so that products in float32 do not cancel.
+                shift = rows.mean(0)
+            rows = rows - shift
             total += rows.sum(0, dtype=torch.float64).cpu()
             products += (rows.T @ rows).double().cpu()
             count += len(rows)
         mean = total / count
         covariance = products / count - mean[:, None] * mean[None, :]
-        std = covariance.diagonal().clamp_min(1e-12).sqrt()
-        correlation = covariance / (std[:, None] * std[None, :])
+        std = covariance.diagonal().clamp_min(0).sqrt()
+        # A channel that never varies says nothing, and is left out.
+        scale = torch.where(std > DEAD * std.max(), 1 / std, 0.0)
+        correlation = covariance * (scale[:, None] * scale[None, :])
         _, vectors = torch.linalg.eigh(correlation)
         reduced = len(self.weight)
         components = vectors.flip(1)[:, :reduced].T
         # A sign is arbitrary; fixed, so that the same images give the same weights everywhere.
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-        weight = components * largest.sign() / std
+        weight = components * largest.sign() * scale
+        mean = mean + shift.double().cpu()
         self.weight.copy_(weight)
         self.bias.copy_(-weight @ mean)

@@ -7,7 +7,6 @@ ones, with a warning. Only ``imagenet`` downloads, and ``HALOAE_OFFLINE=1`` forb
 import hashlib
 import logging
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +58,7 @@ def load_weights(source: str | Path, trunk: str, expected: Mapping[str, Tensor])
     if source == "random":
         return _named("random", _random(expected))
     if source == "imagenet":
-        return _named("imagenet", _fit(_imagenet(trunk), expected, "the ImageNet weights"))
+        return _named("imagenet", _fit(_imagenet(trunk), expected, str(_cached_path(trunk))))
     path = Path(source)
     return _named(path.name, _fit(_read(path), expected, str(path)))
 
@@ -103,8 +102,10 @@ def _cached_path(trunk: str) -> Path:
 
 def _imagenet(trunk: str) -> dict[str, Tensor]:
     path = _cached_path(trunk)
+    if path.is_file():
+        return _read(path)
     way_out = f"download it elsewhere and copy it to {path}, or use --backbone random or a file"
-    if not path.is_file() and os.environ.get("HALOAE_OFFLINE") == "1":
+    if os.environ.get("HALOAE_OFFLINE") == "1":
         raise WeightsError(
             f"the ImageNet weights are not cached and HALOAE_OFFLINE=1 forbids the download: "
             f"{way_out}."
@@ -118,10 +119,10 @@ def _imagenet(trunk: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"the ImageNet weights could not be downloaded ({reason}): {way_out}."
         ) from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except RuntimeError as error:
         raise WeightsError(
-            f"{path}: not the ImageNet weights it should be ({_first_line(error)}): "
-            f"delete it and try again."
+            f"the ImageNet weights that were downloaded are not what they should be (wrong hash): "
+            f"try again, or {way_out}."
         ) from error
     return dict(state)
 
@@ -139,10 +140,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # damaged files fail in as many ways as there are bytes
         raise WeightsError(
-            f"{path}: not a .safetensors or .pth file of weights ({_first_line(error)})."
+            f"{path}: damaged, or not a .safetensors or .pth file of weights: download it again, "
+            f"or choose another --backbone."
         ) from error
     if not isinstance(state, dict):
-        raise WeightsError(f"{path}: expected a state dict, got {type(state).__name__}.")
+        raise WeightsError(
+            f"{path}: expected a state dict, got {type(state).__name__}: choose another --backbone."
+        )
     return state
 
 
@@ -162,7 +166,3 @@ def _fit(state: Mapping[str, Any], expected: Mapping[str, Tensor], where: str) -
             raise WeightsError(f"{where}: {name!r} holds values that are not finite.")
         tensors[name] = tensor.detach().float().contiguous().clone()
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
