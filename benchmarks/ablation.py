@@ -61,6 +61,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         }
     },
     "32 components": {"network": {"reduced_channels": 32}},
+    "three times the steps": {"training": {"steps": 120}},
+    "no attention and three times the steps": {
+        "training": {"steps": 120},
+        "network": {"attention": {"mode": "none"}},
+    },
 }
 NORMALISATIONS = ("difference", "none", "channel", "position", "both")
 SIGMAS = (0.8, 1.6)

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 done but something was skipped, 2 bad usage or input, 130 
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from haloae import __version__
 from haloae.errors import ConfigError, DataError, HaloaeError, MissingExtraError, OutputError
+from haloae.files import FULL, claim_folder
 
 if TYPE_CHECKING:
     from haloae.config import Config
@@ -27,9 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     _set_up_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that lacks a character shows its code, rather than stopping us.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return code
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
@@ -42,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         package = (error.name or "a package").split(".")[0]
         return _fail(str(MissingExtraError(package, "train")), BAD_INPUT)
-    except MemoryError:
-        return _fail("out of memory: try a smaller --image-size or smaller images.", BAD_INPUT)
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            return _fail("out of memory: try a smaller --image-size.", BAD_INPUT)
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            return _fail(f"the output cannot be written ({error.strerror}).", BAD_INPUT)
         if os.environ.get(DEBUG):
             raise
         name = type(error).__name__
@@ -73,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "data", metavar="DATA", type=Path, help="folder of good images, or an MVTec-layout category"
     )
-    train.add_argument("--out", metavar="RUN", type=Path, required=True)
-    train.add_argument("--preset", choices=("paper", "default", "fast"))
+    train.add_argument("--out", metavar="RUN", type=Path, required=True, help="folder of the run")
+    train.add_argument("--preset", choices=("paper", "default", "fast"), help="default: default")
     train.add_argument("--config", metavar="FILE.toml", type=Path, help="settings over the preset")
     train.add_argument(
         "--backbone",
@@ -82,10 +89,17 @@ def _parser() -> argparse.ArgumentParser:
         help="weights of the trunk; only imagenet may download",
     )
     train.add_argument("--image-size", metavar="N", type=int, help="side in pixels")
-    train.add_argument("--seed", metavar="N", type=int)
-    train.add_argument("--max-steps", metavar="N", type=_positive_int, help="stop there")
-    train.add_argument("--max-minutes", metavar="M", type=_positive_float, help="stop then")
-    train.add_argument("--false-alarm-rate", metavar="R", type=float)
+    train.add_argument("--seed", metavar="N", type=int, help="of all randomness (default 0)")
+    train.add_argument("--max-steps", metavar="N", type=_positive_int, help="stop after N steps")
+    train.add_argument(
+        "--max-minutes", metavar="M", type=_positive_float, help="stop after M minutes"
+    )
+    train.add_argument(
+        "--false-alarm-rate",
+        metavar="R",
+        type=float,
+        help="share of good images that may be called anomalous (default 0.01)",
+    )
     train.add_argument("--resume", action="store_true", help="go on from RUN's checkpoint")
     _add_overwrite(train)
     _add_device(train)
@@ -100,7 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         help="folder of good images, none of which it was fitted on",
     )
-    calibrate.add_argument("--false-alarm-rate", metavar="R", type=float)
+    calibrate.add_argument(
+        "--false-alarm-rate",
+        metavar="R",
+        type=float,
+        help="share of good images that may be called anomalous (default 0.01)",
+    )
     calibrate.add_argument("--out", metavar="MODEL2", type=Path, help="default: MODEL itself")
     _add_overwrite(calibrate)
     _add_device(calibrate)
@@ -108,8 +127,16 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = command("predict", _predict, "Score images: writes DIR/predictions.jsonl and maps.")
     _add_model(predict)
-    predict.add_argument("images", metavar="IMAGE_OR_FOLDER", type=Path, nargs="+")
-    predict.add_argument("--out", metavar="DIR", type=Path, required=True)
+    predict.add_argument(
+        "images",
+        metavar="IMAGE_OR_FOLDER",
+        type=Path,
+        nargs="+",
+        help="folders are searched recursively",
+    )
+    predict.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="folder for the results"
+    )
     predict.add_argument(
         "--maps",
         choices=("none", "png", "tiff"),
@@ -123,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", _evaluate, "Measure: writes DIR/metrics.json and scores.csv.")
     _add_model(evaluate)
     evaluate.add_argument("data", metavar="DATA", type=Path, help="MVTec-layout category")
-    evaluate.add_argument("--out", metavar="DIR", type=Path, required=True)
+    evaluate.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="folder for the results"
+    )
     _add_overwrite(evaluate)
     _add_device(evaluate)
     _add_strict(evaluate)
@@ -144,7 +173,7 @@ def _add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", metavar="N", type=_positive_int, help="of the CPU")
+    parser.add_argument("--threads", metavar="N", type=_positive_int, help="CPU threads")
 
 
 def _add_strict(parser: argparse.ArgumentParser) -> None:
@@ -169,12 +198,14 @@ def _positive_float(text: str) -> float:
 
 def _train(arguments: argparse.Namespace) -> int:
     from haloae.data.folders import load_category
-    from haloae.files import claim_folder
-    from haloae.training.run_folder import LOSS_LOG, MODEL
+    from haloae.data.images import shown_path
+    from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
     if arguments.resume and arguments.overwrite:
         raise OutputError("--resume and --overwrite exclude each other: choose one.")
     out: Path = arguments.out
+    if arguments.resume and not (out / CHECKPOINT).exists() and out.is_dir() and any(out.iterdir()):
+        raise OutputError(f"{out}: holds no checkpoint to resume: give --overwrite to start anew.")
     category = load_category(arguments.data)
     if not category.train:
         raise DataError(f"{arguments.data}: there are no good images in train/good to fit on.")
@@ -193,7 +224,7 @@ def _train(arguments: argparse.Namespace) -> int:
     fitted = fit_detector(
         category.train,
         config,
-        name=arguments.data.resolve().name,
+        name=shown_path(arguments.data.resolve().name),
         run=out,
         device=arguments.device,
         max_steps=arguments.max_steps,
@@ -237,12 +268,20 @@ def _config(arguments: argparse.Namespace) -> "Config":
     }
     if arguments.false_alarm_rate is not None:
         flags["detection"] = {"false_alarm_rate": arguments.false_alarm_rate}
-    return base.replace(**{**settings, "preset": base.preset}).replace(**flags)
+    try:
+        configured = base.replace(**{**settings, "preset": base.preset})
+    except ConfigError as error:
+        raise ConfigError(f"{arguments.config}: {error}") from error
+    return configured.replace(**flags)
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or arguments.model
-    if out.exists() and out.resolve() != arguments.model.resolve() and not arguments.overwrite:
+    if (
+        os.path.lexists(out)
+        and out.resolve() != arguments.model.resolve()
+        and not arguments.overwrite
+    ):
         raise OutputError(f"{out}: exists: give --overwrite, or choose another --out.")
     if arguments.good_images is None and arguments.false_alarm_rate is None:
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
@@ -264,16 +303,23 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _readable_images(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
     """Images of a folder that can be read, and a sentence for each other."""
+    from haloae.data.folders import load_category
     from haloae.data.images import read_image
-    from haloae.detection.predict import collect
     from haloae.errors import ImageError
 
-    inputs, skipped = collect([arguments.good_images])
+    folder: Path = arguments.good_images
+    if any((folder / part).is_dir() for part in ("train", "test", "ground_truth")):
+        raise DataError(
+            f"{folder}: holds a whole data set: give a folder of good images alone, none of which "
+            f"the model was fitted on."
+        )
+    category = load_category(folder)
+    skipped = [f"{s.path} is left out: {s.reason}." for s in category.skipped]
     images = []
-    for item in _progress(arguments, "reading")(inputs):
+    for path in _progress(arguments, "reading")(category.train):
         try:
-            read_image(item.path)
-            images.append(item.path)
+            read_image(path)
+            images.append(path)
         except ImageError as error:
             skipped.append(str(error))
     if skipped and arguments.strict:
@@ -313,7 +359,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from haloae.data.folders import load_category
     from haloae.detection.detector import Detector
     from haloae.evaluation.evaluate import evaluate, write_evaluation
-    from haloae.files import claim_folder
 
     _set_threads(arguments)
     category = load_category(arguments.data)
@@ -369,10 +414,9 @@ def _info(arguments: argparse.Namespace) -> int:
         if calibration.extrapolated
         else "no",
     }
-    if not arguments.quiet:
-        print(arguments.model)
-        for name, value in rows.items():
-            print(f"  {name:16} {value}")
+    print(arguments.model)
+    for name, value in rows.items():
+        print(f"  {name:16} {value}")
     return DONE
 
 

@@ -130,7 +130,7 @@ class DetectionConfig(_Frozen):
     """What residuals are compared with, see `haloae.detection.maps.anomaly_map`."""
     image_weight: NonNegativeFloat = 0.0
     """Weight of the image branch's map, added to the features' map."""
-    sigma: NonNegativeFloat = 0.8
+    sigma: Annotated[float, Field(ge=0, le=100)] = 0.8
     """Gaussian smoothing of the map, in feature cells."""
     top_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The score is the mean of this share of the map, its highest values."""
@@ -218,7 +218,7 @@ def preset(name: str) -> Config:
     Raises:
         ConfigError: no preset has this name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"no preset is called {name!r}: choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]
 
@@ -247,13 +247,14 @@ def parse_config(values: object) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "config"
+        where = ".".join(str(part) for part in first["loc"])
+        where = f"setting {where}: " if where else ""
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
         if first["type"] == "extra_forbidden":
             message, given = "no such setting", ""
-        raise ConfigError(f"setting {where}: {message}{given}.") from error
+        raise ConfigError(f"{where}{message}{given}.") from error
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

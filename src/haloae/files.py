@@ -1,10 +1,13 @@
 """Writing results: whole or not at all, and never over something by accident."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
 from haloae.errors import OutputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -39,8 +42,9 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """The error to raise when writing failed."""
+    way_out = "free some space" if error.errno in FULL else "check its folder and permissions"
     return OutputError(
-        f"{path}: cannot be written ({error.strerror or error}): free some space or choose another "
+        f"{path}: cannot be written ({error.strerror or error}): {way_out}, or choose another "
         f"place with --out."
     )
 

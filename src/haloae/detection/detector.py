@@ -11,10 +11,17 @@ import numpy as np
 
 from haloae.config import Config, DetectionConfig
 from haloae.config import preset as preset_named
-from haloae.data.images import Image, image_from, resize
+from haloae.data.images import Image, image_from, resize, shown_path
 from haloae.detection.calibration import MIN_IMAGES, Calibration
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
-from haloae.errors import ConfigError, DataError, ImageError, MissingExtraError, ModelFileError
+from haloae.errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    MissingExtraError,
+    ModelFileError,
+    TrainingError,
+)
 
 try:
     import torch
@@ -119,7 +126,7 @@ class Detector:
         if seed is not None:
             config = config.replace(seed=seed)
         if isinstance(images, str | Path):
-            name, paths = Path(images).resolve().name, list(good_images(Path(images)))
+            name, paths = shown_path(Path(images).resolve().name), list(good_images(Path(images)))
         else:
             name, paths = "images", [Path(image) for image in images]
         return fit_detector(paths, config, name=name, device=device).detector
@@ -366,6 +373,7 @@ def measure_good(
 
     Raises:
         DataError: fewer than 4 images.
+        TrainingError: the network's output is not finite.
     """
     network.eval()
 
@@ -386,6 +394,11 @@ def measure_good(
     for residual in each():
         others = _combine(total, residual, -1.0)
         anomaly = anomaly_map(residual, _usual(others, n - 1), config)
+        if not torch.isfinite(anomaly).all():
+            raise TrainingError(
+                "the anomaly maps of good images are not finite: train anew with a lower "
+                "training.learning_rate."
+            )
         scores.append(image_score(anomaly, config.top_share).item())
         peaks.append(anomaly.max().item())
     return _usual(total, n), tuple(sorted(scores)), tuple(sorted(peaks))

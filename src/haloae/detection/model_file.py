@@ -5,6 +5,7 @@ Kept apart from the detector because a header can be read, and a threshold chang
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,7 +120,7 @@ def read_model(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
 def _metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib raises on names that are too long
         inside = path / "model.safetensors"
         hint = f"did you mean {inside}?" if inside.exists() else "expected a .safetensors file."
         raise ModelFileError(f"{path}: is a folder, not a model file; {hint}")

@@ -19,6 +19,9 @@ from haloae.files import cannot_write, claim_folder, write_atomic
 PREDICTIONS = "predictions.jsonl"
 PARTIAL = "predictions.partial.jsonl"
 MAPS = "maps"
+MASKS = "ground_truth"
+LONGEST_NAME = 255
+"""Bytes a file name may have on the usual file systems."""
 MapFormat = Literal["none", "png", "tiff"]
 Progress = Callable[[Sequence["Input"]], Iterable["Input"]]
 
@@ -72,7 +75,7 @@ def predict_to_folder(
         ImageError: with `strict`, an image cannot be scored.
         OutputError: `out` is not empty, or cannot be written to.
     """
-    images, skipped = collect(inputs)
+    images, skipped = collect(inputs, out)
     if strict and skipped:
         raise DataError(skipped[0])
     claim_folder(out, overwrite=overwrite)
@@ -81,7 +84,7 @@ def predict_to_folder(
         report(message)
     partial = out / PARTIAL
     normal = anomalous = failed = 0
-    taken: set[PurePosixPath] = set()
+    targets = dict(zip(images, _targets([item.relative for item in images], maps), strict=True))
     try:
         with partial.open("w", encoding="utf-8") as lines:
             for item, result in _score(detector, progress(images)):
@@ -94,7 +97,9 @@ def predict_to_folder(
                 else:
                     anomalous += result.is_anomalous
                     normal += not result.is_anomalous
-                    target = _write_map(detector, item, result, out, maps, taken)
+                    target = targets[item]
+                    if target is not None:
+                        _write_map(detector, result, out / target)
                     line = _line(item, result, target, error=None)
                 lines.write(line + "\n")
                 lines.flush()
@@ -104,10 +109,11 @@ def predict_to_folder(
     return Counts(normal, anomalous, failed, len(skipped))
 
 
-def collect(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
+def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input], list[str]]:
     """Every image of the inputs, in order, and a sentence for each thing left out.
 
     Maps mirror the paths below each folder; with several inputs, the folder's name comes first.
+    Maps that an earlier prediction left in `out`, and the masks of an MVTec layout, are no inputs.
 
     Raises:
         DataError: an input is missing, or there is no image in them.
@@ -115,15 +121,23 @@ def collect(inputs: Sequence[Path]) -> tuple[list[Input], list[str]]:
     images: list[Input] = []
     messages: list[str] = []
     for given in inputs:
-        if not given.is_dir():
+        if not os.path.isdir(given):  # noqa: PTH112 - pathlib raises on names that are too long
             if not os.path.lexists(given):
                 raise DataError(f"{shown_path(given)}: no such file or folder: check the path.")
             images.append(Input(given, PurePosixPath(given.name)))
             continue
         found = find_images(given)
         prefix = PurePosixPath(given.resolve().name if len(inputs) > 1 else "")
-        images += [Input(path, prefix / path.relative_to(given)) for path in found.images]
+        is_layout = (given / "test").is_dir() and (given / MASKS).is_dir()
+        images += [
+            Input(path, prefix / path.relative_to(given))
+            for path in found.images
+            if not (is_layout and path.relative_to(given).parts[0] == MASKS)
+        ]
         messages += [f"{shown_path(s.path)} is left out: {s.reason}." for s in found.skipped]
+    if out is not None:
+        own = (out / MAPS).resolve()
+        images = [item for item in images if own not in item.path.resolve().parents]
     if not images:
         names = ", ".join(shown_path(path) for path in inputs)
         raise DataError(f"{names}: no image found: give image files, or a folder that holds some.")
@@ -159,35 +173,39 @@ def _line(
     return json.dumps(values)
 
 
-def _write_map(
-    detector: Detector,
-    item: Input,
-    prediction: Prediction,
-    out: Path,
-    maps: MapFormat,
-    taken: set[PurePosixPath],
-) -> PurePosixPath | None:
-    """Write one map; its path relative to `out`, None where none is wanted."""
-    if maps == "none":
-        return None
-    target = PurePosixPath(MAPS) / item.relative.with_suffix(f".{maps}")
-    number = 1
-    while target in taken:  # a.jpg beside a.png, or two inputs of one name
-        number += 1
-        target = PurePosixPath(MAPS) / item.relative.with_name(
-            f"{item.relative.name}~{number}.{maps}"
-            if number > 2
-            else f"{item.relative.name}.{maps}"
-        )
-    taken.add(target)
+def _targets(relatives: Sequence[PurePosixPath], maps: MapFormat) -> list[PurePosixPath | None]:
+    """Where each image's map goes, relative to the output folder; None where none is wanted.
+
+    The image's path with another suffix; where that is taken (a.jpg beside a.png, or a folder of
+    that name), the suffix is added, and then a number.
+    """
+    taken = {folder for relative in relatives for folder in relative.parents}
+    targets: list[PurePosixPath | None] = []
+    for relative in relatives:
+        if maps == "none":
+            targets.append(None)
+            continue
+        stem, target, number = relative.name, relative.with_suffix(f".{maps}"), 1
+        while target in taken or len(os.fsencode(target.name)) > LONGEST_NAME:
+            if len(os.fsencode(stem)) > LONGEST_NAME // 2:
+                stem = stem[: len(stem) // 2]
+            suffix = "" if number == 1 else f"~{number}"
+            target = relative.with_name(f"{stem}{suffix}.{maps}")
+            number += 1
+        taken.add(target)
+        targets.append(PurePosixPath(MAPS) / target)
+    return targets
+
+
+def _write_map(detector: Detector, prediction: Prediction, path: Path) -> None:
+    """Write one map, in the format of the path's suffix."""
     values = prediction.anomaly_map
-    if maps == "png":
+    if path.suffix == ".png":
         threshold = detector.calibration.pixel_threshold.value
         values = (np.clip(values / (2 * threshold), 0, 1) * 65535).round().astype(np.uint16)
     buffer = io.BytesIO()
-    PILImage.fromarray(values).save(buffer, format=maps)
-    write_atomic(out / target, buffer.getvalue(), durable=False)
-    return target
+    PILImage.fromarray(values).save(buffer, format=path.suffix[1:])
+    write_atomic(path, buffer.getvalue(), durable=False)
 
 
 def _remove_old(out: Path) -> None:

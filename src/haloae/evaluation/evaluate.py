@@ -172,7 +172,9 @@ def _metrics(
         pixel = PixelMetrics().compute()
         reasons["pixel"] = f"{unmasked} defective test images have no mask"
     elif pixel.auroc is None:
-        reasons["pixel"] = "no pixel of any mask is set at this resolution, or every one is"
+        reasons["pixel"] = (
+            "all scored pixels are of one kind: no mask has a pixel set at this resolution"
+        )
     if is_defect.all():
         reasons["false_alarm_rate"] = "there are no good test images"
     if not is_defect.any():

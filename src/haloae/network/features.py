@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.config import FEATURE_STRIDE
+from haloae.errors import ConfigError
 from haloae.network.weights import Weights, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -155,6 +156,9 @@ class FeatureReducer(nn.Module):
     Args:
         channels: of the features.
         reduced: principal components kept, at most `channels`.
+
+    Raises:
+        ConfigError: more components than channels.
     """
 
     weight: Tensor
@@ -162,6 +166,10 @@ class FeatureReducer(nn.Module):
 
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__()
+        if reduced > channels:
+            raise ConfigError(
+                f"network.reduced_channels is {reduced}, and the features have {channels} channels."
+            )
         self.register_buffer("weight", torch.eye(reduced, channels))
         self.register_buffer("bias", torch.zeros(reduced))
 

@@ -100,7 +100,7 @@ def survey(
         heights.append(image.height)
         widths.append(image.width)
     if len(images) < MIN_GOOD:
-        unread = f" ({len(skipped)} more cannot be read: {skipped[0]})" if skipped else ""
+        unread = f" ({len(skipped)} more cannot be read)" if skipped else ""
         raise DataError(
             f"{len(images)} good images are too few{unread}: give at least {MIN_GOOD}, better 50."
         )
@@ -148,7 +148,7 @@ class StepBatches(Dataset[Tensor]):
 
     def __getitem__(self, step: int) -> Tensor:
         """(V, B, 3, S, S) float32 in [0, 1]; V = 3 views, or 1 without pasted ones."""
-        generator = torch.Generator().manual_seed(_mix(self.seed, step))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, step))
         batch = []
         for place in range(step * self.batch_size, (step + 1) * self.batch_size):
             image = torch.from_numpy(self.images[self._index(place)])
@@ -173,6 +173,6 @@ class StepBatches(Dataset[Tensor]):
         )
 
 
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed out of several numbers."""
+def seed_of(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers, so that a step's randomness is its own."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -27,7 +27,7 @@ from haloae.detection.model_file import Provenance
 from haloae.errors import ImageError, TrainingError
 from haloae.network.features import FeatureReducer
 from haloae.network.haloae import HaloAE
-from haloae.training.batches import GoodImages, StepBatches, split, survey
+from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey
 from haloae.training.losses import LossTerms, loss_terms, loss_weights, total_loss
 from haloae.training.run_folder import (
     CHECKPOINT,
@@ -256,7 +256,7 @@ def _step(
 ) -> tuple[LossTerms, tuple[float, float, float]]:
     training = state.config.training
     views = normalise(fabric.to_device(views))
-    noise = torch.Generator().manual_seed(state.config.seed * 2**31 + state.step)
+    noise = torch.Generator().manual_seed(seed_of(state.config.seed, state.step, 1))
     output = network(views.flatten(0, 1), generator=noise)
     terms = loss_terms(output, views, state.config.loss)
     weights = loss_weights(state.step * training.epochs // training.steps, state.config.loss)
@@ -264,7 +264,7 @@ def _step(
         if term is not None and not torch.isfinite(term):
             raise TrainingError(
                 f"the {name} loss is {term.item()} at step {state.step}: lower "
-                f"training.learning_rate, or use training.precision = 'float32'."
+                f"training.learning_rate."
             )
     optimizer.zero_grad()
     fabric.backward(total_loss(terms, weights))

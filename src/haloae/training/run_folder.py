@@ -84,29 +84,32 @@ def loss_log(run: Path | None, step: int) -> Iterator[Callable[[dict[str, float]
         return
     path = run / LOSS_LOG
     write_atomic(path, _rows_until(path, step).encode())
-    with path.open("a", newline="", encoding="utf-8") as file:
+    # One open a row: a file left open would try once more to write when it is closed.
+    has_header = path.stat().st_size > 0
 
-        def write(row: dict[str, float]) -> None:
-            try:
-                writer = csv.DictWriter(file, row.keys())
-                if file.tell() == 0:
+    def write(row: dict[str, float]) -> None:
+        nonlocal has_header
+        try:
+            with path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, row.keys(), lineterminator="\n")
+                if not has_header:
                     writer.writeheader()
                 writer.writerow(row)
-                file.flush()
-            except OSError as error:
-                raise cannot_write(path, error) from error
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        has_header = True
 
-        yield write
+    yield write
 
 
 def _rows_until(path: Path, step: int) -> str:
     """The log's header and its whole rows up to a step; a killed run may have left half a row."""
     if not step or not path.exists():
         return ""
-    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [
         row
         for row in rows
         if row.endswith("\n") and row.split(",")[0].isdigit() and int(row.split(",")[0]) <= step
     ]
-    return "".join([header, *kept])
+    return "".join([*rows[:1], *kept])

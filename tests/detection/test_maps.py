@@ -1,0 +1,188 @@
+"""Maps and scores against NumPy and SciPy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from haloae.config import PAPER, Config, DetectionConfig
+from haloae.detection.maps import (
+    SHRINKAGE,
+    Residuals,
+    Usual,
+    anomaly_map,
+    image_score,
+    residuals,
+    resize_map,
+    smooth,
+)
+from haloae.network.haloae import HaloAEOutput
+
+KINDS = ("difference", "none", "channel", "position", "both")
+
+
+def squares(*shape: int, seed: int = 0) -> Tensor:
+    """Squared errors that differ between channels and cells."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.rand(shape[-3], shape[-2], shape[-1], generator=generator) + 0.1
+    return torch.randn(*shape, generator=generator).square() * scale
+
+
+def settings(**changes: object) -> DetectionConfig:
+    return Config().replace(detection=changes).detection
+
+
+def smooth_by_scipy(anomaly: np.ndarray) -> np.ndarray:
+    """3×3 Gaussian of σ 0.8, the border's values going on outside."""
+    return np.stack([ndimage.gaussian_filter(m, 0.8, radius=1, mode="nearest") for m in anomaly])
+
+
+def test_residuals_are_squared_errors_on_the_feature_grid() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, rebuilt = torch.randn(2, 2, 5, 4, 4, generator=generator)
+    image, rebuilt_image = torch.randn(2, 2, 3, 16, 16, generator=generator)
+    found = residuals(HaloAEOutput(features, rebuilt, rebuilt_image, None), image)
+    assert torch.allclose(found.features, (features - rebuilt) ** 2)
+    assert found.image is not None
+    assert found.image.shape == (2, 3, 4, 4)
+    cell = ((image - rebuilt_image) ** 2)[1, 2, 4:8, 12:16].mean()
+    assert found.image[1, 2, 1, 3].item() == pytest.approx(cell.item(), rel=1e-5)
+    assert residuals(HaloAEOutput(features, rebuilt, None, None), image).image is None
+
+
+def test_published_map_and_score() -> None:
+    config = PAPER.detection
+    squared, good = squares(3, 6, 9, 7), squares(6, 9, 7, seed=1)
+    found = anomaly_map(Residuals(squared, None), Usual(good, None, 9), config)
+    expected = np.abs(squared.numpy().mean(1) - good.numpy().mean(0))
+    expected = smooth_by_scipy(expected)
+    assert np.allclose(found.numpy(), expected, atol=1e-6)
+    assert np.allclose(
+        image_score(found, config.top_share).numpy(), expected.mean((1, 2)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [3, 100])
+def test_each_normalisation(kind: str, count: int) -> None:
+    squared, good = squares(3, 6, 9, 7).numpy(), squares(6, 9, 7, seed=1).numpy()
+    cell_error = (count * good.mean(0) + SHRINKAGE * good.mean()) / (count + SHRINKAGE)
+    channel = good.mean((1, 2), keepdims=True)
+    scaled = good / channel
+    scaled_error = (count * scaled.mean(0) + SHRINKAGE * scaled.mean()) / (count + SHRINKAGE)
+    expected = {
+        "difference": np.abs(squared.mean(1) - good.mean(0)),
+        "none": squared.mean(1),
+        "channel": (squared / channel).mean(1),
+        "position": squared.mean(1) / cell_error,
+        "both": (squared / channel).mean(1) / scaled_error,
+    }[kind]
+    found = anomaly_map(
+        Residuals(torch.from_numpy(squared), None),
+        Usual(torch.from_numpy(good), None, count),
+        settings(normalisation=kind, sigma=0.0),
+    )
+    assert np.allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["channel", "position", "both"])
+def test_usual_errors_give_a_map_around_one(kind: str) -> None:
+    good = torch.full((6, 9, 7), 0.3) * torch.arange(1, 7).view(6, 1, 1)
+    found = anomaly_map(
+        Residuals(good[None], None), Usual(good, None, 5), settings(normalisation=kind)
+    )
+    assert torch.allclose(found, torch.ones(1, 9, 7), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_larger_error_is_more_anomalous_where_it_is(kind: str) -> None:
+    good = squares(6, 12, 12, seed=1)
+    squared = good[None].repeat(2, 1, 1, 1)
+    squared[1, :, 3:5, 8:10] *= 9
+    config = settings(normalisation=kind)
+    normal, defective = anomaly_map(Residuals(squared, None), Usual(good, None, 9), config)
+    assert (defective - normal)[3:5, 8:10].min() > 0
+    assert (defective - normal).min() >= -1e-6
+    row, column = divmod(int((defective - normal).argmax()), 12)
+    assert (row in (3, 4), column in (8, 9)) == (True, True)
+    scores = image_score(torch.stack([normal, defective]), 1.0)
+    assert scores[1] > scores[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_are_finite_where_good_images_have_no_error(kind: str) -> None:
+    good = torch.zeros(4, 6, 6)
+    found = anomaly_map(
+        Residuals(squares(1, 4, 6, 6), None), Usual(good, None, 9), settings(normalisation=kind)
+    )
+    assert found.isfinite().all()
+    assert found.min() >= 0
+
+
+def test_image_branch_is_added_with_its_weight() -> None:
+    squared, good = squares(2, 6, 8, 8), squares(6, 8, 8, seed=1)
+    image, good_image = squares(2, 3, 8, 8, seed=2), squares(3, 8, 8, seed=3)
+    both = Residuals(squared, image), Usual(good, good_image, 9)
+    network = {"image_decoder": (4,)}
+    config = Config().replace(detection={"image_weight": 0.25}, network=network).detection
+    plain = settings()
+    features = anomaly_map(Residuals(squared, None), Usual(good, None, 9), plain)
+    images = anomaly_map(Residuals(image, None), Usual(good_image, None, 9), plain)
+    assert torch.allclose(anomaly_map(*both, config), features + 0.25 * images, atol=1e-5)
+    assert torch.equal(anomaly_map(*both, plain), features)
+
+
+def test_one_image_does_not_depend_on_the_others() -> None:
+    squared, good = squares(3, 6, 9, 7), squares(6, 9, 7, seed=1)
+    config, usual = settings(), Usual(good, None, 9)
+    together = anomaly_map(Residuals(squared, None), usual, config)
+    alone = anomaly_map(Residuals(squared[1:2], None), usual, config)
+    assert torch.allclose(together[1:2], alone, rtol=1e-6)
+
+
+def test_the_published_kernel_is_3_by_3_and_sums_to_one() -> None:
+    point = torch.zeros(1, 9, 9)
+    point[0, 4, 4] = 1
+    kernel = smooth(point, 0.8)[0]
+    assert kernel.sum().item() == pytest.approx(1)
+    outside = kernel.clone()
+    outside[3:6, 3:6] = 0
+    assert not outside.any()
+    side = np.exp(-np.array([1, 0, 1]) / (2 * 0.8**2))
+    expected = np.outer(side, side) / side.sum() ** 2
+    assert np.allclose(kernel[3:6, 3:6].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 0.8, 1.0, 2.5, 6.0])
+def test_smoothing_leaves_a_constant_map_as_it_is(sigma: float) -> None:
+    constant = torch.full((2, 5, 8), 0.7)
+    assert torch.allclose(smooth(constant, sigma), constant, atol=1e-6)
+
+
+def test_no_smoothing_is_the_identity() -> None:
+    anomaly = squares(2, 5, 8)
+    assert smooth(anomaly, 0.0) is anomaly
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 60), (0.5, 30), (0.1, 6), (0.001, 1)])
+def test_score_is_the_mean_of_the_highest_share(share: float, count: int) -> None:
+    anomaly = squares(4, 6, 10)
+    highest = np.sort(anomaly.numpy().reshape(4, 60), axis=1)[:, -count:]
+    assert np.allclose(image_score(anomaly, share).numpy(), highest.mean(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 91), (8, 8), (3, 200)])
+def test_resized_maps_have_the_size_and_keep_the_range(size: tuple[int, int]) -> None:
+    anomaly = squares(2, 8, 8)
+    found = resize_map(anomaly, size)
+    assert found.shape == (2, *size)
+    assert anomaly.min() <= found.min()
+    assert found.max() <= anomaly.max()
+    constant = torch.full((1, 8, 8), 0.4)
+    assert torch.allclose(resize_map(constant, size), torch.full((1, *size), 0.4))
+
+
+def test_resizing_to_double_is_bilinear_between_cell_centres() -> None:
+    anomaly = torch.tensor([[[0.0, 4.0]]])
+    assert resize_map(anomaly, (1, 4)).flatten().tolist() == pytest.approx([0, 1, 3, 4])
