@@ -21,7 +21,7 @@ from pydantic import (
 
 from haloae.errors import ConfigError
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=1e-12, lt=1)]
 AttentionMode = Literal["halo", "published", "window_mean", "global", "none"]
 Term = Literal["mse", "ssim", "cosine"]
 
@@ -158,8 +158,10 @@ class Config(_Frozen):
             raise ValueError(f"image_size {self.image_size} must be divisible by {FEATURE_STRIDE}")
         if self.detection.image_weight and self.network.image_decoder is None:
             raise ValueError("detection.image_weight needs network.image_decoder")
-        if not self.loss.feature_terms:
-            raise ValueError("loss.feature_terms must name a term")
+        if not self.loss.feature_terms or not self.loss.image_terms:
+            raise ValueError("loss.feature_terms and loss.image_terms must name a term")
+        if self.loss.fixed_weights is not None and not self.loss.fixed_weights[1]:
+            raise ValueError("loss.fixed_weights must give the features, its second, some weight")
         return self
 
     @property

@@ -16,6 +16,8 @@ from haloae.config import Fraction
 MIN_IMAGES = 4
 """Fewest good images a calibration is made from: three degrees of freedom for the tail fit."""
 TINY = 1e-30
+LARGEST_LOG = 700.0
+"""Its exponential still is a finite float."""
 
 
 class Threshold(NamedTuple):
@@ -102,11 +104,12 @@ def threshold_at(values: Sequence[float], rate: float) -> Threshold:
     n = len(values)
     if n >= images_needed(rate):
         # exceeding k of them at most is allowed: (1 + k) / (n + 1) ≤ rate
-        allowed = math.floor(rate * (n + 1) + 1e-9) - 1
+        allowed = min(math.floor(rate * (n + 1) + 1e-9), n) - 1
         return Threshold(float(sorted(values)[n - 1 - allowed]), extrapolated=False)
     from scipy.special import stdtrit
 
     logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), TINY))
-    quantile = float(stdtrit(n - 1, 1 - rate))
+    # By symmetry: 1 - rate would lose a tiny rate's digits.
+    quantile = -float(stdtrit(n - 1, rate))
     limit = logs.mean() + quantile * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
-    return Threshold(float(np.exp(limit)), extrapolated=True)
+    return Threshold(math.exp(min(limit, LARGEST_LOG)), extrapolated=True)

@@ -410,5 +410,6 @@ def _combine(a: Residuals, b: Residuals, sign: float) -> Residuals:
 
 
 def _usual(total: Residuals, n: int) -> Usual:
-    image = None if total.image is None else total.image[0] / n
-    return Usual(total.features[0] / n, image, n)
+    # Contiguous, as a model file gives them back: sums then round alike before and after.
+    image = None if total.image is None else (total.image[0] / n).contiguous()
+    return Usual((total.features[0] / n).contiguous(), image, n)

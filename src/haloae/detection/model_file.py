@@ -149,7 +149,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ModelFileError(
             f"{path}: has format version {version}, and this haloae {__version__} reads up to "
             f"{FORMAT_VERSION}: upgrade haloae."

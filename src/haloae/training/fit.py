@@ -144,7 +144,7 @@ def fit_detector(
         seed=config.seed,
         pasted=config.network.classifier or config.loss.clean_targets,
     )
-    stop = min(config.training.steps, max_steps or config.training.steps)
+    stop = config.training.steps if max_steps is None else min(config.training.steps, max_steps)
     _train(fabric, state, batches, stop=stop, deadline=deadline, run=run, progress=progress)
     usual, scores, peaks = measure_good(
         state.network, lambda: (images[i] for i in bar(held_out, "calibrating")), config.detection
