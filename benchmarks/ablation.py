@@ -32,6 +32,7 @@ BASE = FAST.replace(
     network={
         "classifier": False,
         "image_decoder": None,
+        "attention": {"mode": "halo"},
         "reduced_channels": 16,
         "head_channels": 48,
         "encoder": [{"channels": 48}, {"channels": 8}],

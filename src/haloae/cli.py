@@ -458,8 +458,6 @@ def _set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("haloae: %(levelname)s: %(message)s"))
     logger = logging.getLogger("haloae")
     logger.handlers, logger.propagate = [handler], False
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class TrainingConfig(_Frozen):
 class DetectionConfig(_Frozen):
     """From residuals to a map, a score and a verdict."""
 
-    normalisation: Literal["difference", "none", "channel", "position", "both"] = "both"
+    normalisation: Literal["difference", "none", "channel", "position", "both"] = "difference"
     """What residuals are compared with, see `haloae.detection.maps.anomaly_map`."""
     image_weight: NonNegativeFloat = 0.0
     """Weight of the image branch's map, added to the features' map."""
@@ -209,8 +209,29 @@ PAPER = Config(
     training=TrainingConfig(steps=251 * 750),
     detection=DetectionConfig(normalisation="difference"),
 )
-DEFAULT = Config(preset="default")
-FAST = Config(preset="fast", image_size=160)
+# Chosen by the ablation in docs/adr/0004, with its tables.
+DEFAULT = Config(
+    preset="default",
+    image_size=256,
+    network=NetworkConfig(
+        reduced_channels=16,
+        head_channels=48,
+        encoder=(Stage(channels=48), Stage(channels=8)),
+        decoder=(Stage(channels=8), Stage(channels=48), Stage()),
+        attention=AttentionConfig(mode="none"),
+        classifier=False,
+    ),
+    loss=LossConfig(feature_terms=("mse",), clean_targets=True),
+    training=TrainingConfig(steps=120, learning_rate=2e-3, schedule="cosine", precision="bfloat16"),
+    detection=DetectionConfig(normalisation="difference", sigma=1.6, top_share=0.005),
+)
+FAST = DEFAULT.model_copy(
+    update={
+        "preset": "fast",
+        "image_size": 160,
+        "training": DEFAULT.training.model_copy(update={"steps": 80}),
+    }
+)
 PRESETS = {config.preset: config for config in (PAPER, DEFAULT, FAST)}
 
 

@@ -5,6 +5,7 @@ and a run that was stopped at any moment goes on from it bit for bit (on the CPU
 """
 
 import hashlib
+import logging
 import math
 import signal
 import threading
@@ -36,6 +37,9 @@ from haloae.training.run_folder import (
     loss_log,
     save_checkpoint,
 )
+
+# Fabric announces its precision through a handler of its own, which importing it sets up.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 CHECKPOINT_SECONDS = 30.0
 REDUCER_IMAGES = 64
