@@ -109,7 +109,7 @@ def run(config: Config, category: Category) -> dict[str, Any]:
                     key = f"{normalisation}|{sigma}|{image_weight}|{share}"
                     scores.setdefault(key, []).append(image_score(anomaly, share).item())
                 if has_masks:
-                    pixels[way].update(resize_map(anomaly, (PIXELS, PIXELS))[0].numpy(), mask)
+                    pixels[way].update(resize_map(anomaly, (PIXELS, PIXELS))[0].cpu().numpy(), mask)
     labels = np.array([sample.is_anomalous for sample in test])
     return {
         "seconds": seconds,

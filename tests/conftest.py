@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from haloae.config import FAST, Config
+from haloae.config import Config
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Config:
     """A network so small that a fit takes a second."""
-    return FAST.replace(
+    return Config().replace(
         image_size=32,
         backbone="random",
         network={

@@ -19,10 +19,12 @@ from haloae.files import FULL, claim_folder
 
 if TYPE_CHECKING:
     from haloae.config import Config
+    from haloae.data.folders import Category
     from haloae.detection.detector import Detector
 
 DONE, SKIPPED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 DEBUG = "HALOAE_DEBUG"
+MAX_WORKERS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,8 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "a package").split(".")[0]
         return _fail(str(MissingExtraError(package, "train")), BAD_INPUT)
     except Exception as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            return _fail("out of memory: try a smaller --image-size.", BAD_INPUT)
+        if isinstance(error, MemoryError) or any(
+            part in str(error) for part in ("allocate memory", "out of memory")
+        ):
+            return _fail(
+                "out of memory: try smaller images, or train with a smaller --image-size.",
+                BAD_INPUT,
+            )
         if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
             return _fail(f"the output cannot be written ({error.strerror}).", BAD_INPUT)
         if os.environ.get(DEBUG):
@@ -209,9 +216,7 @@ def _train(arguments: argparse.Namespace) -> int:
     category = load_category(arguments.data)
     if not category.train:
         raise DataError(f"{arguments.data}: there are no good images in train/good to fit on.")
-    if arguments.strict and category.skipped:
-        first = category.skipped[0]
-        raise DataError(f"{first.path} is left out: {first.reason}.")
+    _refuse_skipped(arguments, category)
     config = _config(arguments)
     claim_folder(
         out,
@@ -232,6 +237,7 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         strict=arguments.strict,
         progress=_wants_progress(arguments),
+        workers=min(MAX_WORKERS, os.cpu_count() or 1),
     )
     for error in fitted.skipped:
         print(f"haloae: skipped: {error}", file=sys.stderr)
@@ -243,6 +249,12 @@ def _train(arguments: argparse.Namespace) -> int:
         if not fitted.is_finished:
             print("  stopped before the end of its schedule: --resume goes on")
     return SKIPPED if fitted.skipped or category.skipped else DONE
+
+
+def _refuse_skipped(arguments: argparse.Namespace, category: "Category") -> None:
+    if arguments.strict and category.skipped:
+        first = category.skipped[0]
+        raise DataError(f"{first.path} is left out: {first.reason}.")
 
 
 def _config(arguments: argparse.Namespace) -> "Config":
@@ -303,18 +315,20 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _readable_images(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
     """Images of a folder that can be read, and a sentence for each other."""
-    from haloae.data.folders import load_category
+    from haloae.data.folders import GOOD, load_category
     from haloae.data.images import read_image
     from haloae.errors import ImageError
 
     folder: Path = arguments.good_images
-    if any((folder / part).is_dir() for part in ("train", "test", "ground_truth")):
+    is_part = folder.resolve().parts[-2:] in (("train", GOOD), ("test", GOOD))
+    if is_part or any((folder / part).is_dir() for part in ("train", "test", "ground_truth")):
         raise DataError(
-            f"{folder}: holds a whole data set: give a folder of good images alone, none of which "
-            f"the model was fitted on."
+            f"{folder}: is or holds the training or test images of a data set: give a folder of "
+            f"good images alone, none of which the model was fitted on."
         )
     category = load_category(folder)
-    skipped = [f"{s.path} is left out: {s.reason}." for s in category.skipped]
+    _refuse_skipped(arguments, category)
+    skipped: list[str] = []
     images = []
     for path in _progress(arguments, "reading")(category.train):
         try:
@@ -362,6 +376,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     _set_threads(arguments)
     category = load_category(arguments.data)
+    _refuse_skipped(arguments, category)
     detector = Detector.load(arguments.model, device=arguments.device)
     claim_folder(arguments.out, overwrite=arguments.overwrite)
     result = evaluate(

@@ -141,7 +141,8 @@ class DetectionConfig(_Frozen):
 class Config(_Frozen):
     """Everything that tells one run from another, besides its images."""
 
-    preset: str = "default"
+    preset: str = "custom"
+    """The preset it was made from; its settings may have been changed since."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the square every image is brought to, in pixels."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -163,11 +164,6 @@ class Config(_Frozen):
         if self.loss.fixed_weights is not None and not self.loss.fixed_weights[1]:
             raise ValueError("loss.fixed_weights must give the features, its second, some weight")
         return self
-
-    @property
-    def grid(self) -> int:
-        """Side of the feature grid, in cells."""
-        return self.image_size // FEATURE_STRIDE
 
     def replace(self, **changes: Any) -> "Config":  # noqa: ANN401 - values of any setting
         """Copy with settings changed, checked anew.

@@ -21,7 +21,7 @@ ENCODER = [(234, 234, 3, 4), (234, 117, 3, 8), (117, 58, 5, 8), (58, 29, 5, 8)]
 DECODER = [(29, 29, 3, 4), (29, 59, 3, 8), (59, 118, 3, 8), (118, 237, 5, 8), (237, 704, 1, 8)]
 DECODER_INNER = [29, 58, 118, 236, 703]
 IMAGE_DECODER = [704, 380, 190, 95, 47, 23, 3, 3]
-TINY = DEFAULT.replace(
+TINY = Config().replace(
     image_size=64,
     network={
         "reduced_channels": 12,
@@ -200,7 +200,7 @@ def test_presets_rebuild_features_on_their_own_grid(config: Config) -> None:
     with torch.no_grad():
         output = network(drawn(1, 3, config.image_size, config.image_size))
     channels = config.network.reduced_channels
-    assert output.features.shape == (1, channels, config.grid, config.grid)
+    assert output.features.shape == (1, channels, config.image_size // 4, config.image_size // 4)
     assert output.rebuilt.shape == output.features.shape
     assert (output.image is None) == (config.network.image_decoder is None)
     assert (output.logits is None) == (not config.network.classifier)

@@ -129,7 +129,10 @@ class Detector:
             name, paths = shown_path(Path(images).resolve().name), list(good_images(Path(images)))
         else:
             name, paths = "images", [Path(image) for image in images]
-        return fit_detector(paths, config, name=name, device=device).detector
+        fitted = fit_detector(paths, config, name=name, device=device)
+        for error in fitted.skipped:
+            log.warning("skipped: %s", error)
+        return fitted.detector
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> "Detector":
@@ -381,7 +384,8 @@ def measure_good(
         for image in images():
             batch = to_batch([image], network)
             with torch.inference_mode():
-                yield residuals(network(batch), batch)
+                output = network(batch)
+            yield residuals(output, batch)
 
     total: Residuals | None = None
     n = 0

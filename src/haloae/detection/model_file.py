@@ -1,6 +1,6 @@
 """One file that is a fitted detector: safetensors, with a JSON header that is checked on loading.
 
-Kept apart from the detector because a header can be read, and a threshold changed, without torch.
+Kept apart from the detector because it can be read without torch.
 """
 
 import hashlib

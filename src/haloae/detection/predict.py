@@ -19,6 +19,7 @@ from haloae.files import cannot_write, claim_folder, write_atomic
 PREDICTIONS = "predictions.jsonl"
 PARTIAL = "predictions.partial.jsonl"
 MAPS = "maps"
+TINY = 1e-30
 MASKS = "ground_truth"
 LONGEST_NAME = 255
 """Bytes a file name may have on the usual file systems."""
@@ -201,7 +202,7 @@ def _write_map(detector: Detector, prediction: Prediction, path: Path) -> None:
     """Write one map, in the format of the path's suffix."""
     values = prediction.anomaly_map
     if path.suffix == ".png":
-        threshold = detector.calibration.pixel_threshold.value
+        threshold = max(detector.calibration.pixel_threshold.value, TINY)
         values = (np.clip(values / (2 * threshold), 0, 1) * 65535).round().astype(np.uint16)
     buffer = io.BytesIO()
     PILImage.fromarray(values).save(buffer, format=path.suffix[1:])

@@ -102,7 +102,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         OutputError: the folder cannot be written to.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, evaluation.rows[0].keys())
+    writer = csv.DictWriter(text, evaluation.rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(evaluation.rows)
     write_atomic(out / "scores.csv", text.getvalue().encode("utf-8", "surrogateescape"))

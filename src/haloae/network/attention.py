@@ -4,13 +4,11 @@ Shape suffixes: B batch, N blocks, H heads, P = block² queries, K = window² ke
 W = window = block + 2·halo, Y × X = rows × columns of one block. BN stands for B·N.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Mode = Literal["halo", "published", "window_mean", "global", "none"]
+from haloae.config import AttentionMode
 
 
 class HaloAttention(nn.Module):
@@ -48,7 +46,7 @@ class HaloAttention(nn.Module):
         halo: int,
         heads: int,
         head_dim: int,
-        mode: Mode = "halo",
+        mode: AttentionMode = "halo",
         mask_padding: bool = True,
     ) -> None:
         super().__init__()

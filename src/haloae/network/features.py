@@ -151,7 +151,8 @@ class FeatureExtractor(nn.Module):
 class FeatureReducer(nn.Module):
     """Features standardised per channel and reduced to principal components: one 1×1 convolution.
 
-    Not in the paper; see docs/adr. Fitted once on good images by `fit`, then frozen.
+    Not in the paper, see docs/adr/0002-reduced-features.md. Fitted once on good images by `fit`,
+    then frozen.
 
     Args:
         channels: of the features.

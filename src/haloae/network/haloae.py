@@ -33,7 +33,7 @@ class HaloAE(nn.Module):
     Args:
         config: widths, kernels, heads; which branches there are.
         image_size: side of the square images, in pixels: the classifier depends on it.
-        weights: the trunk's, see `FeatureExtractor`.
+        weights: the trunk's, see `FeatureExtractor`; None leaves all weights to be loaded.
         generator: draws the initial weights; None takes torch's global one.
     """
 
@@ -66,6 +66,8 @@ class HaloAE(nn.Module):
             self.classifier = Classifier(
                 RGB * image_size**2 if self.image_decoder else channels * grid**2
             )
+        if weights is None:
+            return  # all weights are about to be loaded
         for branch in (self.encoder, self.decoder, self.image_decoder, self.classifier):
             if branch is not None:
                 initialise(branch, generator)

@@ -3,6 +3,7 @@
 So a run that was killed goes on as if it had not been, and workers may make batches ahead.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from haloae.data.images import Image, read_image, resize
 from haloae.detection.model_file import ImageKinds
@@ -58,7 +59,9 @@ class GoodImages:
     def keep(self, index: int, image: Image) -> np.ndarray:
         """Resize an image that was just read, and cache it if there is room."""
         pixels = resize(image, self.size)
-        if (len(self._cache) + 1) * pixels.nbytes <= CACHE_BYTES:
+        worker = get_worker_info()
+        room = CACHE_BYTES // (worker.num_workers if worker else 1)
+        if (len(self._cache) + 1) * pixels.nbytes <= room:
             self._cache[index] = pixels
         return pixels
 
@@ -170,7 +173,13 @@ class StepBatches(Dataset[Tensor]):
             num_workers=workers,
             # fork is not safe beside the threads torch has started
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=_ignore_interrupts if workers else None,
         )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is for the main process, which then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def seed_of(*numbers: int) -> int:

@@ -1,7 +1,7 @@
 """From good images to a fitted detector: survey, split, train, calibrate.
 
 A straight loop on Lightning Fabric. With a run folder it leaves a checkpoint and a CSV log there,
-and a run that was stopped at any moment goes on from it bit for bit (on the CPU).
+and a run that was stopped at any moment goes on, bit for bit on a CPU.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ from haloae.training.batches import GoodImages, StepBatches, seed_of, split, sur
 from haloae.training.losses import LossTerms, loss_terms, loss_weights, total_loss
 from haloae.training.run_folder import (
     CHECKPOINT,
+    MODEL,
     Checkpoint,
     load_checkpoint,
     loss_log,
@@ -43,9 +44,8 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 CHECKPOINT_SECONDS = 30.0
 REDUCER_IMAGES = 64
-"""Good images the features' components are found on; more change nothing that matters."""
+"""Good images the features' components are found on, at least; fewer than twice as many."""
 WARMUP_SHARE = 0.05
-MAX_WORKERS = 8
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
@@ -94,6 +94,7 @@ def fit_detector(
     resume: bool = False,
     strict: bool = False,
     progress: bool = False,
+    workers: int = 0,
 ) -> Fitted:
     """Fit a detector to good images.
 
@@ -108,6 +109,8 @@ def fit_detector(
         resume: go on from the run's checkpoint, if it has one.
         strict: True: an image that cannot be read is an error; False: it is skipped.
         progress: True: show bars on stderr.
+        workers: processes that make batches ahead, on CUDA; spawned, so the caller's main module
+            must be importable.
 
     Raises:
         DataError: too few images that can be read.
@@ -134,12 +137,14 @@ def fit_detector(
         devices=1,
         precision="bf16-mixed" if config.training.precision == "bfloat16" else "32-true",
     )
-    saved = load_checkpoint(run, where) if resume and run else None
+    saved = load_checkpoint(run) if resume and run else None
     if run and saved:
         state = _restore(saved, config, fingerprint, where, run)
     else:
         state = _start(images, fitted_on, config, fingerprint, where, bar)
         if run:
+            # An interrupted run must not leave an older one's model beside its checkpoint.
+            (run / MODEL).unlink(missing_ok=True)
             save_checkpoint(run, state.checkpoint())
     batches = StepBatches(
         images,
@@ -149,7 +154,8 @@ def fit_detector(
         pasted=config.network.classifier or config.loss.clean_targets,
     )
     stop = config.training.steps if max_steps is None else min(config.training.steps, max_steps)
-    _train(fabric, state, batches, stop=stop, deadline=deadline, run=run, progress=progress)
+    loader = batches.loader(state.step, stop, workers=0 if where.type == "cpu" else workers)
+    _train(fabric, state, loader, deadline=deadline, run=run, progress=progress)
     usual, scores, peaks = measure_good(
         state.network, lambda: (images[i] for i in bar(held_out, "calibrating")), config.detection
     )
@@ -209,17 +215,14 @@ def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:
 def _train(
     fabric: Fabric,
     state: _State,
-    batches: StepBatches,
+    loader: Iterable[Tensor],
     *,
-    stop: int,
     deadline: float,
     run: Path | None,
     progress: bool,
 ) -> None:
-    """Take steps until `stop` or the deadline, checkpointing on the way."""
+    """Take a step for each batch, until the deadline, checkpointing on the way."""
     config = state.config
-    workers = 0 if fabric.device.type == "cpu" else min(MAX_WORKERS, torch.get_num_threads())
-    loader = batches.loader(state.step, stop, workers=workers)
     network, optimizer = fabric.setup(state.network, state.optimizer)
     network.train()
     last_saved = time.monotonic()
@@ -291,10 +294,11 @@ def _row(
     step: int, terms: LossTerms, weights: tuple[float, float, float], learning_rate: float
 ) -> dict[str, float]:
     row: dict[str, float] = {"step": step}
+    present = sum(w for term, w in zip(terms, weights, strict=True) if term is not None)
     for name, term, weight in zip(LossTerms._fields, terms, weights, strict=True):
         if term is not None:
             row[name] = term.item()
-            row[f"{name}_weight"] = weight
+            row[f"{name}_weight"] = weight / present
     return {**row, "learning_rate": learning_rate}
 
 

@@ -45,7 +45,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     write_atomic(run / CHECKPOINT, buffer.getvalue())
 
 
-def load_checkpoint(run: Path, where: torch.device | str = "cpu") -> Checkpoint | None:
+def load_checkpoint(run: Path) -> Checkpoint | None:
     """The checkpoint of a run, None where it has none yet.
 
     Raises:
@@ -55,7 +55,7 @@ def load_checkpoint(run: Path, where: torch.device | str = "cpu") -> Checkpoint 
     if not path.exists():
         return None
     try:
-        values = torch.load(path, map_location=where, weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True)
         name, sha256 = values.pop("backbone")
         return Checkpoint(
             **values | {"config": parse_config(values["config"]), "backbone": (name, sha256)}
@@ -106,7 +106,11 @@ def _rows_until(path: Path, step: int) -> str:
     """The log's header and its whole rows up to a step; a killed run may have left half a row."""
     if not step or not path.exists():
         return ""
-    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    rows = text.splitlines(keepends=True)
     kept = [
         row
         for row in rows
