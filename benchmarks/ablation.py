@@ -54,14 +54,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "image branch": {"network": {"image_decoder": [48, 24]}, "loss": {"fixed_weights": [0, 1, 1]}},
     "mse and cosine": {"loss": {"feature_terms": ["mse", "cosine"]}},
     "noise 0.5": {"network": {"bottleneck_noise": 0.5}},
-    "attention as published": {"network": {"attention": {"mode": "published"}}},
-    "wide code": {
-        "network": {
-            "encoder": [{"channels": 48}, {"channels": 32}],
-            "decoder": [{"channels": 32}, {"channels": 48}, {}],
-        }
-    },
-    "32 components": {"network": {"reduced_channels": 32}},
     "three times the steps": {"training": {"steps": 120}},
     "no attention and three times the steps": {
         "training": {"steps": 120},
