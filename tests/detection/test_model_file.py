@@ -23,7 +23,6 @@ from haloae.detection.model_file import (
     HEADER_KEY,
     ImageKinds,
     Provenance,
-    read_header,
     read_model,
 )
 from haloae.errors import ModelFileError, OutputError
@@ -143,12 +142,7 @@ def test_a_loaded_detector_is_the_saved_one(
 def test_saving_again_gives_the_same_file(model: Path, saved: bytes, tmp_path: Path) -> None:
     path = tmp_path / "again.safetensors"
     Detector.load(model, device="cpu").save(path)
-    again = path.read_bytes()
-    assert our_header(again) == our_header(saved)
-    # safetensors writes its metadata in any order, so the headers may differ in that
-    start = HEADER + header_length(saved)
-    assert header_length(again) == header_length(saved)
-    assert again[start:] == saved[start:]
+    assert path.read_bytes() == saved
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny with an image", "paper"])
@@ -169,12 +163,11 @@ def test_a_network_never_trained_is_saved_and_loaded(
 
 
 def test_header_alone(model: Path, detector: Detector) -> None:
-    header = read_header(model)
+    header, _ = read_model(model)
     assert header.config == detector.config
     assert header.calibration == detector.calibration
     assert header.package_version == __version__
     assert header.format_version == FORMAT_VERSION
-    assert read_model(model)[0] == header
 
 
 def test_the_file_holds_every_tensor_and_no_pickle(model: Path, detector: Detector) -> None:
@@ -231,8 +224,6 @@ def test_an_edited_threshold_is_noticed(saved: bytes, model: Path) -> None:
     header["calibration"]["false_alarm_rate"] = 0.3
     model.write_bytes(with_metadata(saved, **{HEADER_KEY: json.dumps(header)}))
     refused(model, "its checksum does not match")
-    # the edit itself is well formed, so nothing but the checksum can tell
-    assert read_header(model).calibration.false_alarm_rate == 0.3
 
 
 def test_unedited_metadata_written_anew_is_accepted(saved: bytes, model: Path) -> None:
@@ -252,7 +243,9 @@ def test_exchanged_tensors_are_noticed(saved: bytes, model: Path) -> None:
 
 
 def test_no_checksum_at_all_is_noticed(saved: bytes, model: Path) -> None:
-    model.write_bytes(with_metadata(saved, sha256=""))
+    model.write_bytes(
+        with_metadata(saved, **{HEADER_KEY: json.dumps(our_header(saved) | {"sha256": ""})})
+    )
     refused(model, "its checksum does not match")
 
 
@@ -341,6 +334,6 @@ def test_saving_replaces_and_leaves_nothing_else(detector: Detector, model: Path
     os.link(model, link)
     old = link.read_bytes()
     detector.calibrated(false_alarm_rate=0.2).save(model)
-    assert read_header(model).calibration.false_alarm_rate == 0.2
+    assert read_model(model)[0].calibration.false_alarm_rate == 0.2
     assert set(model.parent.iterdir()) == {model, link}
     assert link.read_bytes() == old  # renamed over, not written into

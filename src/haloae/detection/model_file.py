@@ -22,6 +22,7 @@ from haloae.files import write_atomic
 
 FORMAT_VERSION = 1
 HEADER_KEY = "haloae"
+CHECKSUM = "sha256"
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -79,18 +80,11 @@ def write_model(path: Path, header: Header, tensors: Tensors) -> None:
     """
     from safetensors.numpy import save
 
-    text = header.model_dump_json()
-    metadata = {HEADER_KEY: text, "sha256": _checksum(text, tensors)}
-    write_atomic(path, save(dict(tensors), metadata=metadata))
-
-
-def read_header(path: Path) -> Header:
-    """The header alone; the tensors are not read, so nor is their checksum checked.
-
-    Raises:
-        ModelFileError: as `read_model`.
-    """
-    return _parse(path, _metadata(path))
+    values = header.model_dump(mode="json")
+    # Inside the one value: safetensors writes several in an order that changes from run to run.
+    values[CHECKSUM] = _checksum(values, tensors)
+    text = json.dumps(values, separators=(",", ":"))
+    write_atomic(path, save(dict(tensors), metadata={HEADER_KEY: text}))
 
 
 def read_model(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
@@ -103,13 +97,13 @@ def read_model(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    metadata = _metadata(path)
-    header = _parse(path, metadata)
+    values = _values(path)
+    header = _parse(path, values)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path) from error
-    if metadata.get("sha256") != _checksum(metadata[HEADER_KEY], tensors):
+    if values.get(CHECKSUM) != _checksum(values, tensors):
         raise ModelFileError(
             f"{path}: its checksum does not match: the file was damaged or changed after it was "
             f"saved; copy it again or train anew."
@@ -117,7 +111,8 @@ def read_model(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
     return header, tensors
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _values(path: Path) -> dict[str, Any]:
+    """Our part of a file's header, unchecked."""
     from safetensors import SafetensorError, safe_open
 
     if os.path.isdir(path):  # noqa: PTH112 - pathlib raises on names that are too long
@@ -140,22 +135,24 @@ def _metadata(path: Path) -> dict[str, str]:
             f"{path}: a safetensors file, but not a model of haloae: give the model.safetensors "
             f"that `haloae train` wrote."
         )
-    return metadata
-
-
-def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
     try:
         values: Any = json.loads(metadata[HEADER_KEY])
-        version = values["format_version"]
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise _damaged(path) from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise _damaged(path)
+    return values
+
+
+def _parse(path: Path, values: Mapping[str, Any]) -> Header:
+    version = values["format_version"]
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ModelFileError(
             f"{path}: has format version {version}, and this haloae {__version__} reads up to "
             f"{FORMAT_VERSION}: upgrade haloae."
         )
     try:
-        return Header.model_validate(values)
+        return Header.model_validate({k: v for k, v in values.items() if k != CHECKSUM})
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ModelFileError(
@@ -182,8 +179,10 @@ def _damaged(path: Path) -> ModelFileError:
     )
 
 
-def _checksum(header: str, tensors: Tensors) -> str:
-    sha = hashlib.sha256(header.encode())
+def _checksum(values: Mapping[str, Any], tensors: Tensors) -> str:
+    """Of all values but the checksum itself, and of the tensors."""
+    rest = {key: value for key, value in values.items() if key != CHECKSUM}
+    sha = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         sha.update(f"{name} {array.dtype} {array.shape}".encode())
