@@ -21,7 +21,7 @@ import torch
 from haloae.config import FAST, Config
 from haloae.data.folders import Category, load_category
 from haloae.data.images import read_image, read_mask, resize
-from haloae.detection.detector import to_batch
+from haloae.detection.held_out import to_batch
 from haloae.detection.maps import anomaly_map, image_score, residuals, resize_map
 from haloae.evaluation.evaluate import pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics

@@ -13,7 +13,7 @@ from torch import Tensor
 from haloae.config import Config
 from haloae.data.images import read_image, resize
 from haloae.detection.calibration import Calibration, images_needed, threshold_at
-from haloae.detection.detector import measure_good, normalise
+from haloae.detection.held_out import measure_good, normalise
 from haloae.detection.maps import SHRINKAGE
 from haloae.errors import DataError
 from haloae.network.haloae import HaloAE

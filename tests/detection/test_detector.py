@@ -19,11 +19,9 @@ from haloae.detection.calibration import threshold_at
 from haloae.detection.detector import (
     Detector,
     Prediction,
-    measure_good,
-    normalise,
     resolve_device,
-    to_batch,
 )
+from haloae.detection.held_out import measure_good, normalise, to_batch
 from haloae.detection.maps import anomaly_map, image_score, residuals
 from haloae.errors import ConfigError, DataError, ImageError
 

@@ -17,7 +17,8 @@ from haloae import __version__
 from haloae.config import PAPER, Config
 from haloae.data.images import read_image, resize
 from haloae.detection.calibration import Calibration
-from haloae.detection.detector import Detector, measure_good
+from haloae.detection.detector import Detector
+from haloae.detection.held_out import measure_good
 from haloae.detection.model_file import (
     FORMAT_VERSION,
     HEADER_KEY,

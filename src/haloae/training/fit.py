@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from haloae.config import Config
 from haloae.detection.calibration import Calibration
-from haloae.detection.detector import Detector, measure_good, normalise, resolve_device
+from haloae.detection.detector import Detector, resolve_device
+from haloae.detection.held_out import measure_good, normalise
 from haloae.detection.model_file import Provenance
 from haloae.errors import ImageError, TrainingError
 from haloae.network.features import FeatureReducer
