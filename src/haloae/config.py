@@ -60,7 +60,7 @@ class AttentionConfig(_Frozen):
 class NetworkConfig(_Frozen):
     """The network, sections B to E."""
 
-    trunk: Literal["vgg19"] = "vgg19"
+    trunk: Literal["vgg19", "resnet18"] = "vgg19"
     published_taps: bool = False
     """True: taps one reflected pixel too wide, resampled by nearest, as published."""
     reduced_channels: PositiveInt | None = 96

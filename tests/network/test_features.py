@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from haloae.network.features import TRUNKS, FeatureExtractor, FeatureReducer
+from haloae.network.features import FeatureExtractor, FeatureReducer
 from oracles import features_from, nearest, vgg_taps
 
 
@@ -112,7 +112,7 @@ def test_taps_are_those_of_torchvision(extractor: FeatureExtractor, size: tuple[
         for layer in layers:
             x = layer(x)
             outputs.append(x)
-    assert [tap.layer for tap in TRUNKS["vgg19"].taps] == [1, 6, 11, 17]
+    assert extractor.layers.tapped == (1, 6, 11, 17)
     expected = torch.cat(
         [F.avg_pool2d(outputs[1], 4), F.avg_pool2d(outputs[6], 2), outputs[11], outputs[17]], dim=1
     )

@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision.models import VGG19_Weights
 
 from haloae.errors import WeightsError
-from haloae.network.features import TRUNKS, FeatureExtractor
+from haloae.network.features import FeatureExtractor
+from haloae.network.trunks import TRUNKS
 from haloae.network.weights import digest, load_weights
 
 CACHED_NAME = "vgg19-dcbb9e9d.pth"

@@ -1,12 +1,7 @@
-"""Section B: multi-scale features of a frozen trunk, on one grid of a quarter of the image's side.
+"""Section B: multi-scale features of a frozen trunk, on one grid of a quarter of the image's side."""
 
-Trunks and their taps stand in one table, `TRUNKS`.
-"""
-
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +9,7 @@ from torch import Tensor, nn
 
 from haloae.config import FEATURE_STRIDE
 from haloae.errors import ConfigError
+from haloae.network.trunks import TRUNKS, Tap
 from haloae.network.weights import Weights, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,64 +18,16 @@ DEAD = 1e-6
 """A channel that varies less than this share of the liveliest is taken for constant."""
 
 
-class Tap(NamedTuple):
-    """An activation that is taken out of the trunk."""
-
-    name: str
-    layer: int
-    """Index of the layer whose output it is."""
-    channels: int
-    stride: int
-    """Image pixels per cell of this activation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trunk:
-    """A frozen backbone: its layers in order, and where it is tapped."""
-
-    plan: tuple[int | str, ...]
-    """Channels of a 3×3 convolution with ReLU, or "pool" for 2×2 max pooling."""
-    taps: tuple[Tap, ...]
-
-    def build(self) -> nn.Sequential:
-        """Layers up to the last tap, numbered as torchvision numbers them."""
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in self.plan:
-            if isinstance(width, str):
-                layers.append(nn.MaxPool2d(2))
-                continue
-            layers.append(
-                nn.Conv2d(channels, width, 3, padding=1, padding_mode="reflect", device="meta")
-            )
-            layers.append(nn.ReLU())
-            channels = width
-        return nn.Sequential(*layers)
-
-
-TRUNKS: Mapping[str, Trunk] = {
-    "vgg19": Trunk(
-        plan=(64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256),
-        taps=(
-            Tap("relu1_1", 1, 64, 1),
-            Tap("relu2_1", 6, 128, 2),
-            Tap("relu3_1", 11, 256, 4),
-            Tap("relu3_4", 17, 256, 4),
-        ),
-    ),
-}
-
-
 class FeatureExtractor(nn.Module):
     """Frozen trunk whose taps are brought to one grid and concatenated.
 
     Always in eval mode and never given a gradient, whatever its parent does.
 
     Args:
-        weights: ``auto``, ``imagenet``, ``random`` or a file, see `haloae.network.weights`;
-            None leaves the weights to be loaded later.
-        trunk: a name in `TRUNKS`.
-        published_taps: True: the taps before the last are the published code's, one reflected
+        weights: ``auto``, ``bundled``, ``imagenet``, ``random`` or a file, see
+            `haloae.network.weights`; None leaves the weights to be loaded later.
+        trunk: a name in `haloae.network.trunks.TRUNKS`.
+        published_taps: True: VGG19's taps before the last are the published code's, one reflected
             pixel too wide and resampled by nearest (docs/paper-map.md).
 
     Raises:
@@ -95,6 +43,7 @@ class FeatureExtractor(nn.Module):
     ) -> None:
         super().__init__()
         self.taps = TRUNKS[trunk].taps
+        self.channels = TRUNKS[trunk].channels
         self.published_taps = published_taps
         self.layers = TRUNKS[trunk].build()
         self.source: Weights | None = None
@@ -107,11 +56,6 @@ class FeatureExtractor(nn.Module):
         self.layers.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.eval()
-
-    @property
-    def channels(self) -> int:
-        """Channels of the features: those of all taps."""
-        return sum(tap.channels for tap in self.taps)
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in eval mode: the trunk is frozen."""
@@ -128,24 +72,24 @@ class FeatureExtractor(nn.Module):
         Returns:
             (B, channels, H // 4, W // 4), at least 0.
         """
-        taps = {tap.layer: tap for tap in self.taps}
-        on_grid = []
-        x = image.contiguous(memory_format=torch.channels_last)
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            if index in taps:
-                is_last = index == self.taps[-1].layer
-                on_grid.append(self._to_grid(x, taps[index], image, is_last=is_last))
+        activations = self.layers(image.contiguous(memory_format=torch.channels_last))
+        # One at a time: the first activations are far larger than what they are brought to.
+        on_grid = [
+            self._to_grid(x, tap, image) for tap, x in zip(self.taps, activations, strict=True)
+        ]
         return torch.cat(on_grid, dim=1)
 
-    def _to_grid(self, x: Tensor, tap: Tap, image: Tensor, *, is_last: bool) -> Tensor:
+    def _to_grid(self, x: Tensor, tap: Tap, image: Tensor) -> Tensor:
         if self.published_taps:
             # The last tap is followed by no padded convolution, so it alone was not padded.
-            x = x if is_last else F.pad(x, (1, 1, 1, 1), mode="reflect")
+            x = x if tap is self.taps[-1] else F.pad(x, (1, 1, 1, 1), mode="reflect")
             return F.avg_pool2d(F.interpolate(x, size=image.shape[-2:]), FEATURE_STRIDE)
-        if tap.stride == FEATURE_STRIDE:
+        if tap.stride < FEATURE_STRIDE:
+            return F.avg_pool2d(x, FEATURE_STRIDE // tap.stride)
+        grid = [side // FEATURE_STRIDE for side in image.shape[-2:]]
+        if list(x.shape[-2:]) == grid:
             return x
-        return F.avg_pool2d(x, FEATURE_STRIDE // tap.stride)
+        return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
 
 
 class FeatureReducer(nn.Module):

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from haloae.errors import WeightsError
+from haloae.network.trunks import TRUNKS
 
 log = logging.getLogger(__name__)
 
 RANDOM_SEED = 0
 """Random trunks are all the same one, so that two detectors can be compared."""
-TORCHVISION_WEIGHTS = {"vgg19": "VGG19_Weights.IMAGENET1K_V1"}
 
 
 class Weights(NamedTuple):
@@ -56,11 +56,11 @@ def load_weights(source: str | Path, trunk: str, expected: Mapping[str, Tensor])
                 "network, or give a weights file with `--backbone PATH`."
             )
     if source == "random":
-        return _named("random", _random(expected))
+        return _named("random", random_weights(expected))
     if source == "imagenet":
-        return _named("imagenet", _fit(_imagenet(trunk), expected, str(_cached_path(trunk))))
+        return _named("imagenet", _fit(_imagenet(trunk), trunk, expected, str(_cached_path(trunk))))
     path = Path(source)
-    return _named(path.name, _fit(_read(path), expected, str(path)))
+    return _named(path.name, _fit(_read(path), trunk, expected, str(path)))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -77,9 +77,9 @@ def _named(name: str, tensors: dict[str, Tensor]) -> Weights:
     return Weights(name, digest(tensors), tensors)
 
 
-def _random(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def random_weights(expected: Mapping[str, Tensor], seed: int = RANDOM_SEED) -> dict[str, Tensor]:
     """Kaiming normal, fan in: the mean square of the activations stays that of the image."""
-    generator = torch.Generator().manual_seed(RANDOM_SEED)
+    generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, like in expected.items():
         tensor = torch.zeros(like.shape)
@@ -92,7 +92,7 @@ def _random(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _torchvision_entry(trunk: str) -> Any:  # noqa: ANN401 - torchvision is not typed
     from torchvision.models import get_weight
 
-    return get_weight(TORCHVISION_WEIGHTS[trunk])
+    return get_weight(TRUNKS[trunk].published)
 
 
 def _cached_path(trunk: str) -> Path:
@@ -150,17 +150,25 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _fit(state: Mapping[str, Any], expected: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Pick the trunk's tensors out of a state dict, with or without torchvision's prefix."""
+def _fit(
+    state: Mapping[str, Any], trunk: str, expected: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Pick the trunk's tensors out of a state dict, published or our own."""
+    prefix = TRUNKS[trunk].prefix
+    try:
+        state = TRUNKS[trunk].folded({k: v for k, v in state.items() if isinstance(v, Tensor)})
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"{where}: its batch norm does not fit {trunk} ({error}).") from error
     tensors = {}
     for name, like in expected.items():
-        tensor = state.get(f"features.{name}", state.get(name))
-        if not isinstance(tensor, Tensor):
-            raise WeightsError(f"{where}: holds no tensor {name!r} or 'features.{name}'.")
+        tensor = state.get(name)
+        if tensor is None:
+            names = f"{name!r} or {prefix + name!r}" if prefix else f"{name!r}"
+            raise WeightsError(f"{where}: holds no tensor {names}: it is not a {trunk}.")
         if tensor.shape != like.shape:
             raise WeightsError(
                 f"{where}: expected {name!r} of shape {tuple(like.shape)}, "
-                f"got {tuple(tensor.shape)}."
+                f"got {tuple(tensor.shape)}: it is not a {trunk}."
             )
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{where}: {name!r} holds values that are not finite.")
