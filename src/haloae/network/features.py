@@ -1,4 +1,4 @@
-"""Section B: multi-scale features of a frozen trunk, on one grid of a quarter of the image's side."""
+"""Section B: features of a frozen trunk, all on one grid of a quarter of the image's side."""
 
 from collections.abc import Iterable
 from pathlib import Path

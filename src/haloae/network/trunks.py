@@ -31,7 +31,7 @@ class Trunk:
     """A frozen backbone."""
 
     build: Callable[[], nn.Module]
-    """Makes the layers, without weights: (B, 3, H, W) → an activation for each tap, one at a time."""
+    """Makes the layers, without weights: (B, 3, H, W) → an activation for each tap, in turn."""
     taps: tuple[Tap, ...]
     published: str
     """torchvision's name for its ImageNet weights."""
@@ -128,7 +128,7 @@ class ResNet(nn.Module):
             channels = width
 
     def forward(self, x: Tensor) -> Iterator[Tensor]:
-        """(B, 3, H, W) → the output of each stage, at strides 4, 8, 16, …"""
+        """(B, 3, H, W) → the output of each stage, at strides 4, 8, 16 and on."""
         x = F.max_pool2d(F.relu(self.conv1(x)), 3, stride=2, padding=1)
         for number in range(1, self.stages + 1):
             x = self.get_submodule(f"layer{number}")(x)
