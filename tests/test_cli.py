@@ -445,13 +445,20 @@ def test_wrong_flags_are_named(haloae: Run, category: Path, tiny: Path, model: P
 
 def test_imagenet_weights_are_not_fetched_offline(haloae: Run, category: Path, tiny: Path) -> None:
     result = haloae("train", category, "--out", "r", "--config", tiny, "--backbone", "imagenet")
-    refused(result, "HALOAE_OFFLINE=1", "no-weights", "--backbone random")
+    refused(result, "HALOAE_OFFLINE=1", "no-weights", "--backbone bundled")
 
 
-def test_a_random_backbone_is_said_aloud(haloae: Run, category: Path, tiny: Path) -> None:
-    result = haloae("train", category, "--out", "run", "--config", tiny)
+def test_the_backbone_is_said_in_one_line(haloae: Run, category: Path, tiny: Path) -> None:
+    train = ("train", category, "--config", tiny, "--backbone", "auto")
+    result = haloae(*train, "--out", "run")
     assert result.code == 0
-    assert "RANDOM" in result.err
+    assert result.err == (
+        "haloae: backbone: vgg19 with bundled weights (no ImageNet weights are cached)\n"
+    )
+    provenance = json.loads(haloae("info", "run/model.safetensors", "--json").out)["provenance"]
+    assert provenance["backbone"] == "bundled"
+    assert len(provenance["backbone_sha256"]) == 64
+    assert haloae(*train, "--out", "quiet", "--quiet").err == ""
 
 
 def test_cuda_where_there_is_none(

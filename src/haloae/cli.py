@@ -30,7 +30,7 @@ MAX_WORKERS = 8
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
-    _set_up_logging()
+    _set_up_logging(quiet=arguments.quiet)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that lacks a character shows its code, rather than stopping us.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", metavar="FILE.toml", type=Path, help="settings over the preset")
     train.add_argument(
         "--backbone",
-        metavar="auto|imagenet|random|PATH",
+        metavar="auto|bundled|imagenet|random|PATH",
         help="weights of the trunk; only imagenet may download",
     )
     train.add_argument("--image-size", metavar="N", type=int, help="side in pixels")
@@ -468,11 +468,20 @@ def _progress(arguments: argparse.Namespace, title: str) -> Callable[[Iterable[A
     return wrap
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(*, quiet: bool) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("haloae: %(levelname)s: %(message)s"))
+    handler.setFormatter(_Formatter())
     logger = logging.getLogger("haloae")
     logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """What is worth knowing as it is; a warning is called one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname}: "
+        return f"haloae: {level}{record.getMessage()}"
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ class NetworkConfig(_Frozen):
     """The network, sections B to E."""
 
     trunk: Literal["vgg19", "resnet18"] = "vgg19"
+    """The frozen backbone, see `haloae.network.trunks`."""
     published_taps: bool = False
     """True: taps one reflected pixel too wide, resampled by nearest, as published."""
     reduced_channels: PositiveInt | None = 96
@@ -85,6 +86,8 @@ class NetworkConfig(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.published_taps and self.trunk != "vgg19":
+            raise ValueError(f"published_taps are those of vgg19, and the trunk is {self.trunk}")
         if not self.encoder or not self.decoder:
             raise ValueError("encoder and decoder need a stage each")
         if any(stage.channels is None for stage in (*self.encoder, *self.decoder[:-1])):
@@ -147,7 +150,7 @@ class Config(_Frozen):
     """Side of the square every image is brought to, in pixels."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     backbone: str = "auto"
-    """Where the trunk's weights come from: auto, imagenet, random or a file."""
+    """Where the trunk's weights come from: auto, bundled, imagenet, random or a file."""
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()

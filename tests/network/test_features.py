@@ -1,13 +1,16 @@
 """The frozen trunk and the principal components of its features."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
+from haloae.errors import WeightsError
 from haloae.network.features import FeatureExtractor, FeatureReducer
 from oracles import features_from, nearest, vgg_taps
 
@@ -15,6 +18,11 @@ from oracles import features_from, nearest, vgg_taps
 @pytest.fixture(scope="module")
 def extractor() -> FeatureExtractor:
     return FeatureExtractor("random")
+
+
+@pytest.fixture(scope="module")
+def resnet() -> FeatureExtractor:
+    return FeatureExtractor("random", "resnet18")
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +36,16 @@ def drawn(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 128), (65, 70), (8, 11), (32, 33)])
 def test_every_tap_on_a_grid_of_a_quarter(
-    extractor: FeatureExtractor, published: FeatureExtractor, size: tuple[int, int]
+    extractor: FeatureExtractor,
+    published: FeatureExtractor,
+    resnet: FeatureExtractor,
+    size: tuple[int, int],
 ) -> None:
     image = drawn(2, 3, *size)
-    for network in (extractor, published):
+    for network, channels in ((extractor, 704), (published, 704), (resnet, 64 + 128 + 256)):
         features = network(image)
-        assert features.shape == (2, 64 + 128 + 256 + 256, size[0] // 4, size[1] // 4)
-        assert network.channels == 704
+        assert features.shape == (2, channels, size[0] // 4, size[1] // 4)
+        assert network.channels == channels
         assert features.min() >= 0
         assert features.isfinite().all()
 
@@ -117,6 +128,48 @@ def test_taps_are_those_of_torchvision(extractor: FeatureExtractor, size: tuple[
         [F.avg_pool2d(outputs[1], 4), F.avg_pool2d(outputs[6], 2), outputs[11], outputs[17]], dim=1
     )
     torch.testing.assert_close(extractor(image), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (48, 80)])
+def test_resnet_taps_are_those_of_torchvision(size: tuple[int, int], tmp_path: Path) -> None:
+    """Read from a published file, with batch norm: folding it in changes nothing."""
+    torch.manual_seed(0)
+    published = resnet18().eval()
+    for name, buffer in published.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.2)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    torch.save(published.state_dict(), tmp_path / "published.pth")
+    extractor = FeatureExtractor(tmp_path / "published.pth", "resnet18")
+    image = drawn(2, 3, *size)
+    with torch.no_grad():
+        x = published.maxpool(published.relu(published.bn1(published.conv1(image))))
+        taps = [x := layer(x) for layer in (published.layer1, published.layer2, published.layer3)]
+        for tap, wanted in zip(extractor.layers(image), taps, strict=True):
+            torch.testing.assert_close(tap, wanted, atol=1e-5 * wanted.max().item(), rtol=1e-5)
+    grid = (size[0] // 4, size[1] // 4)
+    on_grid = [taps[0]] + [F.interpolate(tap, size=grid, mode="bilinear") for tap in taps[1:]]
+    torch.testing.assert_close(extractor(image), torch.cat(on_grid, 1), atol=1e-3, rtol=1e-4)
+
+
+def test_only_resnet_sees_far(extractor: FeatureExtractor, resnet: FeatureExtractor) -> None:
+    """One pixel's reach: 48 pixels in VGG19 up to relu3_4, over 200 in ResNet-18 up to layer3."""
+    image = drawn(1, 3, 320, 320)
+    changed = image.clone()
+    changed[..., 160, 160] += 10
+    for network, reach in ((extractor, (40, 48)), (resnet, (140, 320))):
+        moved = (network(image) != network(changed)).any(1)[0].any(0).nonzero()
+        width = 4 * (moved.max() - moved.min() + 1).item()
+        assert reach[0] <= width <= reach[1]
+
+
+def test_a_file_of_another_trunk_is_refused(tmp_path: Path) -> None:
+    torch.save(resnet18().state_dict(), tmp_path / "resnet.pth")
+    torch.save(FeatureExtractor("random").layers.state_dict(), tmp_path / "vgg.pth")
+    for name, trunk in (("resnet.pth", "vgg19"), ("vgg.pth", "resnet18")):
+        with pytest.raises(WeightsError, match=f"{name}: .* it is not a {trunk}"):
+            FeatureExtractor(tmp_path / name, trunk)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 128), (40, 56)])

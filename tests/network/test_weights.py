@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import VGG19_Weights
@@ -18,11 +19,17 @@ from torchvision.models import VGG19_Weights
 from haloae.errors import WeightsError
 from haloae.network.features import FeatureExtractor
 from haloae.network.trunks import TRUNKS
-from haloae.network.weights import digest, load_weights
+from haloae.network.weights import BUNDLED, digest, load_weights, random_weights
 
 CACHED_NAME = "vgg19-dcbb9e9d.pth"
 UNREACHABLE = f"http://127.0.0.1:9/{CACHED_NAME}"
 FIRST, LAST = "0.weight", "16.bias"
+
+BUNDLED_SHA256 = {
+    "resnet18": "d552955f877fcc7f605afa4c32573d11dc492fa40f1ce28b7c359763b9a8838d",
+    "vgg19": "07bf46e0769aa5e7a4da6fdfa5f3061105270b16b54daf69a6675798485e3183",
+}
+"""The shipped weights, as docs/backbone.md gives them."""
 
 State = dict[str, Tensor]
 
@@ -94,17 +101,37 @@ def assert_same(tensors: State, wanted: State) -> None:
 
 
 @pytest.mark.usefixtures("no_sockets")
-def test_auto_without_a_cache_is_random_and_says_so(
-    expected: State, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_auto_without_a_cache_is_bundled_and_says_so(
+    trunk: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    expected = TRUNKS[trunk].build().state_dict()
     with caplog.at_level(logging.DEBUG):
-        weights = load_weights("auto", "vgg19", expected)
-    assert weights.name == "random"
+        weights = load_weights("auto", trunk, expected)
+    assert weights.name == "bundled"
+    assert weights.sha256 == BUNDLED_SHA256[trunk]
     (record,) = caplog.records
-    assert record.levelno == logging.WARNING
+    assert record.levelno == logging.INFO
     assert record.name.startswith("haloae.")
-    for word in ("RANDOM", "--backbone imagenet", "--backbone PATH"):
-        assert word in record.getMessage()
+    assert f"{trunk} with bundled weights" in record.getMessage()
+    assert_same(load_weights("bundled", trunk, expected).tensors, weights.tensors)
+
+
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_bundled_taps_have_mean_one(trunk: str) -> None:
+    """On noise they were not made for, so nearly: no tap dominates a squared error."""
+    extractor = FeatureExtractor("bundled", trunk)
+    image = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    image = F.interpolate(image, size=(128, 128), mode="bicubic")
+    means = [tap.mean().item() for tap in extractor.layers(image)]
+    assert min(means) > 0.2
+    assert max(means) < 5
+    for name, tensor in extractor.layers.state_dict().items():
+        assert torch.equal(tensor, tensor.half().float()), name
+
+
+def test_the_package_holds_weights_of_every_trunk_and_nothing_else() -> None:
+    assert {path.name for path in BUNDLED.iterdir()} == {f"{t}.safetensors" for t in TRUNKS}
 
 
 @pytest.mark.usefixtures("no_sockets")
@@ -115,7 +142,9 @@ def test_random_was_asked_for_so_it_warns_of_nothing(
     weights = load_weights("random", "vgg19", expected)
     assert not caplog.records
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert weights.sha256 == load_weights("auto", "vgg19", expected).sha256
+    assert weights.sha256 == load_weights("random", "vgg19", expected).sha256
+    assert weights.sha256 == digest(random_weights(expected))
+    assert weights.sha256 != digest(random_weights(expected, seed=1))
     for name, tensor in weights.tensors.items():
         if tensor.ndim == 1:
             assert not tensor.any(), name
@@ -148,7 +177,7 @@ def test_cached_imagenet_weights_are_used(
     assert weights.name == "imagenet"
     assert weights.sha256 == digest(state)
     assert_same(weights.tensors, state)
-    assert not caplog.records
+    assert not caplog.records  # the line that `auto` writes is not a warning
 
 
 def test_the_cache_is_where_torchvision_itself_looks(cache: Path) -> None:
@@ -165,14 +194,14 @@ def test_offline_forbids_the_download(
     message = refusal("imagenet", expected)
     assert "HALOAE_OFFLINE=1" in message
     assert str(cache) in message
-    assert load_weights("auto", "vgg19", expected).name == "random"
+    assert load_weights("auto", "vgg19", expected).name == "bundled"
 
 
 def test_no_network_is_a_weights_error(cache: Path, expected: State) -> None:
     message = refusal("imagenet", expected)
     assert "could not be downloaded" in message
     assert str(cache) in message
-    assert "--backbone random" in message
+    assert "--backbone bundled" in message
     assert not cache.exists()
 
 
@@ -321,7 +350,7 @@ def test_what_is_no_file(tmp_path: Path, expected: State) -> None:
     for name in ("none.pth", "none.safetensors", "none"):
         message = refusal(tmp_path / name, expected)
         assert "no such weights file" in message
-        assert "auto, imagenet, random or a file" in message
+        assert "auto, bundled, imagenet, random or a file" in message
     (tmp_path / "folder.pth").mkdir()
     (tmp_path / "folder.safetensors").mkdir()
     refusal(tmp_path / "folder.pth", expected)

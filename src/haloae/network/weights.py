@@ -1,16 +1,22 @@
 """Where the trunk's weights come from, and whether they are what they should be.
 
-``auto`` never opens a socket: ImageNet weights if torchvision has them cached, else seeded random
-ones, with a warning. Only ``imagenet`` downloads, and ``HALOAE_OFFLINE=1`` forbids that too.
+``auto`` never opens a socket: ImageNet weights if torchvision has them cached, else the bundled
+ones, which come with this package (docs/backbone.md). Only ``imagenet`` downloads, and
+``HALOAE_OFFLINE=1`` forbids that too.
 """
 
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
+from urllib.error import HTTPError
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +26,22 @@ from haloae.network.trunks import TRUNKS
 
 log = logging.getLogger(__name__)
 
+BUNDLED = Path(__file__).parent / "bundled"
+"""Folder of the weights that come with this package, ``<trunk>.safetensors`` each."""
 RANDOM_SEED = 0
 """Random trunks are all the same one, so that two detectors can be compared."""
+TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
+HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.")
+"""The start of a published file's SHA-256, as its name gives it."""
+SOURCES = "auto, bundled, imagenet, random or a file"
 
 
 class Weights(NamedTuple):
     """A trunk's weights and where they came from."""
 
     name: str
-    """``imagenet``, ``random`` or the file's name."""
+    """``bundled``, ``imagenet``, ``random`` or the file's name."""
     sha256: str
     """Of the tensors themselves, see `digest`."""
     tensors: dict[str, Tensor]
@@ -38,23 +51,22 @@ def load_weights(source: str | Path, trunk: str, expected: Mapping[str, Tensor])
     """Weights for a trunk.
 
     Args:
-        source: ``auto``, ``imagenet``, ``random``, or a file: a `.safetensors`, or a `.pth` as
-            torchvision publishes it (or a state dict saved with `torch.save`).
-        trunk: a name in `haloae.network.features.TRUNKS`.
+        source: ``auto``, ``bundled``, ``imagenet``, ``random``, or a file: a `.safetensors`, or a
+            `.pth` as torchvision publishes it (or a state dict saved with `torch.save`).
+        trunk: a name in `haloae.network.trunks.TRUNKS`.
         expected: the tensors wanted, by name; only their shapes matter.
 
     Raises:
         WeightsError: no network, no such file, a damaged file, or weights of another network.
     """
     if source == "auto":
-        cached = _cached_path(trunk)
-        source = "imagenet" if cached.is_file() else "random"
-        if source == "random":
-            log.warning(
-                "no ImageNet weights are cached, so the backbone is RANDOM and detection is far "
-                "weaker than it can be: run once with `--backbone imagenet` where there is a "
-                "network, or give a weights file with `--backbone PATH`."
-            )
+        is_cached = _cached_path(trunk).is_file()
+        source = "imagenet" if is_cached else "bundled"
+        why = "found in torchvision's cache" if is_cached else "no ImageNet weights are cached"
+        log.info("backbone: %s with %s weights (%s)", trunk, source, why)
+    if source == "bundled":
+        path = BUNDLED / f"{trunk}.safetensors"
+        return _named("bundled", _fit(_read(path), trunk, expected, str(path)))
     if source == "random":
         return _named("random", random_weights(expected))
     if source == "imagenet":
@@ -104,27 +116,42 @@ def _imagenet(trunk: str) -> dict[str, Tensor]:
     path = _cached_path(trunk)
     if path.is_file():
         return _read(path)
-    way_out = f"download it elsewhere and copy it to {path}, or use --backbone random or a file"
+    way_out = f"download them elsewhere and copy them to {path}, or use --backbone bundled"
     if os.environ.get("HALOAE_OFFLINE") == "1":
         raise WeightsError(
             f"the ImageNet weights are not cached and HALOAE_OFFLINE=1 forbids the download: "
             f"{way_out}."
         )
+    url = _torchvision_entry(trunk).url
     try:
-        state = _torchvision_entry(trunk).get_state_dict(
-            progress=True, check_hash=True, weights_only=True
-        )
-    except (URLError, OSError, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(TIMEOUT):
+            # Into a temporary file, checked against the hash in its name, then renamed.
+            torch.hub.download_url_to_file(
+                url, str(path), HASH_IN_NAME.findall(url)[0], progress=sys.stderr.isatty()
+            )
+    except (OSError, HTTPException) as error:
+        reason = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
         raise WeightsError(
             f"the ImageNet weights could not be downloaded ({reason}): {way_out}."
         ) from error
     except RuntimeError as error:
         raise WeightsError(
-            f"the ImageNet weights that were downloaded are not what they should be (wrong hash): "
-            f"try again, or {way_out}."
+            f"the ImageNet weights were cut short or changed on their way (wrong hash), so they are "
+            f"not kept: try again, or {way_out}."
         ) from error
-    return dict(state)
+    return _read(path)
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Give up on silent servers: torch.hub takes no time limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -135,9 +162,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsError(
-            f"{path}: no such weights file; --backbone takes auto, imagenet, random or a file."
-        ) from error
+        raise WeightsError(f"{path}: no such weights file; --backbone takes {SOURCES}.") from error
     except Exception as error:  # damaged files fail in as many ways as there are bytes
         raise WeightsError(
             f"{path}: damaged, or not a .safetensors or .pth file of weights: download it again, "

@@ -1,0 +1,1 @@
+"""How the bundled backbones were made: `python -m pretrain --help`. Not part of the package."""

@@ -1,0 +1,67 @@
+"""Make a bundled backbone: pictures → training → weights file and its record.
+
+    python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/resnet18 [--minutes 10]
+
+Called again, it goes on where it stopped; at the end it writes `<trunk>.safetensors` and
+`record.json`, the facts of the model card.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from pretrain.export import export
+from pretrain.pictures import load_pictures
+from pretrain.train import Recipe, train
+
+RECIPES = {
+    "resnet18": Recipe("resnet18", 6000, size=64, late_size=96, photo_stride=2, textures=600),
+    "vgg19": Recipe("vgg19", 2200, size=48, late_size=64, photo_stride=4, textures=300),
+}
+
+
+def main() -> None:
+    """Train for a while; at the end of the schedule, write the files."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__.split("\n")[0])
+    parser.add_argument("trunk", choices=sorted(RECIPES))
+    parser.add_argument("--photos", type=Path, required=True, help="folder of .jpg photographs")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int)
+    for name, kind in Recipe.__annotations__.items():
+        if name != "trunk":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: shipped")
+    arguments = parser.parse_args()
+    changes = {n: v for n in Recipe._fields if (v := getattr(arguments, n)) is not None}
+    recipe = RECIPES[arguments.trunk]._replace(**changes)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = load_pictures(
+        arguments.photos, recipe.photo_stride, recipe.textures, recipe.seed, out.parent
+    )
+    device = torch.device(arguments.device)
+    student, state = train(pictures, recipe, out, device=device, minutes=arguments.minutes)
+    if state["step"] < recipe.steps:
+        print(f"stopped at step {state['step']} of {recipe.steps}: the same command goes on")
+        return
+    path = out / f"{recipe.trunk}.safetensors"
+    record = {
+        "recipe": recipe._asdict(),
+        "pictures": len(pictures),
+        "device": arguments.device,
+        "torch": torch.__version__,
+        "seconds": round(state["seconds"]),
+        "sha256": export(student, recipe.trunk, pictures, path, recipe.seed),
+        "bytes": path.stat().st_size,
+    }
+    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The recipe behind the bundled weights: pictures, batches, training, the file it writes."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pretrain.__main__ import RECIPES, main
+from pretrain.export import folded, rescale
+from pretrain.floor import fit_filters
+from pretrain.pictures import SIDE, load_pictures, make_batch, with_defects
+from pretrain.textures import FAMILIES, draw
+from pretrain.train import Recipe, Student, train
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from haloae.detection.held_out import normalise
+from haloae.network.features import FeatureExtractor
+from haloae.network.trunks import TRUNKS
+from haloae.network.weights import digest
+
+RECIPE = Recipe("resnet18", steps=6, size=32, late_size=48, photo_stride=1, textures=8, batch=8)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four photographs of noise, of different shapes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        pixels = rng.integers(0, 256, (180 + 10 * number, 200, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    return load_pictures(photos, 1, 8, 0, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("family", range(len(FAMILIES)))
+def test_textures_are_pictures_and_each_is_another(family: int) -> None:
+    first = draw(family, 0, 64)
+    assert first.shape == (64, 64, 3)
+    assert first.dtype == np.float32
+    assert 0 <= first.min() <= first.max() <= 1
+    assert np.array_equal(first, draw(family, 0, 64))
+    assert not np.array_equal(first, draw(family, 1, 64))
+    assert not np.array_equal(first, draw(family + len(FAMILIES), 0, 64))
+    assert max(draw(family + n * len(FAMILIES), 0, 64).std() for n in range(4)) > 0.02
+
+
+def test_photographs_first_then_textures(photos: Path, pictures: Tensor, tmp_path: Path) -> None:
+    assert pictures.shape == (12, 3, SIDE, SIDE)
+    assert pictures.dtype == torch.uint8
+    half = load_pictures(photos, 2, 8, 0, tmp_path)
+    assert torch.equal(half, pictures[[0, 2, *range(4, 12)]])
+    (cache,) = tmp_path.iterdir()
+    written = cache.stat().st_mtime_ns
+    assert torch.equal(load_pictures(photos, 2, 8, 0, tmp_path), half)
+    assert cache.stat().st_mtime_ns == written
+    with pytest.raises(SystemExit, match="holds no"):
+        load_pictures(tmp_path, 1, 8, 0, tmp_path)
+
+
+def test_a_batch_is_a_function_of_its_seed(pictures: Tensor) -> None:
+    batch = make_batch(pictures, 48, 64, generator(1))
+    assert batch.images.shape == (64, 3, 48, 48)
+    assert 0 <= batch.images.min() <= batch.images.max() <= 1
+    assert batch.classes.unique().tolist() == list(range(12))
+    for one, other in zip(batch, make_batch(pictures, 48, 64, generator(1)), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(batch.images, make_batch(pictures, 48, 64, generator(2)).images)
+
+
+def test_defects_are_where_they_are_said_to_be() -> None:
+    images = torch.rand(256, 3, 48, 48, generator=generator())
+    spoiled, changed = with_defects(images, generator())
+    difference = (spoiled - images).abs().mean(1)
+    assert (difference[~changed] <= 0.03).all()
+    assert (difference[changed] > 0.03).all()
+    is_defective = changed.any((1, 2)).float().mean()
+    assert 0.3 < is_defective < 0.5, "half of them, but for those off the image or too faint"
+    assert changed.float().mean() < 0.1, "local"
+
+
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_folding_and_rescaling_change_nothing_but_the_scale(trunk: str) -> None:
+    torch.manual_seed(0)
+    student = Student(TRUNKS[trunk], 5)
+    images = torch.randn(4, 3, 32, 32)
+    student.train()
+    for _ in range(3):
+        list(student.trunk(images))
+    student.eval()
+    with torch.no_grad():
+        wanted = list(student.trunk(images))
+        layers = TRUNKS[trunk].build()
+        layers.load_state_dict(folded(student.trunk), assign=True)
+        for tap, same in zip(layers(images), wanted, strict=True):
+            torch.testing.assert_close(tap, same, atol=1e-4, rtol=1e-4)
+        rescale(layers, [images])
+        for tap, same in zip(layers(images), wanted, strict=True):
+            assert tap.mean().item() == pytest.approx(1, abs=1e-3)
+            torch.testing.assert_close(tap, same / same.mean(), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_the_student_has_the_trunk_that_is_shipped(trunk: str) -> None:
+    student = Student(TRUNKS[trunk], 5)
+    pictures, defects = student(torch.zeros(2, 3, 48, 48))
+    assert pictures.shape == (2, 5)
+    assert defects.shape == (2, 12, 12)
+    wanted = {name: t.shape for name, t in TRUNKS[trunk].build().state_dict().items()}
+    assert {name: t.shape for name, t in folded(student.trunk).items()} == wanted
+
+
+def test_it_learns(pictures: Tensor, tmp_path: Path) -> None:
+    recipe = RECIPE._replace(steps=40, late_size=32, defect_weight=0.3)
+    train(pictures, recipe, tmp_path, device=torch.device("cpu"), minutes=10)
+    student, _ = train(pictures, recipe, tmp_path, device=torch.device("cpu"), minutes=10)
+    student.eval()
+    batch = make_batch(pictures, 32, 64, generator(99))
+    with torch.no_grad():
+        named, _ = student(normalise(batch.images))
+    assert (named.argmax(1) == batch.classes).float().mean() > 3 / 12, "chance is 1 / 12"
+
+
+def test_stopped_and_resumed_is_the_same_to_the_bit(pictures: Tensor, tmp_path: Path) -> None:
+    device = torch.device("cpu")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    whole.mkdir()
+    part.mkdir()
+    straight, _ = train(pictures, RECIPE, whole, device=device, minutes=10)
+    state = {"step": 0}
+    calls = 0
+    while state["step"] < RECIPE.steps:
+        calls += 1
+        resumed, state = train(pictures, RECIPE, part, device=device, minutes=1e-4)
+    assert calls > 1
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    with pytest.raises(SystemExit, match="another recipe"):
+        train(pictures, RECIPE._replace(seed=1), part, device=device, minutes=1)
+
+
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_the_command_writes_weights_that_load(
+    trunk: str,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "runs" / trunk
+    command = ["pretrain", trunk, "--photos", str(photos), "--out", str(out), "--steps", "2"]
+    command += ["--size", "16", "--late-size", "16", "--batch", "4", "--textures", "4"]
+    monkeypatch.setattr("pretrain.export.SETTLING", 2)
+    monkeypatch.setattr(sys, "argv", [*command, "--minutes", "0"])
+    main()
+    assert "the same command goes on" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    record = json.loads((out / "record.json").read_text())
+    weights = load_file(out / f"{trunk}.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    extractor = FeatureExtractor(out / f"{trunk}.safetensors", trunk)
+    assert extractor.source is not None
+    assert extractor.source.sha256 == record["sha256"] == digest(weights)
+    assert record["recipe"]["steps"] == 2
+    assert record["pictures"] == (4 - 1) // RECIPES[trunk].photo_stride + 1 + 4
+
+
+def test_the_floor_decorrelates_what_each_layer_sees() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 40, 3))
+    images = torch.rand(8, 3, 32, 32, generator=generator())
+    fit_filters(layers, images, generator())
+    with torch.no_grad():
+        first = layers[0](images)
+    assert first.mean((0, 2, 3)).abs().max() < 0.1
+    torch.testing.assert_close(first[:, :8], -first[:, 8:])
+    covariance = torch.cov(first[:, :8].movedim(1, 0).flatten(1))
+    torch.testing.assert_close(covariance, torch.eye(8), atol=0.1, rtol=0)
