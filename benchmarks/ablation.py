@@ -59,7 +59,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "training": {"steps": 120},
         "network": {"attention": {"mode": "none"}},
     },
-}
+} | {
+    f"{trunk} {components} components {steps} steps": {
+        "training": {"steps": steps},
+        "network": {
+            "trunk": trunk, "reduced_channels": components, "attention": {"mode": "none"},
+            "head_channels": max(48, components),
+        }
+    }
+    for trunk in ("vgg19", "resnet18")
+    for components in (16, 48, 96)
+    for steps in (40, 160)
+}  # fmt: skip
 NORMALISATIONS = ("difference", "none", "channel", "position", "both")
 SIGMAS = (0.8, 1.6)
 TOP_SHARES = (1.0, 0.1, 0.02, 0.005)

@@ -21,7 +21,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +109,9 @@ def run_heads(category: Category, trunk: str, weights: str, seeds: list[int]) ->
         return F.avg_pool2d(extractor(normalise(image)), 3, stride=1, padding=1,
                             count_include_pad=False)  # fmt: skip
 
-    def good() -> Iterator[Tensor]:
-        return (features(path) for path in category.train)
-
-    reducer.fit(good())
-    reduced = [reducer(each)[0] for each in good()]
+    good = [features(path).half() for path in category.train]
+    reducer.fit(good)
+    reduced = [reducer(each.float())[0] for each in good]
     cells = torch.cat([each.flatten(1).T for each in reduced])
     heads: dict[str, Any] = {f"nearest|{seed}": Nearest(cells, seed) for seed in seeds}
     heads["gaussian|0"] = Gaussian(reduced)

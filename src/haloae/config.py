@@ -208,13 +208,14 @@ PAPER = Config(
     training=TrainingConfig(steps=251 * 750),
     detection=DetectionConfig(normalisation="difference"),
 )
-# Chosen by the ablation in docs/adr/0004, with its tables.
+# Chosen by the ablations in docs/adr/0004 and 0005, with their tables.
 DEFAULT = Config(
     preset="default",
     image_size=256,
     network=NetworkConfig(
-        reduced_channels=16,
-        head_channels=48,
+        trunk="resnet18",
+        reduced_channels=96,
+        head_channels=96,
         encoder=(Stage(channels=48), Stage(channels=8)),
         decoder=(Stage(channels=8), Stage(channels=48), Stage()),
         attention=AttentionConfig(mode="none"),
@@ -222,7 +223,7 @@ DEFAULT = Config(
     ),
     loss=LossConfig(feature_terms=("mse",), clean_targets=True),
     training=TrainingConfig(steps=120, learning_rate=2e-3, schedule="cosine", precision="bfloat16"),
-    detection=DetectionConfig(normalisation="difference", sigma=1.6, top_share=0.005),
+    detection=DetectionConfig(normalisation="both", sigma=0.8, top_share=0.005),
 )
 FAST = DEFAULT.model_copy(
     update={

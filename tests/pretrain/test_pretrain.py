@@ -22,7 +22,7 @@ from haloae.network.features import FeatureExtractor
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import digest
 
-RECIPE = Recipe("resnet18", steps=6, size=32, late_size=48, photo_stride=1, textures=8, batch=8)
+RECIPE = Recipe("resnet18", steps=4, size=32, late_size=48, photo_stride=1, textures=8, batch=8)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -87,7 +87,7 @@ def test_defects_are_where_they_are_said_to_be() -> None:
     assert (difference[~changed] <= 0.03).all()
     assert (difference[changed] > 0.03).all()
     is_defective = changed.any((1, 2)).float().mean()
-    assert 0.3 < is_defective < 0.5, "half of them, but for those off the image or too faint"
+    assert 0.35 < is_defective < 0.6, "half of them, give or take the draw and faint ones"
     assert changed.float().mean() < 0.1, "local"
 
 
@@ -122,9 +122,9 @@ def test_the_student_has_the_trunk_that_is_shipped(trunk: str) -> None:
     assert {name: t.shape for name, t in folded(student.trunk).items()} == wanted
 
 
+@pytest.mark.slow
 def test_it_learns(pictures: Tensor, tmp_path: Path) -> None:
     recipe = RECIPE._replace(steps=40, late_size=32, defect_weight=0.3)
-    train(pictures, recipe, tmp_path, device=torch.device("cpu"), minutes=10)
     student, _ = train(pictures, recipe, tmp_path, device=torch.device("cpu"), minutes=10)
     student.eval()
     batch = make_batch(pictures, 32, 64, generator(99))

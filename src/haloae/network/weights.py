@@ -137,8 +137,8 @@ def _imagenet(trunk: str) -> dict[str, Tensor]:
         ) from error
     except RuntimeError as error:
         raise WeightsError(
-            f"the ImageNet weights were cut short or changed on their way (wrong hash), so they are "
-            f"not kept: try again, or {way_out}."
+            f"the ImageNet weights were cut short or changed on their way (wrong hash), so they "
+            f"are not kept: try again, or {way_out}."
         ) from error
     return _read(path)
 
