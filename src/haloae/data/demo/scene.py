@@ -1,0 +1,229 @@
+"""A small camera: a surface with colour, height and gloss becomes a photograph under some light.
+
+Axes: x to the right, y down, z towards the camera, all in pixels. Reflectances are linear RGB.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+SIZE = 224
+"""Side of every image, in pixels."""
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+GAMMA = 2.2
+AMBIENT = 0.35
+SHINE = 14
+"""Exponent of the specular lobe: satin rather than mirror."""
+VISIBLE = 4 / 255
+"""Smallest difference of encoded values that counts as a change."""
+SHADOW_STEPS = 7
+
+
+@dataclass(slots=True)
+class Surface:
+    """What lies before the camera.
+
+    Attributes:
+        albedo: (SIZE, SIZE, 3) reflectance, linear RGB in 0..1.
+        height: (SIZE, SIZE) in pixels, towards the camera.
+        gloss: (SIZE, SIZE) strength of the highlight, 0..1.
+    """
+
+    albedo: Array
+    height: Array
+    gloss: Array
+
+    def copy(self) -> "Surface":
+        """One that can be damaged without harm to this one."""
+        return Surface(self.albedo.copy(), self.height.copy(), self.gloss.copy())
+
+
+class Pose(NamedTuple):
+    """How the product lies under the camera: turned about the image's centre, scaled, shifted."""
+
+    angle: float
+    scale: float
+    shift: tuple[float, float]
+
+    def on_product(self) -> tuple[Array, Array]:
+        """x and y on the product of every image pixel, each (SIZE, SIZE)."""
+        rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2
+        cosine, sine = np.cos(self.angle) / self.scale, np.sin(self.angle) / self.scale
+        x, y = columns - self.shift[0], rows - self.shift[1]
+        centre = (SIZE - 1) / 2
+        return (
+            (cosine * x + sine * y + centre).astype(np.float32),
+            (cosine * y - sine * x + centre).astype(np.float32),
+        )
+
+    def in_image(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point of the product is seen."""
+        centre = (SIZE - 1) / 2
+        cosine, sine = np.cos(self.angle) * self.scale, np.sin(self.angle) * self.scale
+        x, y = x - centre, y - centre
+        return (
+            float(cosine * x - sine * y + centre + self.shift[0]),
+            float(sine * x + cosine * y + centre + self.shift[1]),
+        )
+
+
+class Light(NamedTuple):
+    """One lamp and the room's light."""
+
+    azimuth: float
+    elevation: float
+    colour: tuple[float, float, float]
+    """Exposure and colour temperature, a factor for R, G and B."""
+    slope: tuple[float, float]
+    """Fall-off over the image, to the right and down."""
+
+
+def some_pose(rng: Generator, turn: float) -> Pose:
+    """A pose as a hand or a fixture leaves it; `turn` in radians is the largest angle."""
+    shift = rng.uniform(-3, 3, 2)
+    return Pose(rng.uniform(-turn, turn), rng.uniform(0.98, 1.02), (shift[0], shift[1]))
+
+
+def some_light(rng: Generator) -> Light:
+    """Light from the upper left, never twice the same."""
+    exposure, warmth, tint = rng.uniform(0.85, 1.18), rng.uniform(-0.05, 0.05), rng.normal(0, 0.01)
+    slope = rng.uniform(-0.12, 0.12, 2)
+    return Light(
+        azimuth=np.pi * rng.uniform(1.15, 1.4),
+        elevation=np.pi * rng.uniform(0.25, 0.32),
+        colour=(exposure * (1 + warmth), exposure * (1 + tint), exposure * (1 - warmth)),
+        slope=(slope[0], slope[1]),
+    )
+
+
+def shade(surface: Surface, light: Light) -> Array:
+    """The light that leaves a surface towards the camera: (SIZE, SIZE, 3), linear."""
+    slope_y, slope_x = np.gradient(surface.height)
+    flat = np.cos(light.elevation)
+    lamp = (np.cos(light.azimuth) * flat, np.sin(light.azimuth) * flat, np.sin(light.elevation))
+    half = np.array([lamp[0], lamp[1], lamp[2] + 1])
+    half /= np.linalg.norm(half)
+    length = np.sqrt(slope_x**2 + slope_y**2 + 1)
+    diffuse = (lamp[2] - slope_x * lamp[0] - slope_y * lamp[1]) / length
+    mirror = np.maximum(half[2] - slope_x * half[0] - slope_y * half[1], 0) / length
+    lit = 1 - _shadow(surface.height, lamp)
+    hollow = np.maximum(gaussian_filter(surface.height, 4, truncate=2) - surface.height, 0)
+    direct = lit * np.maximum(diffuse, 0) / lamp[2] * (1 - AMBIENT)
+    seen = surface.albedo * (AMBIENT * np.exp(-0.25 * hollow) + direct)[..., None]
+    seen += (surface.gloss * lit * mirror**SHINE)[..., None]
+    ramp = np.linspace(-1, 1, SIZE)
+    falloff = 1 + light.slope[0] * ramp + light.slope[1] * ramp[:, None]
+    return (seen * falloff[..., None] * np.array(light.colour)).astype(np.float32)
+
+
+def _shadow(height: Array, lamp: tuple[float, float, float]) -> Array:
+    """Share of the lamp that what stands higher, towards it, takes away: (SIZE, SIZE), 0..1."""
+    across = np.hypot(lamp[0], lamp[1])
+    padded = np.pad(height, SHADOW_STEPS, mode="edge")
+    covered = np.zeros_like(height)
+    for step in range(1, SHADOW_STEPS + 1):
+        x = SHADOW_STEPS + round(step * lamp[0] / across)
+        y = SHADOW_STEPS + round(step * lamp[1] / across)
+        above = padded[y : y + SIZE, x : x + SIZE] - height - step * lamp[2] / across
+        np.maximum(covered, above, out=covered)
+    return gaussian_filter(np.minimum(covered, 1), 0.8, truncate=3)
+
+
+def changed_pixels(before: Surface, after: Surface, light: Light) -> Mask:
+    """Where a defect changes the material, or how it looks under the light, to the pixel."""
+    seen = np.abs(encode(shade(after, light)) - encode(shade(before, light))).max(axis=-1)
+    return (
+        (seen > VISIBLE)
+        | (np.abs(after.albedo - before.albedo).max(axis=-1) > 0.02)
+        | (np.abs(after.height - before.height) > 0.15)
+    )
+
+
+def photograph(seen: Array, rng: Generator) -> NDArray[np.uint8]:
+    """What the camera makes of it: focus, shot and read noise, encoding."""
+    focus = rng.uniform(0.55, 1.05)
+    blurred = np.stack([gaussian_filter(seen[..., i], focus, truncate=3) for i in range(3)], -1)
+    noise = rng.standard_normal(seen.shape, dtype=np.float32)
+    spread = np.sqrt(rng.uniform(0.00008, 0.0003) * np.maximum(blurred, 0) + 0.0025**2)
+    return np.rint(255 * encode(blurred + spread * noise)).astype(np.uint8)
+
+
+def encode(linear: Array) -> Array:
+    """Linear light to the values of an image file, 0..1."""
+    return np.clip(linear, 0, 1) ** np.float32(1 / GAMMA)
+
+
+def smooth_noise(rng: Generator, scale: float, side: int = SIZE) -> Array:
+    """Noise of unit spread that changes over about `scale` pixels: (side, side)."""
+    coarse = max(4, round(side / scale) + 3)
+    values = rng.standard_normal((coarse, coarse)).astype(np.float32)
+    large = PILImage.fromarray(values).resize((side, side), PILImage.Resampling.BICUBIC)
+    return np.asarray(large) * np.float32(1.3)
+
+
+def fine_noise(rng: Generator, sigma: tuple[float, float]) -> Array:
+    """Grain or fibres of unit spread, `sigma` pixels long down and across: (SIZE, SIZE)."""
+    noise = gaussian_filter(
+        rng.standard_normal((SIZE, SIZE), dtype=np.float32), sigma, mode="wrap", truncate=3
+    )
+    return np.asarray(noise / noise.std(), dtype=np.float32)
+
+
+def ramp(low: float, high: float, values: Array) -> Array:
+    """0 up to `low`, 1 from `high`, smooth between; `high` may be the lower one."""
+    share = np.clip((values - low) / (high - low), 0, 1)
+    return (share * share * (3 - 2 * share)).astype(np.float32)
+
+
+def curve(rng: Generator, centre: tuple[float, float], length: float, bend: float) -> Array:
+    """Points along a bent line, 0.5 pixel apart: (points, 2), x and y."""
+    angle = rng.uniform(0, np.pi)
+    along = np.linspace(-0.5, 0.5, max(4, int(2 * length)))
+    off = bend * (rng.normal() * (along**2 - 1 / 12) + rng.normal() * 2 * along**3)
+    along, off = length * along, length * off
+    x = centre[0] + np.cos(angle) * along - np.sin(angle) * off
+    y = centre[1] + np.sin(angle) * along + np.cos(angle) * off
+    return np.stack([x, y], -1).astype(np.float32)
+
+
+def distance_to(points: Array, reach: float) -> tuple[Array, Array]:
+    """Distance of every pixel to a curve, and where along it: both (SIZE, SIZE).
+
+    Beyond `reach` the distance is just larger than that. The place is 0 at one end, 1 at the other.
+    """
+    distance = np.full((SIZE, SIZE), 2 * reach, np.float32)
+    place = np.zeros((SIZE, SIZE), np.float32)
+    side = int(np.ceil(reach))
+    for share, (x, y) in zip(np.linspace(0, 1, len(points)), points, strict=True):
+        left, top = max(0, int(x) - side), max(0, int(y) - side)
+        window = (slice(top, max(0, int(y) + side + 2)), slice(left, max(0, int(x) + side + 2)))
+        near = distance[window]
+        rows, columns = np.ogrid[top : top + near.shape[0], left : left + near.shape[1]]
+        new = np.sqrt((columns - x) ** 2 + (rows - y) ** 2).astype(np.float32)
+        place[window] = np.where(new < near, share, place[window])
+        np.minimum(near, new, out=near)
+    return distance, place
+
+
+def blot(rng: Generator, centre: tuple[float, float], radius: float, ragged: float) -> Array:
+    """Distance into an irregular spot, 1 in its middle, 0 on its edge: (SIZE, SIZE)."""
+    rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    angle, stretch = rng.uniform(0, np.pi), rng.uniform(0.75, 1.3)
+    x, y = columns - centre[0], rows - centre[1]
+    along = (np.cos(angle) * x + np.sin(angle) * y) * stretch
+    across = (np.cos(angle) * y - np.sin(angle) * x) / stretch
+    edge = 1 + ragged * smooth_noise(rng, radius / 1.3) + 0.35 * ragged * smooth_noise(rng, 3)
+    return (edge - np.hypot(along, across) / radius).astype(np.float32)
+
+
+def sample(layer: Array, x: Array, y: Array) -> Array:
+    """A layer's value at fractional places, 0 outside of it."""
+    values = map_coordinates(layer, [y, x], order=1, mode="constant")
+    return np.asarray(values, dtype=np.float32)
