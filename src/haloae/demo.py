@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from haloae.config import Config
-from haloae.data.demo import write_demo
+from haloae.data.demo.pictures import write_demo
 from haloae.data.folders import load_category
 from haloae.evaluation.evaluate import evaluate, write_evaluation
 from haloae.training.fit import fit_detector

@@ -130,9 +130,11 @@ def _scratch(surface: Surface, rng: Generator) -> None:
     skips = ramp(-1.3, 0.2, smooth_noise(rng, 9))
     for offset in rng.uniform(3, 6, (rng.integers(1, 3), 2)):
         distance, place = distance_to(points, 5)
-        width = rng.uniform(0.9, 1.6) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
-        cover = np.clip(width - distance + 0.5, 0, 1) * skips * np.float32(0.85)
-        surface.albedo += cover[..., None] * (np.float32((0.50, 0.47, 0.36)) - surface.albedo)
+        width = rng.uniform(1.1, 2.0) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
+        cover = np.clip(width - distance + 0.5, 0, 1) * skips * np.float32(0.9)
+        surface.albedo += cover[..., None] * (
+            np.array((0.56, 0.52, 0.40), np.float32) - surface.albedo
+        )
         surface.height -= 0.8 * cover
         surface.gloss *= 1 - 0.6 * cover
         points = points + offset.astype(np.float32)
@@ -145,9 +147,9 @@ def _stain(surface: Surface, rng: Generator) -> None:
     rim = ramp(0, 0.08, spot) * ramp(0.32, 0.1, spot)
     pooled = ramp(0, 0.15, spot) * np.float32(rng.uniform(0.55, 0.8)) + 0.3 * rim
     if rng.random() < 0.6:
-        amber = np.float32((0.85, 0.62, 0.30))
+        amber = np.array((0.85, 0.62, 0.30), np.float32)
         surface.albedo *= 1 + pooled[..., None] * (amber - 1)
-        surface.albedo += pooled[..., None] * np.float32((0.115, 0.062, 0.008))
+        surface.albedo += pooled[..., None] * np.array((0.115, 0.062, 0.008), np.float32)
         surface.gloss += 0.05 * pooled
     else:
         patchy = pooled * ramp(-1.6, 0.8, smooth_noise(rng, 5))

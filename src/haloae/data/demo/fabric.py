@@ -122,8 +122,8 @@ def _weave(cloth: _Cloth) -> Surface:
 
 def _round(across: Array) -> Array:
     """Height of a thread over its axis, `across` being -1 and 1 at its sides."""
-    inside = np.maximum(1 - across**2, 0)
-    return (2.2 * np.sqrt(inside) - 6.0 * np.maximum(np.abs(across) - 1, 0) * 4).astype(np.float32)
+    top = 2.2 * np.sqrt(np.maximum(1 - across**2, 0))
+    return np.asarray(top - 24.0 * np.maximum(np.abs(across) - 1, 0), np.float32)
 
 
 def _somewhere(rng: Generator, margin: float) -> tuple[float, float]:
@@ -179,7 +179,7 @@ def _hole(surface: Surface, cloth: _Cloth, rng: Generator) -> None:
     _open(surface, spot + 0.9 * frayed, frayed)
     angles = rng.uniform(0, 2 * np.pi, 10)
     edge = 0.8 * radius * np.stack([np.cos(angles), np.sin(angles)], -1)
-    _fray(surface, rng, (edge + (x, y)).astype(np.float32), length=11)
+    _fray(surface, rng, edge + np.array([x, y]), length=11)
 
 
 def _open(surface: Surface, inside: Array, frayed: Array) -> None:

@@ -1,6 +1,7 @@
 """The circuit board's design: which part stands where, and the layers printed on the bare board."""
 
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ SIZES: dict[str, tuple[float, float]] = {
     "tantalum": (15, 8),
 }
 """Half length and half width of every kind of part, in pixels."""
+
+
+Point = tuple[float, float]
 
 
 class Part(NamedTuple):
@@ -134,7 +138,7 @@ def bare_board() -> Layers:
     x, y = grid[None, :], grid[:, None]
     copper, metal, white, hole = (np.zeros((side, side), np.float32) for _ in range(4))
     for points in TRACES:
-        for start, end in zip(points, points[1:], strict=False):
+        for start, end in pairwise(points):
             _draw(copper, 1.3 - _from_segment(x, y, start, end))
     for left, top, width, height in POURS:
         _draw(copper, _in_box(x - left, y - top, width, height))
@@ -197,7 +201,7 @@ def _in_box(x: Array, y: Array, width: float, height: float) -> Array:
     return np.asarray(np.minimum(width - np.abs(x), height - np.abs(y)), np.float32)
 
 
-def _from_segment(x: Array, y: Array, start: tuple[float, float], end: tuple[float, float]) -> Array:
+def _from_segment(x: Array, y: Array, start: Point, end: Point) -> Array:
     dx, dy = end[0] - start[0], end[1] - start[1]
     share = ((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy)
     share = np.clip(share, 0, 1)

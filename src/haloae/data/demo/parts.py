@@ -13,7 +13,7 @@ BLACK: Colour = (0.022, 0.022, 0.024)
 TIN: Colour = (0.46, 0.46, 0.45)
 STEEL: Colour = (0.44, 0.44, 0.43)
 PRINT: Colour = (0.55, 0.55, 0.52)
-REACH = 14.0
+REACH = 6.0
 """Pixels around a part that its drawing may touch."""
 
 
@@ -45,7 +45,9 @@ class _Stamp(NamedTuple):
         """Cover what `inside`, in pixels from the edge, says, with edges falling over `bevel`."""
         cover = np.clip(inside + 0.5, 0, 1).astype(np.float32)
         surface, texture = self.surface, (1 + grain * self.grain)[..., None]
-        surface.albedo += cover[..., None] * (np.float32(colour) * texture - surface.albedo)
+        surface.albedo += cover[..., None] * (
+            np.asarray(colour, np.float32) * texture - surface.albedo
+        )
         surface.gloss += cover * (gloss - surface.gloss)
         top = height - bevel * ramp(bevel, 0, inside) + 0.4 * grain * self.grain
         surface.height += cover * (top - surface.height)
@@ -69,7 +71,7 @@ class _Stamp(NamedTuple):
         column = ((self.p - x) / cell + columns / 2) * 4 - 0.5
         row = ((self.q - y) / cell + rows / 2) * 4 - 0.5
         cover = (0.85 * sample(fine, column, row))[..., None]
-        self.surface.albedo += cover * (np.float32(colour) - self.surface.albedo)
+        self.surface.albedo += cover * (np.asarray(colour, np.float32) - self.surface.albedo)
 
 
 def draw_part(
@@ -182,7 +184,9 @@ def _chip(stamp: _Stamp) -> None:
             gloss=0.25,
             bevel=0.8,
         )
-    stamp.lay(stamp.box(0, 0, body, body, 1.5), BLACK, height=6.0, gloss=0.035, bevel=2.0, grain=0.1)
+    stamp.lay(
+        stamp.box(0, 0, body, body, 1.5), BLACK, height=6.0, gloss=0.035, bevel=2.0, grain=0.1
+    )
     dot = stamp.disc(-body + 7, -body + 7, 2.6)
     stamp.lay(dot, (0.035, 0.035, 0.036), height=5.2, gloss=0.08, bevel=0.8)
     for text, y in (("HX7100", -4), ("1624", 6), ("C", 15)):

@@ -3,8 +3,9 @@
 Axes: x to the right, y down, z towards the camera, all in pixels. Reflectances are linear RGB.
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -14,7 +15,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 SIZE = 224
 """Side of every image, in pixels."""
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 GAMMA = 2.2
@@ -53,9 +54,9 @@ class Pose(NamedTuple):
     shift: tuple[float, float]
 
     def on_product(self) -> tuple[Array, Array]:
-        """x and y on the product of every image pixel, each (SIZE, SIZE)."""
+        """Coordinates on the product of every image pixel, x and y, each (SIZE, SIZE)."""
         rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2
-        cosine, sine = np.cos(self.angle) / self.scale, np.sin(self.angle) / self.scale
+        cosine, sine = math.cos(self.angle) / self.scale, math.sin(self.angle) / self.scale
         x, y = columns - self.shift[0], rows - self.shift[1]
         centre = (SIZE - 1) / 2
         return (
@@ -66,7 +67,7 @@ class Pose(NamedTuple):
     def in_image(self, x: float, y: float) -> tuple[float, float]:
         """Where a point of the product is seen."""
         centre = (SIZE - 1) / 2
-        cosine, sine = np.cos(self.angle) * self.scale, np.sin(self.angle) * self.scale
+        cosine, sine = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         x, y = x - centre, y - centre
         return (
             float(cosine * x - sine * y + centre + self.shift[0]),
@@ -87,45 +88,48 @@ class Light(NamedTuple):
 
 def some_pose(rng: Generator, turn: float) -> Pose:
     """A pose as a hand or a fixture leaves it; `turn` in radians is the largest angle."""
-    shift = rng.uniform(-3, 3, 2)
-    return Pose(rng.uniform(-turn, turn), rng.uniform(0.98, 1.02), (shift[0], shift[1]))
+    shift = rng.uniform(-3, 3), rng.uniform(-3, 3)
+    return Pose(rng.uniform(-turn, turn), rng.uniform(0.98, 1.02), shift)
 
 
 def some_light(rng: Generator) -> Light:
     """Light from the upper left, never twice the same."""
     exposure, warmth, tint = rng.uniform(0.85, 1.18), rng.uniform(-0.05, 0.05), rng.normal(0, 0.01)
-    slope = rng.uniform(-0.12, 0.12, 2)
     return Light(
-        azimuth=np.pi * rng.uniform(1.15, 1.4),
-        elevation=np.pi * rng.uniform(0.25, 0.32),
+        azimuth=math.pi * rng.uniform(1.15, 1.4),
+        elevation=math.pi * rng.uniform(0.25, 0.32),
         colour=(exposure * (1 + warmth), exposure * (1 + tint), exposure * (1 - warmth)),
-        slope=(slope[0], slope[1]),
+        slope=(rng.uniform(-0.12, 0.12), rng.uniform(-0.12, 0.12)),
     )
 
 
 def shade(surface: Surface, light: Light) -> Array:
     """The light that leaves a surface towards the camera: (SIZE, SIZE, 3), linear."""
     slope_y, slope_x = np.gradient(surface.height)
-    flat = np.cos(light.elevation)
-    lamp = (np.cos(light.azimuth) * flat, np.sin(light.azimuth) * flat, np.sin(light.elevation))
-    half = np.array([lamp[0], lamp[1], lamp[2] + 1])
-    half /= np.linalg.norm(half)
+    flat = math.cos(light.elevation)
+    lamp = (
+        math.cos(light.azimuth) * flat,
+        math.sin(light.azimuth) * flat,
+        math.sin(light.elevation),
+    )
+    # Blinn and Phong: the highlight is where the normal halves the angle of lamp and camera.
+    half = math.sqrt(2 + 2 * lamp[2])
     length = np.sqrt(slope_x**2 + slope_y**2 + 1)
     diffuse = (lamp[2] - slope_x * lamp[0] - slope_y * lamp[1]) / length
-    mirror = np.maximum(half[2] - slope_x * half[0] - slope_y * half[1], 0) / length
+    mirror = np.maximum(diffuse + 1 / length, 0) / half
     lit = 1 - _shadow(surface.height, lamp)
     hollow = np.maximum(gaussian_filter(surface.height, 4, truncate=2) - surface.height, 0)
     direct = lit * np.maximum(diffuse, 0) / lamp[2] * (1 - AMBIENT)
     seen = surface.albedo * (AMBIENT * np.exp(-0.25 * hollow) + direct)[..., None]
     seen += (surface.gloss * lit * mirror**SHINE)[..., None]
-    ramp = np.linspace(-1, 1, SIZE)
-    falloff = 1 + light.slope[0] * ramp + light.slope[1] * ramp[:, None]
-    return (seen * falloff[..., None] * np.array(light.colour)).astype(np.float32)
+    place = np.linspace(-1, 1, SIZE, dtype=np.float32)
+    falloff = 1 + light.slope[0] * place + light.slope[1] * place[:, None]
+    return np.asarray(seen * falloff[..., None] * np.array(light.colour, np.float32), np.float32)
 
 
 def _shadow(height: Array, lamp: tuple[float, float, float]) -> Array:
     """Share of the lamp that what stands higher, towards it, takes away: (SIZE, SIZE), 0..1."""
-    across = np.hypot(lamp[0], lamp[1])
+    across = math.hypot(lamp[0], lamp[1])
     padded = np.pad(height, SHADOW_STEPS, mode="edge")
     covered = np.zeros_like(height)
     for step in range(1, SHADOW_STEPS + 1):
@@ -133,13 +137,15 @@ def _shadow(height: Array, lamp: tuple[float, float, float]) -> Array:
         y = SHADOW_STEPS + round(step * lamp[1] / across)
         above = padded[y : y + SIZE, x : x + SIZE] - height - step * lamp[2] / across
         np.maximum(covered, above, out=covered)
-    return gaussian_filter(np.minimum(covered, 1), 0.8, truncate=3)
+    return np.asarray(gaussian_filter(np.minimum(covered, 1), 0.8, truncate=3), np.float32)
 
 
 def changed_pixels(before: Surface, after: Surface, light: Light) -> Mask:
     """Where a defect changes the material, or how it looks under the light, to the pixel."""
+    if before is after:
+        return np.zeros((SIZE, SIZE), dtype=bool)
     seen = np.abs(encode(shade(after, light)) - encode(shade(before, light))).max(axis=-1)
-    return (
+    return np.asarray(
         (seen > VISIBLE)
         | (np.abs(after.albedo - before.albedo).max(axis=-1) > 0.02)
         | (np.abs(after.height - before.height) > 0.15)
@@ -179,7 +185,7 @@ def fine_noise(rng: Generator, sigma: tuple[float, float]) -> Array:
 def ramp(low: float, high: float, values: Array) -> Array:
     """0 up to `low`, 1 from `high`, smooth between; `high` may be the lower one."""
     share = np.clip((values - low) / (high - low), 0, 1)
-    return (share * share * (3 - 2 * share)).astype(np.float32)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)
 
 
 def curve(rng: Generator, centre: tuple[float, float], length: float, bend: float) -> Array:
@@ -220,7 +226,7 @@ def blot(rng: Generator, centre: tuple[float, float], radius: float, ragged: flo
     along = (np.cos(angle) * x + np.sin(angle) * y) * stretch
     across = (np.cos(angle) * y - np.sin(angle) * x) / stretch
     edge = 1 + ragged * smooth_noise(rng, radius / 1.3) + 0.35 * ragged * smooth_noise(rng, 3)
-    return (edge - np.hypot(along, across) / radius).astype(np.float32)
+    return np.asarray(edge - np.hypot(along, across) / radius, np.float32)
 
 
 def sample(layer: Array, x: Array, y: Array) -> Array:
