@@ -18,12 +18,12 @@ from haloae.data.demo.scene import (
     some_pose,
 )
 
-PITCH = 8.0
+PITCH = 6.0
 """Pixels from thread to thread."""
 THREADS = 64
 """More than ever are in view, in each direction."""
-WARP = np.array([0.055, 0.10, 0.20], np.float32)
-WEFT = np.array([0.46, 0.45, 0.40], np.float32)
+WARP = np.array([0.075, 0.12, 0.21], np.float32)
+WEFT = np.array([0.31, 0.34, 0.37], np.float32)
 GROUND = np.array([0.012, 0.012, 0.014], np.float32)
 """Of what is seen through a gap."""
 DEPTH = -4.0
@@ -64,7 +64,7 @@ def fabric(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
     if defect == "missing_thread":
         return before, _weave(_without_thread(cloth, rng))
     if defect == "pull":
-        return before, _weave(_pulled(cloth, rng))
+        return before, _pulled(cloth, rng)
     after = before.copy()
     {"cut": _cut, "hole": _hole, "stain": _stain}[defect](after, cloth, rng)
     return before, after
@@ -73,11 +73,11 @@ def fabric(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
 def _some_cloth(rng: Generator) -> _Cloth:
     x, y = some_pose(rng, turn=0.06).on_product()
     offset = rng.uniform(8, 16, 2)
-    x = x / PITCH + offset[0] + 0.11 * smooth_noise(rng, 45)
-    y = y / PITCH + offset[1] + 0.11 * smooth_noise(rng, 45)
-    widths = rng.normal(0.93, 0.05, (2, THREADS)).astype(np.float32)
-    shades = rng.normal(1, 0.09, (2, THREADS)).astype(np.float32)
-    slubs = 0.05 * fine_noise(rng, (9, 1.5)), 0.05 * fine_noise(rng, (1.5, 9))
+    x = x / PITCH + offset[0] + 0.10 * smooth_noise(rng, 60)
+    y = y / PITCH + offset[1] + 0.10 * smooth_noise(rng, 60)
+    widths = rng.normal(0.95, 0.03, (2, THREADS)).astype(np.float32)
+    shades = rng.normal(1, 0.06, (2, THREADS)).astype(np.float32)
+    slubs = 0.03 * fine_noise(rng, (9, 1.5)), 0.03 * fine_noise(rng, (1.5, 9))
     return _Cloth(
         x=x,
         y=y,
@@ -87,7 +87,7 @@ def _some_cloth(rng: Generator) -> _Cloth:
         weft_shade=shades[1],
         warp_fibres=fine_noise(rng, (2.2, 0.55)),
         weft_fibres=fine_noise(rng, (0.55, 2.2)),
-        relief=3.0 * smooth_noise(rng, 70) + 0.8 * smooth_noise(rng, 28),
+        relief=3.0 * smooth_noise(rng, 80) + 0.5 * smooth_noise(rng, 35),
     )
 
 
@@ -132,33 +132,46 @@ def _somewhere(rng: Generator, margin: float) -> tuple[float, float]:
 
 
 def _without_thread(cloth: _Cloth, rng: Generator) -> _Cloth:
-    """A thread that broke: gone over some length, its ends thinning out."""
+    """A thread that broke: gone over some length, and those across it, now loose, draw together."""
     x, y = _somewhere(rng, 30)
-    is_warp = rng.random() < 0.5
-    half = rng.uniform(35, 80)
+    half = rng.uniform(45, 90)
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
-    if is_warp:
-        thread, axis, along = np.floor(cloth.x), np.floor(cloth.x[int(y), int(x)]), rows - y
-        is_there = ramp(half - 4, half + 4, np.abs(along))
-        width = np.where(thread == axis, cloth.warp_width * is_there + 0.02, cloth.warp_width)
-        return replace(cloth, warp_width=width)
-    thread, axis, along = np.floor(cloth.y), np.floor(cloth.y[int(y), int(x)]), columns - x
-    is_there = ramp(half - 4, half + 4, np.abs(along))
-    width = np.where(thread == axis, cloth.weft_width * is_there + 0.02, cloth.weft_width)
-    return replace(cloth, weft_width=width)
-
-
-def _pulled(cloth: _Cloth, rng: Generator) -> _Cloth:
-    """A snag: something caught the cloth, drew the threads aside and left a pucker."""
-    spot = np.maximum(blot(rng, _somewhere(rng, 40), rng.uniform(26, 38), 0.1), 0)
-    bump = ramp(0, 0.8, spot)
-    angle, pull = rng.uniform(0, 2 * np.pi), rng.uniform(1.2, 2.0)
+    is_warp = rng.random() < 0.5
+    across, along = (cloth.x, rows - y) if is_warp else (cloth.y, columns - x)
+    axis = np.floor(across[int(y), int(x)]) + 0.5
+    gone = ramp(half + 4, half - 4, np.abs(along))
+    own = 1 - gone * (np.abs(across - axis) <= 0.5)
+    others = 1 - 0.3 * gone * ramp(1.2, 0.4, np.abs(across - axis))
+    warp, weft = (own, others) if is_warp else (others, own)
+    # A thread of no width at all would divide by zero.
     return replace(
         cloth,
-        x=cloth.x + np.float32(pull * np.cos(angle)) * bump,
-        y=cloth.y + np.float32(pull * np.sin(angle)) * bump,
-        relief=cloth.relief + np.float32(rng.uniform(5, 9)) * bump,
+        warp_width=np.maximum(cloth.warp_width * warp, 0.02),
+        weft_width=np.maximum(cloth.weft_width * weft, 0.02),
     )
+
+
+def _pulled(cloth: _Cloth, rng: Generator) -> Surface:
+    """A snag: something caught the cloth, drew the threads aside and left a pucker and a loop."""
+    x, y = _somewhere(rng, 40)
+    spot = np.maximum(blot(rng, (x, y), rng.uniform(26, 38), 0.1), 0)
+    bump = ramp(0, 0.8, spot)
+    angle, pull = rng.uniform(0, 2 * np.pi), rng.uniform(1.6, 2.6)
+    surface = _weave(
+        replace(
+            cloth,
+            x=cloth.x + pull * np.cos(angle) * bump,
+            y=cloth.y + pull * np.sin(angle) * bump,
+            relief=cloth.relief + rng.uniform(6, 10) * bump,
+        )
+    )
+    distance, place = distance_to(curve(rng, (x, y), rng.uniform(20, 34), 1.2), 4)
+    loop = ramp(1.9, 1.1, distance)
+    colour = (WARP, WEFT)[rng.integers(2)]
+    tone = (1.05 + 0.12 * cloth.warp_fibres)[..., None]
+    surface.albedo += loop[..., None] * (colour * tone - surface.albedo)
+    surface.height += loop * (2 + 8 * place * (1 - place) + np.sqrt(np.maximum(2 - distance, 0)))
+    return surface
 
 
 def _cut(surface: Surface, cloth: _Cloth, rng: Generator) -> None:
@@ -210,7 +223,7 @@ def _stain(surface: Surface, cloth: _Cloth, rng: Generator) -> None:
     wicked = blot(rng, _somewhere(rng, 30), radius, 0.16)
     wicked += 0.035 * (cloth.warp_fibres + cloth.weft_fibres)
     liquid = np.array(
-        [(0.50, 0.46, 0.38), (0.52, 0.36, 0.22), (0.30, 0.33, 0.50)][rng.integers(3)], np.float32
+        [(0.45, 0.41, 0.32), (0.50, 0.33, 0.19), (0.26, 0.29, 0.48)][rng.integers(3)], np.float32
     )
     soaked = ramp(0, 0.22, wicked) * rng.uniform(0.75, 1.0)
     rim = ramp(0, 0.1, wicked) * ramp(0.35, 0.12, wicked) * rng.uniform(0.1, 0.5)
