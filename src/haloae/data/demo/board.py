@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from haloae.data.demo.layout import MARGIN, PARTS, SCALE, SIZES, UPRIGHT, Part, bare_board
+from haloae.data.demo.layout import FIELD, MARGIN, PARTS, SCALE, SIZES, UPRIGHT, Part, bare_board
 from haloae.data.demo.parts import draw_part
 from haloae.data.demo.scene import (
     SIZE,
@@ -19,7 +19,6 @@ from haloae.data.demo.scene import (
     ramp,
     sample,
     smooth_noise,
-    some_pose,
 )
 
 MASKED = np.array([0.012, 0.105, 0.050], np.float32)
@@ -51,7 +50,14 @@ class _Blank(NamedTuple):
 
 def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
     """A board without its defect and with it; the same twice where `defect` is None."""
-    blank = _Blank(some_pose(rng, turn=0.03), fine_noise(rng, (0.7, 0.7)), smooth_noise(rng, 12))
+    # A fixture holds it, so that it moves little.
+    middle = FIELD / 2 + rng.uniform(-0.8, 0.8, 2)
+    pose = Pose(
+        angle=rng.uniform(-0.008, 0.008),
+        scale=SIZE / FIELD * rng.uniform(0.995, 1.005),
+        middle=(float(middle[0]), float(middle[1])),
+    )
+    blank = _Blank(pose, fine_noise(rng, (0.7, 0.7)), smooth_noise(rng, 12))
     parts = [_placed(part, rng) for part in PARTS]
     before = _assemble(blank, parts)
     if defect is None:
@@ -71,8 +77,8 @@ def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
 
 def _placed(part: Part, rng: Generator) -> Part:
     """A part as the machine sets it down."""
-    x, y = rng.normal(0, 0.45, 2)
-    return part._replace(x=part.x + x, y=part.y + y, turn=part.turn + rng.normal(0, 0.015))
+    x, y = rng.normal(0, 0.3, 2)
+    return part._replace(x=part.x + x, y=part.y + y, turn=part.turn + rng.normal(0, 0.01))
 
 
 def _assemble(blank: _Blank, parts: list[Part]) -> Surface:
@@ -115,10 +121,12 @@ def _dent(surface: Surface, pose: Pose, parts: list[Part], rng: Generator) -> No
     radius = rng.uniform(0.45, 0.65) * reach if reach > 10 else 0.9 * reach
     room = np.maximum(np.array([length, width]) - radius - 2, 0) * 0.8
     x, y = rng.uniform(-room, room)
-    spot = np.maximum(blot(rng, pose.in_image(part.x + x, part.y + y), radius, 0.12), 0)
+    spot = np.maximum(
+        blot(rng, pose.in_image(part.x + x, part.y + y), radius * pose.scale, 0.12), 0
+    )
     bowl = ramp(0, 0.9, spot)
-    surface.height -= np.float32(rng.uniform(4.5, 6.5)) * bowl
-    scuffed = bowl * ramp(0.2, 1.4, smooth_noise(rng, 4)) * np.float32(0.35)
+    surface.height -= np.float32(rng.uniform(5.5, 8)) * bowl
+    scuffed = bowl * ramp(-0.5, 1.5, smooth_noise(rng, 8)) * np.float32(0.3)
     surface.albedo *= (1 - scuffed)[..., None]
     surface.gloss *= 1 - scuffed
 
@@ -130,7 +138,7 @@ def _scratch(surface: Surface, rng: Generator) -> None:
     skips = ramp(-1.3, 0.2, smooth_noise(rng, 9))
     for offset in rng.uniform(3, 6, (rng.integers(1, 3), 2)):
         distance, place = distance_to(points, 5)
-        width = rng.uniform(1.1, 2.0) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
+        width = rng.uniform(1.3, 2.2) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
         cover = np.clip(width - distance + 0.5, 0, 1) * skips * np.float32(0.9)
         surface.albedo += cover[..., None] * (
             np.array((0.56, 0.52, 0.40), np.float32) - surface.albedo

@@ -8,6 +8,7 @@ from numpy.random import Generator
 from haloae.data.demo.scene import (
     SIZE,
     Array,
+    Pose,
     Surface,
     blot,
     curve,
@@ -15,12 +16,11 @@ from haloae.data.demo.scene import (
     fine_noise,
     ramp,
     smooth_noise,
-    some_pose,
 )
 
 PITCH = 6.0
 """Pixels from thread to thread."""
-THREADS = 64
+THREADS = 96
 """More than ever are in view, in each direction."""
 WARP = np.array([0.075, 0.12, 0.21], np.float32)
 WEFT = np.array([0.31, 0.34, 0.37], np.float32)
@@ -71,10 +71,14 @@ def fabric(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
 
 
 def _some_cloth(rng: Generator) -> _Cloth:
-    x, y = some_pose(rng, turn=0.06).on_product()
-    offset = rng.uniform(8, 16, 2)
-    x = x / PITCH + offset[0] + 0.10 * smooth_noise(rng, 60)
-    y = y / PITCH + offset[1] + 0.10 * smooth_noise(rng, 60)
+    middle = rng.uniform(0.3, 0.6, 2) * THREADS
+    pose = Pose(
+        angle=rng.uniform(-0.06, 0.06),
+        scale=PITCH * rng.uniform(0.98, 1.02),
+        middle=(float(middle[0]), float(middle[1])),
+    )
+    x, y = pose.on_product()
+    x, y = x + 0.10 * smooth_noise(rng, 60), y + 0.10 * smooth_noise(rng, 60)
     widths = rng.normal(0.95, 0.03, (2, THREADS)).astype(np.float32)
     shades = rng.normal(1, 0.06, (2, THREADS)).astype(np.float32)
     slubs = 0.03 * fine_noise(rng, (9, 1.5)), 0.03 * fine_noise(rng, (1.5, 9))

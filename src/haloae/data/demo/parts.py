@@ -13,8 +13,8 @@ BLACK: Colour = (0.022, 0.022, 0.024)
 TIN: Colour = (0.46, 0.46, 0.45)
 STEEL: Colour = (0.44, 0.44, 0.43)
 PRINT: Colour = (0.55, 0.55, 0.52)
-REACH = 6.0
-"""Pixels around a part that its drawing may touch."""
+REACH = 5.0
+"""Units around a part that its drawing may touch."""
 
 
 class _Stamp(NamedTuple):
@@ -86,7 +86,7 @@ def draw_part(
         product: what `Pose.on_product` gave.
         grain: fine noise of unit spread, (SIZE, SIZE).
     """
-    reach = np.hypot(*SIZES[part.kind]) + REACH
+    reach = (np.hypot(*SIZES[part.kind]) + REACH) * pose.scale
     column, row = pose.in_image(part.x, part.y)
     side, _ = product[0].shape
     rows = slice(max(0, int(row - reach)), min(side, int(row + reach) + 1))
@@ -199,7 +199,7 @@ def _can(stamp: _Stamp) -> None:
     stamp.lay(frame, TIN, height=3.0, gloss=0.2, bevel=1.2)
     lid = stamp.box(0, 0, width - 1.8, height - 1.8, 3.0)
     stamp.lay(lid, (0.36, 0.36, 0.35), height=7.0, gloss=0.12, bevel=2.2, grain=0.035)
-    for x in (-0.6, -0.2, 0.2, 0.6):
+    for x in (-0.62, -0.21, 0.21, 0.62):
         for y in (-0.55, 0.55):
             hole = stamp.disc(x * width, y * height, 1.7)
             stamp.lay(hole, (0.02, 0.02, 0.02), height=5.5, gloss=0, bevel=0.6)
@@ -222,16 +222,6 @@ def _electrolytic(stamp: _Stamp) -> None:
     stamp.mark("25V", x=4, y=6, cell=1.4, colour=(0.06, 0.06, 0.07))
 
 
-def _header(stamp: _Stamp) -> None:
-    width, height = SIZES["header"]
-    stamp.lay(stamp.box(0, 0, width, height, 1.0), (0.60, 0.58, 0.50), height=8.0, bevel=1.6)
-    well = stamp.box(1.0, 0, width - 3.2, height - 3.2, 0.6)
-    stamp.lay(well, (0.50, 0.48, 0.41), height=4.0, bevel=0.4)
-    for y in np.arange(-35, 36, 14.0):
-        pin = stamp.box(1.0, float(y), 1.9, 1.9, 0.6)
-        stamp.lay(pin, (0.66, 0.50, 0.20), height=7.0, gloss=0.2, bevel=1.2)
-
-
 DRAWINGS: dict[str, Callable[[_Stamp], None]] = {
     "can": _can,
     "capacitor": _capacitor,
@@ -239,7 +229,6 @@ DRAWINGS: dict[str, Callable[[_Stamp], None]] = {
     "crystal": _crystal,
     "diode": _diode,
     "electrolytic": _electrolytic,
-    "header": _header,
     "inductor": _inductor,
     "led": _led,
     "resistor": _resistor,

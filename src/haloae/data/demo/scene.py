@@ -47,32 +47,29 @@ class Surface:
 
 
 class Pose(NamedTuple):
-    """How the product lies under the camera: turned about the image's centre, scaled, shifted."""
+    """How the product lies under the camera.
+
+    Attributes:
+        angle: radians it is turned by, about the image's middle.
+        scale: pixels per unit of the product.
+        middle: the point of the product that is in the image's middle.
+    """
 
     angle: float
     scale: float
-    shift: tuple[float, float]
+    middle: tuple[float, float]
 
     def on_product(self) -> tuple[Array, Array]:
         """Coordinates on the product of every image pixel, x and y, each (SIZE, SIZE)."""
-        rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2
+        y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2
         cosine, sine = math.cos(self.angle) / self.scale, math.sin(self.angle) / self.scale
-        x, y = columns - self.shift[0], rows - self.shift[1]
-        centre = (SIZE - 1) / 2
-        return (
-            (cosine * x + sine * y + centre).astype(np.float32),
-            (cosine * y - sine * x + centre).astype(np.float32),
-        )
+        return cosine * x + sine * y + self.middle[0], cosine * y - sine * x + self.middle[1]
 
     def in_image(self, x: float, y: float) -> tuple[float, float]:
         """Where a point of the product is seen."""
-        centre = (SIZE - 1) / 2
         cosine, sine = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
-        x, y = x - centre, y - centre
-        return (
-            float(cosine * x - sine * y + centre + self.shift[0]),
-            float(sine * x + cosine * y + centre + self.shift[1]),
-        )
+        x, y, centre = x - self.middle[0], y - self.middle[1], (SIZE - 1) / 2
+        return cosine * x - sine * y + centre, sine * x + cosine * y + centre
 
 
 class Light(NamedTuple):
@@ -86,18 +83,12 @@ class Light(NamedTuple):
     """Fall-off over the image, to the right and down."""
 
 
-def some_pose(rng: Generator, turn: float) -> Pose:
-    """A pose as a hand or a fixture leaves it; `turn` in radians is the largest angle."""
-    shift = rng.uniform(-3, 3), rng.uniform(-3, 3)
-    return Pose(rng.uniform(-turn, turn), rng.uniform(0.98, 1.02), shift)
-
-
 def some_light(rng: Generator) -> Light:
     """Light from the upper left, never twice the same."""
     exposure, warmth, tint = rng.uniform(0.85, 1.18), rng.uniform(-0.05, 0.05), rng.normal(0, 0.01)
     return Light(
-        azimuth=math.pi * rng.uniform(1.15, 1.4),
-        elevation=math.pi * rng.uniform(0.25, 0.32),
+        azimuth=math.pi * rng.uniform(1.2, 1.35),
+        elevation=math.pi * rng.uniform(0.27, 0.31),
         colour=(exposure * (1 + warmth), exposure * (1 + tint), exposure * (1 - warmth)),
         slope=(rng.uniform(-0.12, 0.12), rng.uniform(-0.12, 0.12)),
     )
@@ -154,7 +145,7 @@ def changed_pixels(before: Surface, after: Surface, light: Light) -> Mask:
 
 def photograph(seen: Array, rng: Generator) -> NDArray[np.uint8]:
     """What the camera makes of it: focus, shot and read noise, encoding."""
-    focus = rng.uniform(0.55, 1.05)
+    focus = rng.uniform(0.6, 0.9)
     blurred = np.stack([gaussian_filter(seen[..., i], focus, truncate=3) for i in range(3)], -1)
     noise = rng.standard_normal(seen.shape, dtype=np.float32)
     spread = np.sqrt(rng.uniform(0.00008, 0.0003) * np.maximum(blurred, 0) + 0.0025**2)
