@@ -28,13 +28,13 @@ TRACE = np.array([0.028, 0.185, 0.080], np.float32)
 TINNED = np.array([0.52, 0.50, 0.44], np.float32)
 WHITE = np.array([0.62, 0.63, 0.58], np.float32)
 DARK = np.array([0.01, 0.01, 0.01], np.float32)
-DENTABLE = ("can", "crystal", "electrolytic")
+DENTABLE = ("crystal", "electrolytic")
 """Kinds of soft sheet metal."""
 POLAR = ("diode", "electrolytic", "led", "tantalum")
 """Kinds that can be put in the wrong way round."""
 ALIKE = ("capacitor", "diode", "led", "resistor")
 """Kinds that fit the same pads."""
-LOOSE = (*ALIKE, "crystal", "electrolytic", "inductor", "tantalum")
+LOOSE = (*ALIKE, "crystal", "electrolytic", "tantalum")
 """Kinds that a machine places, and may forget."""
 DEFECTS = ("dent", "missing_part", "scratch", "stain", "swapped_part")
 
@@ -51,7 +51,7 @@ class _Blank(NamedTuple):
 def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
     """A board without its defect and with it; the same twice where `defect` is None."""
     # A fixture holds it, so that it moves little.
-    middle = FIELD / 2 + rng.uniform(-0.8, 0.8, 2)
+    middle = FIELD / 2 + rng.uniform(-0.6, 0.6, 2)
     pose = Pose(
         angle=rng.uniform(-0.008, 0.008),
         scale=SIZE / FIELD * rng.uniform(0.995, 1.005),
@@ -77,7 +77,7 @@ def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
 
 def _placed(part: Part, rng: Generator) -> Part:
     """A part as the machine sets it down."""
-    x, y = rng.normal(0, 0.3, 2)
+    x, y = rng.normal(0, 0.25, 2)
     return part._replace(x=part.x + x, y=part.y + y, turn=part.turn + rng.normal(0, 0.01))
 
 
@@ -138,7 +138,7 @@ def _scratch(surface: Surface, rng: Generator) -> None:
     skips = ramp(-1.3, 0.2, smooth_noise(rng, 9))
     for offset in rng.uniform(3, 6, (rng.integers(1, 3), 2)):
         distance, place = distance_to(points, 5)
-        width = rng.uniform(1.3, 2.2) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
+        width = rng.uniform(1.5, 2.6) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
         cover = np.clip(width - distance + 0.5, 0, 1) * skips * np.float32(0.9)
         surface.albedo += cover[..., None] * (
             np.array((0.56, 0.52, 0.40), np.float32) - surface.albedo
@@ -151,7 +151,7 @@ def _scratch(surface: Surface, rng: Generator) -> None:
 def _stain(surface: Surface, rng: Generator) -> None:
     """Flux that was not washed off, amber and glossy, or the white bloom that water leaves."""
     x, y = rng.uniform(30, SIZE - 30, 2)
-    spot = blot(rng, (float(x), float(y)), rng.uniform(15, 27), 0.2)
+    spot = blot(rng, (float(x), float(y)), rng.uniform(18, 32), 0.2)
     rim = ramp(0, 0.08, spot) * ramp(0.32, 0.1, spot)
     pooled = ramp(0, 0.15, spot) * np.float32(rng.uniform(0.55, 0.8)) + 0.3 * rim
     if rng.random() < 0.6:

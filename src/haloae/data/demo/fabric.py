@@ -73,14 +73,14 @@ def fabric(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
 def _some_cloth(rng: Generator) -> _Cloth:
     middle = rng.uniform(0.3, 0.6, 2) * THREADS
     pose = Pose(
-        angle=rng.uniform(-0.06, 0.06),
+        angle=rng.uniform(-0.03, 0.03),
         scale=PITCH * rng.uniform(0.98, 1.02),
         middle=(float(middle[0]), float(middle[1])),
     )
     x, y = pose.on_product()
-    x, y = x + 0.10 * smooth_noise(rng, 60), y + 0.10 * smooth_noise(rng, 60)
-    widths = rng.normal(0.95, 0.03, (2, THREADS)).astype(np.float32)
-    shades = rng.normal(1, 0.06, (2, THREADS)).astype(np.float32)
+    x, y = x + 0.07 * smooth_noise(rng, 60), y + 0.07 * smooth_noise(rng, 60)
+    widths = rng.normal(0.95, 0.02, (2, THREADS)).astype(np.float32)
+    shades = rng.normal(1, 0.05, (2, THREADS)).astype(np.float32)
     slubs = 0.03 * fine_noise(rng, (9, 1.5)), 0.03 * fine_noise(rng, (1.5, 9))
     return _Cloth(
         x=x,
@@ -91,7 +91,7 @@ def _some_cloth(rng: Generator) -> _Cloth:
         weft_shade=shades[1],
         warp_fibres=fine_noise(rng, (2.2, 0.55)),
         weft_fibres=fine_noise(rng, (0.55, 2.2)),
-        relief=3.0 * smooth_noise(rng, 80) + 0.5 * smooth_noise(rng, 35),
+        relief=2.0 * smooth_noise(rng, 80) + 0.25 * smooth_noise(rng, 35),
     )
 
 
@@ -138,14 +138,14 @@ def _somewhere(rng: Generator, margin: float) -> tuple[float, float]:
 def _without_thread(cloth: _Cloth, rng: Generator) -> _Cloth:
     """A thread that broke: gone over some length, and those across it, now loose, draw together."""
     x, y = _somewhere(rng, 30)
-    half = rng.uniform(45, 90)
+    half = rng.uniform(55, 100)
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     is_warp = rng.random() < 0.5
     across, along = (cloth.x, rows - y) if is_warp else (cloth.y, columns - x)
     axis = np.floor(across[int(y), int(x)]) + 0.5
     gone = ramp(half + 4, half - 4, np.abs(along))
     own = 1 - gone * (np.abs(across - axis) <= 0.5)
-    others = 1 - 0.3 * gone * ramp(1.2, 0.4, np.abs(across - axis))
+    others = 1 - 0.45 * gone * ramp(1.2, 0.4, np.abs(across - axis))
     warp, weft = (own, others) if is_warp else (others, own)
     # A thread of no width at all would divide by zero.
     return replace(

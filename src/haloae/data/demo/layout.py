@@ -8,23 +8,21 @@ import numpy as np
 
 from haloae.data.demo.scene import Array
 
-FIELD = 160.0
+FIELD = 128.0
 """Side of the board that is in view, in the layout's own unit."""
-SCALE = 3
+SCALE = 4
 """Samples per unit of the layers."""
 MARGIN = 12
 """Units of board beyond the field on each side."""
 SIZES: dict[str, tuple[float, float]] = {
-    "can": (30, 22),
-    "capacitor": (9, 5.5),
-    "chip": (29, 29),
-    "crystal": (21, 8),
-    "diode": (10, 5),
-    "electrolytic": (25, 25),
-    "inductor": (15, 15),
-    "led": (9, 5.5),
-    "resistor": (9, 5),
-    "tantalum": (15, 8),
+    "capacitor": (10, 6.5),
+    "chip": (26, 26),
+    "crystal": (22, 9),
+    "diode": (10.5, 6),
+    "electrolytic": (22, 22),
+    "led": (10, 6.5),
+    "resistor": (10, 6),
+    "tantalum": (16, 9),
 }
 """Half length and half width of every kind of part."""
 Point = tuple[float, float]
@@ -43,52 +41,31 @@ class Part(NamedTuple):
 
 UPRIGHT = np.pi / 2
 PARTS = (
-    Part("chip", "U1", 42, 44, 0),
-    Part("can", "U2", 120, 34, 0),
-    Part("electrolytic", "C5", 124, 122, 0),
-    Part("crystal", "Y1", 40, 94, 0),
-    Part("tantalum", "C4", 32, 140, 0),
-    Part("inductor", "L1", 74, 136, 0),
-    Part("resistor", "R1", 86, 72, 0),
-    Part("resistor", "R2", 86, 90, 0),
-    Part("capacitor", "C1", 114, 72, 0),
-    Part("diode", "D2", 142, 72, 0),
-    Part("capacitor", "C2", 86, 107, 0),
-    Part("resistor", "R3", 24, 118, 0),
-    Part("led", "D1", 50, 118, 0),
+    Part("chip", "U1", 39, 40, 0),
+    Part("crystal", "Y1", 94, 24, 0),
+    Part("electrolytic", "C3", 94, 94, 0),
+    Part("tantalum", "C2", 32, 108, 0),
+    Part("resistor", "R1", 82, 54, 0),
+    Part("diode", "D2", 109, 54, 0),
+    Part("capacitor", "C1", 23, 82, 0),
+    Part("led", "D1", 51, 82, 0),
 )
-LARGE = ("can", "chip", "electrolytic", "inductor")
+LARGE = ("chip", "electrolytic")
 """Kinds whose outline is printed."""
 TRACES = (
-    ((-12, 24), (13, 24)),
-    ((-12, 34), (13, 34)),
-    ((-12, 54), (6, 54), (13, 54)),
-    ((71, 34), (78, 34), (88, 24)),
-    ((71, 39), (80, 39), (88, 31)),
-    ((71, 54), (74, 57), (74, 69), (77, 72)),
-    ((71, 59), (72, 60), (72, 85), (77, 90)),
-    ((95, 72), (105, 72)),
-    ((123, 72), (132, 72)),
-    ((95, 90), (104, 90), (110, 97)),
-    ((34, 73), (34, 82), (28, 90)),
-    ((44, 73), (44, 82), (52, 90)),
-    ((24, 15), (24, -12)),
-    ((54, 15), (54, 6), (64, -4), (64, -12)),
-    ((95, 107), (99, 111)),
-    ((33, 118), (41, 118)),
-    ((15, 118), (8, 125), (8, 140), (17, 140)),
-    ((47, 140), (59, 140)),
-    ((59, 118), (70, 118), (77, 111)),
-    ((152, 72), (160, 80), (172, 80)),
-    ((149, 122), (172, 122)),
-    ((-12, 154), (172, 154)),
-    ((-12, 4), (14, 4), (20, -2), (20, -12)),
+    ((65, 25), (72, 25), (80, 24)),
+    ((65, 40), (67, 40), (67, 18), (76, 10), (100, 10), (106, 16), (106, 24)),
+    ((65, 50), (72, 54)),
+    ((92, 54), (99, 54)),
+    ((33, 66), (33, 82)),
+    ((44, 66), (44, 75), (51, 82)),
+    ((61, 82), (66, 87), (74, 94)),
+    ((13, 82), (10, 85), (10, 102), (16, 108)),
+    ((48, 108), (58, 108), (72, 94)),
+    ((119, 54), (119, 66), (112, 74)),
 )
-VIAS = (
-    (78, 14), (80, 52), (104, 82), (156, 62), (134, 88), (62, 104), (10, 82), (8, 104),
-    (64, 82), (152, 92), (56, 128), (98, 150), (150, 10), (12, 12),
-)  # fmt: skip
-POURS = ((126.0, 124.0, 36.0, 33.0), (120.0, 34.0, 36.0, 27.0))
+VIAS = ((66, 68), (120, 12), (11, 118), (60, 118), (120, 72), (12, 70), (62, 98))
+POURS = ((94.0, 94.0, 28.0, 27.0),)
 """Areas filled with copper: middle and half sizes."""
 GLYPHS = {
     "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717",
@@ -154,7 +131,7 @@ def bitmap(text: str) -> Array:
 def _pads(kind: str) -> list[tuple[float, float, float, float]]:
     """Middle and half sizes of the pads under a part that lies flat."""
     length, width = SIZES[kind]
-    if kind in ("can", "chip"):
+    if kind == "chip":
         return []
     if kind == "crystal":
         return [(-length * 0.55, 0, 3.5, 3.5), (length * 0.55, 0, 3.5, 3.5)]

@@ -154,14 +154,6 @@ def _tantalum(stamp: _Stamp) -> None:
     stamp.mark("47", x=3.4, cell=1.35, colour=(0.13, 0.06, 0.02))
 
 
-def _inductor(stamp: _Stamp) -> None:
-    _ends(stamp, "inductor", 2.4, 2.0)
-    length, width = SIZES["inductor"]
-    body = stamp.box(0, 0, length - 1.4, width, 3.5)
-    stamp.lay(body, (0.075, 0.072, 0.070), height=7.0, gloss=0.02, bevel=2.4, grain=0.2)
-    stamp.mark("100", cell=1.7, colour=(0.45, 0.45, 0.43))
-
-
 def _crystal(stamp: _Stamp) -> None:
     length, width = SIZES["crystal"]
     rim = stamp.box(0, 0, length, width, width)
@@ -187,23 +179,10 @@ def _chip(stamp: _Stamp) -> None:
     stamp.lay(
         stamp.box(0, 0, body, body, 1.5), BLACK, height=6.0, gloss=0.035, bevel=2.0, grain=0.1
     )
-    dot = stamp.disc(-body + 7, -body + 7, 2.6)
+    dot = stamp.disc(-body + 6, -body + 6, 2.6)
     stamp.lay(dot, (0.035, 0.035, 0.036), height=5.2, gloss=0.08, bevel=0.8)
-    for text, y in (("HX7100", -4), ("1624", 6), ("C", 15)):
-        stamp.mark(text, y=y, cell=1.35, colour=(0.20, 0.20, 0.19))
-
-
-def _can(stamp: _Stamp) -> None:
-    width, height = SIZES["can"]
-    frame = stamp.box(0, 0, width, height, 2.0)
-    stamp.lay(frame, TIN, height=3.0, gloss=0.2, bevel=1.2)
-    lid = stamp.box(0, 0, width - 1.8, height - 1.8, 3.0)
-    stamp.lay(lid, (0.36, 0.36, 0.35), height=7.0, gloss=0.12, bevel=2.2, grain=0.035)
-    for x in (-0.62, -0.21, 0.21, 0.62):
-        for y in (-0.55, 0.55):
-            hole = stamp.disc(x * width, y * height, 1.7)
-            stamp.lay(hole, (0.02, 0.02, 0.02), height=5.5, gloss=0, bevel=0.6)
-    stamp.mark("RF24", cell=1.9, colour=(0.15, 0.15, 0.155))
+    for text, y in (("HX7100", -2), ("1624", 7)):
+        stamp.mark(text, y=y, cell=1.2, colour=(0.20, 0.20, 0.19))
 
 
 def _electrolytic(stamp: _Stamp) -> None:
@@ -223,13 +202,11 @@ def _electrolytic(stamp: _Stamp) -> None:
 
 
 DRAWINGS: dict[str, Callable[[_Stamp], None]] = {
-    "can": _can,
     "capacitor": _capacitor,
     "chip": _chip,
     "crystal": _crystal,
     "diode": _diode,
     "electrolytic": _electrolytic,
-    "inductor": _inductor,
     "led": _led,
     "resistor": _resistor,
     "tantalum": _tantalum,

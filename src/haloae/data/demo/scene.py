@@ -90,7 +90,7 @@ def some_light(rng: Generator) -> Light:
         azimuth=math.pi * rng.uniform(1.2, 1.35),
         elevation=math.pi * rng.uniform(0.27, 0.31),
         colour=(exposure * (1 + warmth), exposure * (1 + tint), exposure * (1 - warmth)),
-        slope=(rng.uniform(-0.12, 0.12), rng.uniform(-0.12, 0.12)),
+        slope=(rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08)),
     )
 
 
