@@ -133,33 +133,33 @@ def _dent(surface: Surface, pose: Pose, parts: list[Part], rng: Generator) -> No
 
 def _scratch(surface: Surface, rng: Generator) -> None:
     """A tool that slipped: one bright line, or two side by side, deeper in places."""
-    x, y = rng.uniform(50, SIZE - 50, 2)
-    points = curve(rng, (float(x), float(y)), rng.uniform(55, 120), 0.12)
-    skips = ramp(-1.3, 0.2, smooth_noise(rng, 9))
-    for offset in rng.uniform(3, 6, (rng.integers(1, 3), 2)):
-        distance, place = distance_to(points, 5)
-        width = rng.uniform(1.5, 2.6) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
+    x, y = rng.uniform(60, SIZE - 60, 2)
+    points = curve(rng, (float(x), float(y)), rng.uniform(65, 130), 0.12)
+    skips = ramp(-1.8, -0.4, smooth_noise(rng, 9))
+    for offset in rng.uniform(4, 7, (rng.integers(1, 3), 2)):
+        distance, place = distance_to(points, 6)
+        width = rng.uniform(2.0, 3.2) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
         cover = np.clip(width - distance + 0.5, 0, 1) * skips * np.float32(0.9)
         surface.albedo += cover[..., None] * (
             np.array((0.56, 0.52, 0.40), np.float32) - surface.albedo
         )
-        surface.height -= 0.8 * cover
+        surface.height -= 1.2 * cover
         surface.gloss *= 1 - 0.6 * cover
         points = points + offset.astype(np.float32)
 
 
 def _stain(surface: Surface, rng: Generator) -> None:
     """Flux that was not washed off, amber and glossy, or the white bloom that water leaves."""
-    x, y = rng.uniform(30, SIZE - 30, 2)
-    spot = blot(rng, (float(x), float(y)), rng.uniform(18, 32), 0.2)
+    x, y = rng.uniform(45, SIZE - 45, 2)
+    spot = blot(rng, (float(x), float(y)), rng.uniform(24, 38), 0.2)
     rim = ramp(0, 0.08, spot) * ramp(0.32, 0.1, spot)
-    pooled = ramp(0, 0.15, spot) * np.float32(rng.uniform(0.55, 0.8)) + 0.3 * rim
+    pooled = ramp(0, 0.15, spot) * np.float32(rng.uniform(0.7, 0.95)) + 0.3 * rim
     if rng.random() < 0.6:
-        amber = np.array((0.85, 0.62, 0.30), np.float32)
+        amber = np.array((0.80, 0.52, 0.20), np.float32)
         surface.albedo *= 1 + pooled[..., None] * (amber - 1)
         surface.albedo += pooled[..., None] * np.array((0.115, 0.062, 0.008), np.float32)
         surface.gloss += 0.05 * pooled
     else:
         patchy = pooled * ramp(-1.6, 0.8, smooth_noise(rng, 5))
-        surface.albedo += (0.55 * patchy)[..., None] * (np.float32(0.5) - surface.albedo)
+        surface.albedo += (0.7 * patchy)[..., None] * (np.float32(0.5) - surface.albedo)
         surface.gloss *= 1 - 0.8 * patchy

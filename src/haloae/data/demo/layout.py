@@ -50,7 +50,7 @@ PARTS = (
     Part("capacitor", "C1", 23, 82, 0),
     Part("led", "D1", 51, 82, 0),
 )
-LARGE = ("chip", "electrolytic")
+OUTLINED = ("electrolytic",)
 """Kinds whose outline is printed."""
 TRACES = (
     ((65, 25), (72, 25), (80, 24)),
@@ -111,7 +111,7 @@ def bare_board() -> Layers:
             pad = (side_y, side_x, height, width) if is_upright else (side_x, side_y, width, height)
             _draw(metal, _in_box(x - part.x - pad[0], y - part.y - pad[1], pad[2], pad[3]))
         across, down = (down, across) if is_upright else (across, down)
-        if part.kind in LARGE:
+        if part.kind in OUTLINED:
             outline = np.abs(_in_box(x - part.x, y - part.y, across + 3, down + 3))
             _draw(white, 0.45 - outline)
         _print(white, part.name, part.x - across, part.y - down - 9)

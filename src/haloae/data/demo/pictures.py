@@ -20,7 +20,7 @@ from haloae.data.folders import GOOD
 from haloae.errors import OutputError
 from haloae.files import write_atomic
 
-TRAIN, TEST_GOOD, TEST_EACH = 48, 36, 13
+TRAIN, TEST_GOOD, TEST_EACH = 60, 36, 13
 """Images to train on, good test images, and test images of each defect."""
 CATEGORIES: dict[
     str, tuple[Callable[[Generator, str | None], tuple[Surface, Surface]], tuple[str, ...]]

@@ -24,6 +24,8 @@ SHINE = 14
 """Exponent of the specular lobe: satin rather than mirror."""
 VISIBLE = 4 / 255
 """Smallest difference of encoded values that counts as a change."""
+VIGNETTE = 0.2
+"""Share of the light that the lens loses at the middle of an edge; twice that in a corner."""
 SHADOW_STEPS = 7
 
 
@@ -85,9 +87,9 @@ class Light(NamedTuple):
 
 def some_light(rng: Generator) -> Light:
     """Light from the upper left, never twice the same."""
-    exposure, warmth, tint = rng.uniform(0.85, 1.18), rng.uniform(-0.05, 0.05), rng.normal(0, 0.01)
+    exposure, warmth, tint = rng.uniform(0.92, 1.22), rng.uniform(-0.05, 0.05), rng.normal(0, 0.01)
     return Light(
-        azimuth=math.pi * rng.uniform(1.2, 1.35),
+        azimuth=math.pi * rng.uniform(1.22, 1.33),
         elevation=math.pi * rng.uniform(0.27, 0.31),
         colour=(exposure * (1 + warmth), exposure * (1 + tint), exposure * (1 - warmth)),
         slope=(rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08)),
@@ -115,6 +117,7 @@ def shade(surface: Surface, light: Light) -> Array:
     seen += (surface.gloss * lit * mirror**SHINE)[..., None]
     place = np.linspace(-1, 1, SIZE, dtype=np.float32)
     falloff = 1 + light.slope[0] * place + light.slope[1] * place[:, None]
+    falloff *= 1 - VIGNETTE * (place**2 + place[:, None] ** 2)
     return np.asarray(seen * falloff[..., None] * np.array(light.colour, np.float32), np.float32)
 
 
@@ -145,7 +148,7 @@ def changed_pixels(before: Surface, after: Surface, light: Light) -> Mask:
 
 def photograph(seen: Array, rng: Generator) -> NDArray[np.uint8]:
     """What the camera makes of it: focus, shot and read noise, encoding."""
-    focus = rng.uniform(0.6, 0.9)
+    focus = rng.uniform(0.6, 0.85)
     blurred = np.stack([gaussian_filter(seen[..., i], focus, truncate=3) for i in range(3)], -1)
     noise = rng.standard_normal(seen.shape, dtype=np.float32)
     spread = np.sqrt(rng.uniform(0.00008, 0.0003) * np.maximum(blurred, 0) + 0.0025**2)
