@@ -30,8 +30,8 @@ WHITE = np.array([0.62, 0.63, 0.58], np.float32)
 DARK = np.array([0.01, 0.01, 0.01], np.float32)
 DENTABLE = ("crystal", "electrolytic")
 """Kinds of soft sheet metal."""
-POLAR = ("diode", "electrolytic", "led", "tantalum")
-"""Kinds that can be put in the wrong way round."""
+POLAR = ("electrolytic", "tantalum")
+"""Kinds that look otherwise the wrong way round, and fit no other pads."""
 ALIKE = ("capacitor", "diode", "led", "resistor")
 """Kinds that fit the same pads."""
 LOOSE = (*ALIKE, "crystal", "electrolytic", "tantalum")

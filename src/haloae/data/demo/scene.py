@@ -160,11 +160,11 @@ def encode(linear: Array) -> Array:
     return np.clip(linear, 0, 1) ** np.float32(1 / GAMMA)
 
 
-def smooth_noise(rng: Generator, scale: float, side: int = SIZE) -> Array:
-    """Noise of unit spread that changes over about `scale` pixels: (side, side)."""
-    coarse = max(4, round(side / scale) + 3)
+def smooth_noise(rng: Generator, scale: float) -> Array:
+    """Noise of unit spread that changes over about `scale` pixels: (SIZE, SIZE)."""
+    coarse = max(4, round(SIZE / scale) + 3)
     values = rng.standard_normal((coarse, coarse)).astype(np.float32)
-    large = PILImage.fromarray(values).resize((side, side), PILImage.Resampling.BICUBIC)
+    large = PILImage.fromarray(values).resize((SIZE, SIZE), PILImage.Resampling.BICUBIC)
     return np.asarray(large) * np.float32(1.3)
 
 
