@@ -5,7 +5,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from haloae.data.demo.layout import FIELD, MARGIN, PARTS, SCALE, SIZES, UPRIGHT, Part, bare_board
+from haloae.data.demo.layout import (
+    BOARD,
+    CORNER,
+    MARGIN,
+    PARTS,
+    SCALE,
+    SIZES,
+    UPRIGHT,
+    Part,
+    bare_board,
+)
 from haloae.data.demo.parts import draw_part
 from haloae.data.demo.scene import (
     SIZE,
@@ -25,9 +35,12 @@ MASKED = np.array([0.012, 0.105, 0.050], np.float32)
 """The green mask over the bare material."""
 TRACE = np.array([0.028, 0.185, 0.080], np.float32)
 """The same over copper."""
+COPPER = np.array([0.80, 0.42, 0.22], np.float32)
 TINNED = np.array([0.52, 0.50, 0.44], np.float32)
 WHITE = np.array([0.62, 0.63, 0.58], np.float32)
 DARK = np.array([0.01, 0.01, 0.01], np.float32)
+TRAY = np.array([0.022, 0.023, 0.026], np.float32)
+THICKNESS = 5.0
 DENTABLE = ("crystal", "electrolytic")
 """Kinds of soft sheet metal."""
 POLAR = ("electrolytic", "tantalum")
@@ -51,10 +64,10 @@ class _Blank(NamedTuple):
 def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
     """A board without its defect and with it; the same twice where `defect` is None."""
     # A fixture holds it, so that it moves little.
-    middle = FIELD / 2 + rng.uniform(-0.6, 0.6, 2)
+    middle = BOARD / 2 + rng.uniform(-0.6, 0.6, 2)
     pose = Pose(
         angle=rng.uniform(-0.008, 0.008),
-        scale=SIZE / FIELD * rng.uniform(0.995, 1.005),
+        scale=SIZE / (BOARD + 2 * MARGIN) * rng.uniform(0.995, 1.005),
         middle=(float(middle[0]), float(middle[1])),
     )
     blank = _Blank(pose, fine_noise(rng, (0.7, 0.7)), smooth_noise(rng, 12))
@@ -95,9 +108,20 @@ def _assemble(blank: _Blank, parts: list[Part]) -> Surface:
         height=0.7 * copper * (1 - metal) + 0.3 * metal - 3.0 * hole + 0.1 * blank.waves,
         gloss=0.035 * is_masked + 0.22 * metal * (1 - hole),
     )
+    _lay_in_tray(surface, *product)
     for part in parts:
         draw_part(surface, part, pose=blank.pose, product=product, grain=blank.grain)
     return surface
+
+
+def _lay_in_tray(surface: Surface, x: Array, y: Array) -> None:
+    """Turn what is beyond the board's edge into the matt tray below it."""
+    dx, dy = (np.abs(axis - BOARD / 2) - BOARD / 2 + CORNER for axis in (x, y))
+    outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0)
+    beyond = ramp(-0.4, 0.4, outside - CORNER)
+    surface.albedo += beyond[..., None] * (TRAY - surface.albedo)
+    surface.height += beyond * (-THICKNESS - surface.height)
+    surface.gloss *= 1 - beyond
 
 
 def _swapped(parts: list[Part], rng: Generator) -> list[Part]:
@@ -125,27 +149,23 @@ def _dent(surface: Surface, pose: Pose, parts: list[Part], rng: Generator) -> No
         blot(rng, pose.in_image(part.x + x, part.y + y), radius * pose.scale, 0.12), 0
     )
     bowl = ramp(0, 0.9, spot)
-    surface.height -= np.float32(rng.uniform(5.5, 8)) * bowl
-    scuffed = bowl * ramp(-0.5, 1.5, smooth_noise(rng, 8)) * np.float32(0.3)
+    surface.height -= np.float32(rng.uniform(6.5, 9.5)) * bowl
+    scuffed = bowl * ramp(-0.3, 1.2, smooth_noise(rng, 5)) * np.float32(0.5)
     surface.albedo *= (1 - scuffed)[..., None]
     surface.gloss *= 1 - scuffed
 
 
 def _scratch(surface: Surface, rng: Generator) -> None:
-    """A tool that slipped: one bright line, or two side by side, deeper in places."""
-    x, y = rng.uniform(60, SIZE - 60, 2)
-    points = curve(rng, (float(x), float(y)), rng.uniform(65, 130), 0.12)
-    skips = ramp(-1.8, -0.4, smooth_noise(rng, 9))
-    for offset in rng.uniform(4, 7, (rng.integers(1, 3), 2)):
-        distance, place = distance_to(points, 6)
-        width = rng.uniform(2.0, 3.2) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
-        cover = np.clip(width - distance + 0.5, 0, 1) * skips * np.float32(0.9)
-        surface.albedo += cover[..., None] * (
-            np.array((0.56, 0.52, 0.40), np.float32) - surface.albedo
-        )
+    """A tool that slipped: a bundle of lines down to the copper, deeper in places."""
+    x, y = rng.uniform(70, SIZE - 70, 2)
+    points = curve(rng, (float(x), float(y)), rng.uniform(60, 110), 0.12)
+    for offset in rng.normal(0, 4.5, (rng.integers(4, 7), 2)):
+        distance, place = distance_to(points + offset.astype(np.float32), 5)
+        width = rng.uniform(1.0, 2.0) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
+        cover = np.clip(width - distance + 0.5, 0, 1) * ramp(-1.2, 0.2, smooth_noise(rng, 9))
+        surface.albedo += (0.9 * cover)[..., None] * (COPPER - surface.albedo)
         surface.height -= 1.2 * cover
         surface.gloss *= 1 - 0.6 * cover
-        points = points + offset.astype(np.float32)
 
 
 def _stain(surface: Surface, rng: Generator) -> None:

@@ -8,12 +8,13 @@ import numpy as np
 
 from haloae.data.demo.scene import Array
 
-FIELD = 128.0
-"""Side of the board that is in view, in the layout's own unit."""
+BOARD = 128.0
+"""Side of the board, in the layout's own unit."""
+CORNER = 5.0
 SCALE = 4
 """Samples per unit of the layers."""
 MARGIN = 12
-"""Units of board beyond the field on each side."""
+"""Units of the tray that are in view on each side of the board."""
 SIZES: dict[str, tuple[float, float]] = {
     "capacitor": (10, 6.5),
     "chip": (26, 26),
@@ -90,7 +91,7 @@ class Layers(NamedTuple):
 @cache
 def bare_board() -> Layers:
     """The layers, drawn once."""
-    side = round(SCALE * (FIELD + 2 * MARGIN))
+    side = round(SCALE * (BOARD + 2 * MARGIN))
     grid = np.arange(side, dtype=np.float32) / SCALE - MARGIN
     x, y = grid[None, :], grid[:, None]
     copper, metal, white, hole = (np.zeros((side, side), np.float32) for _ in range(4))
