@@ -35,7 +35,7 @@ MASKED = np.array([0.012, 0.105, 0.050], np.float32)
 """The green mask over the bare material."""
 TRACE = np.array([0.028, 0.185, 0.080], np.float32)
 """The same over copper."""
-COPPER = np.array([0.80, 0.42, 0.22], np.float32)
+COPPER = np.array([0.68, 0.46, 0.30], np.float32)
 TINNED = np.array([0.52, 0.50, 0.44], np.float32)
 WHITE = np.array([0.62, 0.63, 0.58], np.float32)
 DARK = np.array([0.01, 0.01, 0.01], np.float32)
@@ -64,10 +64,10 @@ class _Blank(NamedTuple):
 def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
     """A board without its defect and with it; the same twice where `defect` is None."""
     # A fixture holds it, so that it moves little.
-    middle = BOARD / 2 + rng.uniform(-0.6, 0.6, 2)
+    middle = BOARD / 2 + rng.uniform(-0.45, 0.45, 2)
     pose = Pose(
-        angle=rng.uniform(-0.008, 0.008),
-        scale=SIZE / (BOARD + 2 * MARGIN) * rng.uniform(0.995, 1.005),
+        angle=rng.uniform(-0.006, 0.006),
+        scale=SIZE / (BOARD + 2 * MARGIN) * rng.uniform(0.996, 1.004),
         middle=(float(middle[0]), float(middle[1])),
     )
     blank = _Blank(pose, fine_noise(rng, (0.7, 0.7)), smooth_noise(rng, 12))
@@ -90,7 +90,7 @@ def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
 
 def _placed(part: Part, rng: Generator) -> Part:
     """A part as the machine sets it down."""
-    x, y = rng.normal(0, 0.25, 2)
+    x, y = rng.normal(0, 0.2, 2)
     return part._replace(x=part.x + x, y=part.y + y, turn=part.turn + rng.normal(0, 0.01))
 
 
@@ -170,8 +170,8 @@ def _scratch(surface: Surface, rng: Generator) -> None:
 
 def _stain(surface: Surface, rng: Generator) -> None:
     """Flux that was not washed off, amber and glossy, or the white bloom that water leaves."""
-    x, y = rng.uniform(45, SIZE - 45, 2)
-    spot = blot(rng, (float(x), float(y)), rng.uniform(24, 38), 0.2)
+    x, y = rng.uniform(65, SIZE - 65, 2)
+    spot = blot(rng, (float(x), float(y)), rng.uniform(22, 34), 0.2)
     rim = ramp(0, 0.08, spot) * ramp(0.32, 0.1, spot)
     pooled = ramp(0, 0.15, spot) * np.float32(rng.uniform(0.7, 0.95)) + 0.3 * rim
     if rng.random() < 0.6:

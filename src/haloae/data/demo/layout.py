@@ -13,7 +13,7 @@ BOARD = 128.0
 CORNER = 5.0
 SCALE = 4
 """Samples per unit of the layers."""
-MARGIN = 12
+MARGIN = 9
 """Units of the tray that are in view on each side of the board."""
 SIZES: dict[str, tuple[float, float]] = {
     "capacitor": (10, 6.5),
