@@ -158,7 +158,7 @@ def _without_thread(cloth: _Cloth, rng: Generator) -> _Cloth:
 def _pulled(cloth: _Cloth, rng: Generator) -> Surface:
     """A snag: something caught the cloth, drew the threads aside and left a pucker and a loop."""
     x, y = _somewhere(rng, 40)
-    spot = np.maximum(blot(rng, (x, y), rng.uniform(30, 42), 0.1), 0)
+    spot = np.maximum(blot(rng, (x, y), rng.uniform(24, 34), 0.1), 0)
     bump = ramp(0, 0.8, spot)
     angle, pull = rng.uniform(0, 2 * np.pi), rng.uniform(1.6, 2.6)
     surface = _weave(
@@ -166,15 +166,15 @@ def _pulled(cloth: _Cloth, rng: Generator) -> Surface:
             cloth,
             x=cloth.x + pull * np.cos(angle) * bump,
             y=cloth.y + pull * np.sin(angle) * bump,
-            relief=cloth.relief + rng.uniform(9, 14) * bump,
+            relief=cloth.relief + rng.uniform(10, 15) * bump,
         )
     )
     distance, place = distance_to(curve(rng, (x, y), rng.uniform(26, 42), 1.2), 4)
-    loop = ramp(2.4, 1.5, distance)
+    loop = ramp(2.8, 1.9, distance)
     colour = (WARP, WEFT)[rng.integers(2)]
     tone = (1.05 + 0.12 * cloth.warp_fibres)[..., None]
     surface.albedo += loop[..., None] * (colour * tone - surface.albedo)
-    surface.height += loop * (3 + 12 * place * (1 - place) + np.sqrt(np.maximum(2.4 - distance, 0)))
+    surface.height += loop * (3 + 12 * place * (1 - place) + np.sqrt(np.maximum(2.8 - distance, 0)))
     return surface
 
 
@@ -223,7 +223,7 @@ def _fray(surface: Surface, rng: Generator, places: Array, length: float) -> Non
 
 def _stain(surface: Surface, cloth: _Cloth, rng: Generator) -> None:
     """Oil, coffee or ink, soaked in along the threads and darker where it dried last."""
-    radius = rng.uniform(18, 32)
+    radius = rng.uniform(20, 34)
     wicked = blot(rng, _somewhere(rng, 30), radius, 0.16)
     wicked += 0.035 * (cloth.warp_fibres + cloth.weft_fibres)
     liquid = np.array(

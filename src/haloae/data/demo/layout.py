@@ -16,13 +16,13 @@ SCALE = 4
 MARGIN = 9
 """Units of the tray that are in view on each side of the board."""
 SIZES: dict[str, tuple[float, float]] = {
-    "capacitor": (10, 6.5),
+    "capacitor": (11, 7.5),
     "chip": (26, 26),
     "crystal": (22, 9),
-    "diode": (10.5, 6),
+    "diode": (11, 7),
     "electrolytic": (22, 22),
-    "led": (10, 6.5),
-    "resistor": (10, 6),
+    "led": (11, 7.5),
+    "resistor": (11, 7),
     "tantalum": (16, 9),
 }
 """Half length and half width of every kind of part."""

@@ -24,7 +24,7 @@ SHINE = 14
 """Exponent of the specular lobe: satin rather than mirror."""
 VISIBLE = 4 / 255
 """Smallest difference of encoded values that counts as a change."""
-VIGNETTE = 0.2
+VIGNETTE = 0.24
 """Share of the light that the lens loses at the middle of an edge; twice that in a corner."""
 SHADOW_STEPS = 7
 
