@@ -124,7 +124,7 @@ def _capacitor(stamp: _Stamp) -> None:
     _ends(stamp, "capacitor", 2.3, 4.2)
     length, width = SIZES["capacitor"]
     body = stamp.box(0, 0, length - 3.2, width, 0.6)
-    stamp.lay(body, (0.36, 0.25, 0.14), height=4.3, gloss=0.04)
+    stamp.lay(body, (0.24, 0.15, 0.08), height=4.3, gloss=0.04)
 
 
 def _diode(stamp: _Stamp) -> None:
@@ -177,12 +177,12 @@ def _chip(stamp: _Stamp) -> None:
             bevel=0.8,
         )
     stamp.lay(
-        stamp.box(0, 0, body, body, 1.5), BLACK, height=6.0, gloss=0.035, bevel=2.0, grain=0.1
+        stamp.box(0, 0, body, body, 1.5), BLACK, height=6.0, gloss=0.035, bevel=2.0, grain=0.06
     )
     dot = stamp.disc(-body + 6, -body + 6, 2.6)
     stamp.lay(dot, (0.035, 0.035, 0.036), height=5.2, gloss=0.08, bevel=0.8)
     for text, y in (("HX7100", -2), ("1624", 7)):
-        stamp.mark(text, y=y, cell=1.2, colour=(0.20, 0.20, 0.19))
+        stamp.mark(text, y=y, cell=1.2, colour=(0.09, 0.09, 0.085))
 
 
 def _electrolytic(stamp: _Stamp) -> None:

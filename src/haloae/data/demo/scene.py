@@ -87,12 +87,12 @@ class Light(NamedTuple):
 
 def some_light(rng: Generator) -> Light:
     """Light from the upper left, never twice the same."""
-    exposure, warmth, tint = rng.uniform(0.92, 1.22), rng.uniform(-0.05, 0.05), rng.normal(0, 0.01)
+    exposure, warmth, tint = rng.uniform(0.95, 1.19), rng.uniform(-0.04, 0.04), rng.normal(0, 0.01)
     return Light(
-        azimuth=math.pi * rng.uniform(1.22, 1.33),
+        azimuth=math.pi * rng.uniform(1.24, 1.31),
         elevation=math.pi * rng.uniform(0.27, 0.31),
         colour=(exposure * (1 + warmth), exposure * (1 + tint), exposure * (1 - warmth)),
-        slope=(rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08)),
+        slope=(rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06)),
     )
 
 
@@ -148,7 +148,7 @@ def changed_pixels(before: Surface, after: Surface, light: Light) -> Mask:
 
 def photograph(seen: Array, rng: Generator) -> NDArray[np.uint8]:
     """What the camera makes of it: focus, shot and read noise, encoding."""
-    focus = rng.uniform(0.6, 0.85)
+    focus = rng.uniform(0.65, 0.85)
     blurred = np.stack([gaussian_filter(seen[..., i], focus, truncate=3) for i in range(3)], -1)
     noise = rng.standard_normal(seen.shape, dtype=np.float32)
     spread = np.sqrt(rng.uniform(0.00008, 0.0003) * np.maximum(blurred, 0) + 0.0025**2)
