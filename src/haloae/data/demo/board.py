@@ -64,7 +64,7 @@ class _Blank(NamedTuple):
 def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
     """A board without its defect and with it; the same twice where `defect` is None."""
     # A fixture holds it, so that it moves little.
-    middle = BOARD / 2 + rng.uniform(-0.45, 0.45, 2)
+    middle = BOARD / 2 + rng.uniform(-0.4, 0.4, 2)
     pose = Pose(
         angle=rng.uniform(-0.006, 0.006),
         scale=SIZE / (BOARD + 2 * MARGIN) * rng.uniform(0.996, 1.004),
@@ -90,8 +90,8 @@ def board(rng: Generator, defect: str | None) -> tuple[Surface, Surface]:
 
 def _placed(part: Part, rng: Generator) -> Part:
     """A part as the machine sets it down."""
-    x, y = rng.normal(0, 0.2, 2)
-    return part._replace(x=part.x + x, y=part.y + y, turn=part.turn + rng.normal(0, 0.01))
+    x, y = rng.normal(0, 0.15, 2)
+    return part._replace(x=part.x + x, y=part.y + y, turn=part.turn + rng.normal(0, 0.007))
 
 
 def _assemble(blank: _Blank, parts: list[Part]) -> Surface:
@@ -158,8 +158,8 @@ def _dent(surface: Surface, pose: Pose, parts: list[Part], rng: Generator) -> No
 def _scratch(surface: Surface, rng: Generator) -> None:
     """A tool that slipped: a bundle of lines down to the copper, deeper in places."""
     x, y = rng.uniform(70, SIZE - 70, 2)
-    points = curve(rng, (float(x), float(y)), rng.uniform(60, 110), 0.12)
-    for offset in rng.normal(0, 4.5, (rng.integers(4, 7), 2)):
+    points = curve(rng, (float(x), float(y)), rng.uniform(70, 115), 0.12)
+    for offset in rng.normal(0, 4.5, (rng.integers(5, 9), 2)):
         distance, place = distance_to(points + offset.astype(np.float32), 5)
         width = rng.uniform(1.0, 2.0) * np.sqrt(np.maximum(1 - (2 * place - 1) ** 2, 0))
         cover = np.clip(width - distance + 0.5, 0, 1) * ramp(-1.2, 0.2, smooth_noise(rng, 9))

@@ -160,7 +160,7 @@ def _crystal(stamp: _Stamp) -> None:
     stamp.lay(rim, STEEL, height=2.5, gloss=0.16, bevel=1.5)
     can = stamp.box(0, 0, length - 2.4, width - 2.2, width - 2.2)
     stamp.lay(can, (0.40, 0.395, 0.375), height=6.5, gloss=0.14, bevel=2.6, grain=0.03)
-    stamp.mark("16.000", cell=1.2, colour=(0.17, 0.17, 0.18))
+    stamp.mark("16.000", cell=1.2, colour=(0.24, 0.24, 0.24))
 
 
 def _chip(stamp: _Stamp) -> None:

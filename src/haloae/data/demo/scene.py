@@ -148,7 +148,7 @@ def changed_pixels(before: Surface, after: Surface, light: Light) -> Mask:
 
 def photograph(seen: Array, rng: Generator) -> NDArray[np.uint8]:
     """What the camera makes of it: focus, shot and read noise, encoding."""
-    focus = rng.uniform(0.65, 0.85)
+    focus = rng.uniform(0.7, 0.88)
     blurred = np.stack([gaussian_filter(seen[..., i], focus, truncate=3) for i in range(3)], -1)
     noise = rng.standard_normal(seen.shape, dtype=np.float32)
     spread = np.sqrt(rng.uniform(0.00008, 0.0003) * np.maximum(blurred, 0) + 0.0025**2)
