@@ -38,6 +38,7 @@ batch_size = 2
 COMMON = {"--help", "--quiet"}
 RUNNING = COMMON | {"--device", "--threads", "--strict", "--overwrite", "--out"}
 OPTIONS = {
+    "demo": RUNNING - {"--strict"},
     "train": RUNNING
     | {"--preset", "--config", "--backbone", "--image-size", "--seed", "--max-steps"}
     | {"--max-minutes", "--false-alarm-rate", "--resume"},

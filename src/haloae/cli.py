@@ -83,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
         return sub
 
+    demo = command("demo", _demo, "See it work: makes images, trains and evaluates, in DIR.")
+    demo.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("haloae-demo"),
+        help="folder for images and results (default: haloae-demo)",
+    )
+    _add_overwrite(demo)
+    _add_device(demo)
+
     train = command("train", _train, "Fit a detector to good images: writes RUN/model.safetensors.")
     train.add_argument(
         "data", metavar="DATA", type=Path, help="folder of good images, or an MVTec-layout category"
@@ -201,6 +212,25 @@ def _positive_float(text: str) -> float:
     if not 0 < (value := float(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from haloae.config import preset
+
+    out: Path = arguments.out
+    claim_folder(out, overwrite=arguments.overwrite)
+    from haloae.demo import DATA, run_demo, table
+
+    _set_threads(arguments)
+    outcomes = run_demo(
+        out, preset("fast"), device=arguments.device, progress=_wants_progress(arguments)
+    )
+    if not arguments.quiet:
+        print(table(outcomes))
+        print(f"images in {out / DATA}; models, metrics.json and scores.csv in:")
+        for outcome in outcomes:
+            print(f"  {out / outcome.category}")
+    return DONE
 
 
 def _train(arguments: argparse.Namespace) -> int:
