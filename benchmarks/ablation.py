@@ -30,6 +30,7 @@ from haloae.training.fit import fit_detector
 BASE = FAST.replace(
     image_size=128,
     network={
+        "trunk": "vgg19",
         "classifier": False,
         "image_decoder": None,
         "attention": {"mode": "halo"},

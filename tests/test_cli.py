@@ -454,7 +454,7 @@ def test_the_backbone_is_said_in_one_line(haloae: Run, category: Path, tiny: Pat
     result = haloae(*train, "--out", "run")
     assert result.code == 0
     assert result.err == (
-        "haloae: backbone: vgg19 with bundled weights (no ImageNet weights are cached)\n"
+        "haloae: backbone: resnet18 with bundled weights (no ImageNet weights are cached)\n"
     )
     provenance = json.loads(haloae("info", "run/model.safetensors", "--json").out)["provenance"]
     assert provenance["backbone"] == "bundled"
