@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from haloae.errors import WeightsError
+from haloae.config import preset
+from haloae.errors import ConfigError, WeightsError
 from haloae.network.features import FeatureExtractor, FeatureReducer
 from oracles import features_from, nearest, vgg_taps
 
@@ -162,6 +163,12 @@ def test_only_resnet_sees_far(extractor: FeatureExtractor, resnet: FeatureExtrac
         moved = (network(image) != network(changed)).any(1)[0].any(0).nonzero()
         width = 4 * (moved.max() - moved.min() + 1).item()
         assert reach[0] <= width <= reach[1]
+
+
+def test_published_taps_are_vgg19s_only() -> None:
+    with pytest.raises(ConfigError, match="published_taps are those of vgg19"):
+        preset("paper").replace(network={"trunk": "resnet18"})
+    preset("paper").replace(network={"trunk": "resnet18", "published_taps": False})
 
 
 def test_a_file_of_another_trunk_is_refused(tmp_path: Path) -> None:
