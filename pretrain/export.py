@@ -1,6 +1,5 @@
 """A trained student → the file that is shipped: batch norm folded, taps of mean 1, float16."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -92,16 +91,12 @@ def rescale(layers: nn.Module, inputs: list[Tensor]) -> None:
     if isinstance(layers, Vgg):
         before = 1.0
         targets = dict(zip(layers.tapped, means, strict=True))
-        remaining = sorted(targets)
         for index, conv in enumerate(layers):
             if not isinstance(conv, nn.Conv2d):
                 continue
             # A layer between two taps takes the scale of the later one.
-            tapped = next(t for t in remaining if t > index)
-            after = 1 / targets[tapped]
-            conv.weight.mul_(after / before)
-            assert conv.bias is not None  # noqa: S101
-            conv.bias.mul_(after)
+            after = 1 / targets[next(tap for tap in layers.tapped if tap > index)]
+            _scale(conv, before, after)
             before = after
         return
     assert isinstance(layers, ResNet)  # noqa: S101
@@ -120,6 +115,5 @@ def rescale(layers: nn.Module, inputs: list[Tensor]) -> None:
 def _scale(conv: nn.Conv2d, before: float, after: float) -> None:
     """Expect inputs scaled by `before`, give outputs scaled by `after`."""
     conv.weight.mul_(after / before)
-    if conv.bias is not None:
-        conv.bias.mul_(after)
-    assert math.isfinite(after)  # noqa: S101
+    assert conv.bias is not None  # noqa: S101 - every layer of a trunk has one
+    conv.bias.mul_(after)

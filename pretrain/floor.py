@@ -2,7 +2,7 @@
 
     python -m pretrain.floor resnet18 --photos FOLDER --out runs/pretrain/floor
 
-A minute, no gradient: layer by layer, patches of what the layer sees are decorrelated, and each
+Minutes, no gradient: layer by layer, patches of what the layer sees are decorrelated, and each
 component is a filter twice, with either sign. Past the number of components, random mixtures.
 """
 
