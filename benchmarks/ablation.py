@@ -72,7 +72,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     for components in (16, 48, 96)
     for steps in (40, 160)
 }  # fmt: skip
-NORMALISATIONS = ("difference", "none", "channel", "position", "both")
+NORMALISATIONS = ("difference", "channel_difference", "none", "channel", "position", "both")
 SIGMAS = (0.8, 1.6)
 TOP_SHARES = (1.0, 0.1, 0.02, 0.005)
 PIXELS = 128

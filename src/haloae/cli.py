@@ -175,6 +175,36 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(evaluate)
     _add_strict(evaluate)
 
+    benchmark = command(
+        "benchmark", _benchmark, "The paper's experiment, over a root of categories."
+    )
+    benchmark.add_argument(
+        "root", metavar="ROOT", type=Path, help="folder of categories in MVTec layout"
+    )
+    benchmark.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="folder for runs and results"
+    )
+    benchmark.add_argument("--categories", metavar="A,B", type=_names, help="default: all")
+    benchmark.add_argument(
+        "--presets", metavar="A,B", type=_names, default=["default"], help="default: default"
+    )
+    benchmark.add_argument(
+        "--ablations",
+        metavar="A,B",
+        type=_names,
+        default=[],
+        help="of every preset: no_ssl, no_image, fixed_weights, attention_MODE (halo, published, "
+        "window_mean, global, none)",
+    )
+    benchmark.add_argument("--seeds", metavar="0,1,2", type=_seeds, default=[0], help="default: 0")
+    benchmark.add_argument(
+        "--backbone", metavar="auto|bundled|imagenet|random|PATH", help="weights of the trunk"
+    )
+    benchmark.add_argument(
+        "--resume", action="store_true", help="keep the runs in DIR, and go on from there"
+    )
+    _add_device(benchmark)
+
     info = command("info", _info, "Say what a model file holds.")
     _add_model(info)
     info.add_argument("--json", action="store_true", help="all of it, for a script")
@@ -206,6 +236,14 @@ def _positive_int(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(name) for name in _names(text)]
 
 
 def _positive_float(text: str) -> float:
@@ -427,6 +465,51 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             print(f"  no {name}: {reason}")
         _print_calibration(detector)
     return SKIPPED if result.skipped or category.skipped else DONE
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from haloae.evaluation.benchmark import (
+        REPORT,
+        RESULTS,
+        TABLES,
+        find_categories,
+        run_benchmark,
+        tables,
+        variants,
+    )
+
+    configs = variants(arguments.presets, arguments.ablations, backbone=arguments.backbone)
+    find_categories(arguments.root, arguments.categories)
+    out: Path = arguments.out
+    claim_folder(out, overwrite=arguments.resume, way_out="give --resume to go on")
+
+    def tell(run: dict[str, Any]) -> None:
+        name = f"{run['variant']}, {run['category']}, seed {run['seed']}"
+        if "error" in run:
+            print(f"haloae: failed: {name}: {run['error']}", file=sys.stderr)
+        elif not arguments.quiet:
+            auroc = run["metrics"]["image_auroc"]
+            shown = "-" if auroc is None else f"{auroc:.3f}"
+            print(f"{name}: image AUROC {shown}, {run['seconds']:.0f} s", flush=True)
+
+    _set_threads(arguments)
+    results = run_benchmark(
+        arguments.root,
+        out,
+        configs,
+        categories=arguments.categories,
+        seeds=arguments.seeds,
+        device=arguments.device,
+        workers=min(MAX_WORKERS, os.cpu_count() or 1),
+        progress=_wants_progress(arguments),
+        report=tell,
+    )
+    if not arguments.quiet:
+        print(f"\n{tables(results)}\n{out / REPORT}, and for a script {RESULTS} and {TABLES}")
+    failed = sum("error" in run for run in results["runs"])
+    if failed == len(results["runs"]):
+        raise DataError(f"{arguments.root}: every run failed: see {out / RESULTS}.")
+    return SKIPPED if failed else DONE
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -129,7 +129,9 @@ class TrainingConfig(_Frozen):
 class DetectionConfig(_Frozen):
     """From residuals to a map, a score and a verdict."""
 
-    normalisation: Literal["difference", "none", "channel", "position", "both"] = "difference"
+    normalisation: Literal[
+        "difference", "channel_difference", "none", "channel", "position", "both"
+    ] = "difference"
     """What residuals are compared with, see `haloae.detection.maps.anomaly_map`."""
     image_weight: NonNegativeFloat = 0.0
     """Weight of the image branch's map, added to the features' map."""
@@ -223,7 +225,7 @@ DEFAULT = Config(
     ),
     loss=LossConfig(feature_terms=("mse",), clean_targets=True),
     training=TrainingConfig(steps=120, learning_rate=2e-3, schedule="cosine", precision="bfloat16"),
-    detection=DetectionConfig(normalisation="both", sigma=0.8, top_share=0.005),
+    detection=DetectionConfig(normalisation="channel_difference", sigma=0.8, top_share=0.005),
 )
 FAST = DEFAULT.model_copy(
     update={

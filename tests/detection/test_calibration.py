@@ -218,7 +218,9 @@ class TestMeasureGood:
     def arrays(self, good_paths: list) -> list[np.ndarray]:
         return [resize(read_image(path), 32) for path in good_paths[:5]]
 
-    @pytest.mark.parametrize("kind", ["difference", "none", "channel", "position", "both"])
+    @pytest.mark.parametrize(
+        "kind", ["difference", "channel_difference", "none", "channel", "position", "both"]
+    )
     def test_equals_a_loop(self, kind: str, network: HaloAE, arrays: list[np.ndarray]) -> None:
         config = Config().detection.model_copy(
             update={"normalisation": kind, "sigma": 0.0, "top_share": 0.5, "image_weight": 0.3}
@@ -274,6 +276,8 @@ def errors_of(network: HaloAE, arrays: list[np.ndarray]) -> tuple[Tensor, Tensor
 def map_by_hand(squared: Tensor, good: Tensor, count: int, kind: str) -> Tensor:
     if kind == "difference":
         return (squared.mean(0) - good.mean(0)).abs()
+    if kind == "channel_difference":
+        return ((squared - good).abs() / good.mean((1, 2))[:, None, None]).mean(0)
     if kind in ("channel", "both"):
         size = good.mean((1, 2))[:, None, None]
         squared, good = squared / size, good / size

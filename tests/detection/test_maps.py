@@ -19,7 +19,7 @@ from haloae.detection.maps import (
 )
 from haloae.network.haloae import HaloAEOutput
 
-KINDS = ("difference", "none", "channel", "position", "both")
+KINDS = ("difference", "channel_difference", "none", "channel", "position", "both")
 
 
 def squares(*shape: int, seed: int = 0) -> Tensor:
@@ -73,6 +73,7 @@ def test_each_normalisation(kind: str, count: int) -> None:
     scaled_error = (count * scaled.mean(0) + SHRINKAGE * scaled.mean()) / (count + SHRINKAGE)
     expected = {
         "difference": np.abs(squared.mean(1) - good.mean(0)),
+        "channel_difference": np.abs((squared - good) / channel).mean(1),
         "none": squared.mean(1),
         "channel": (squared / channel).mean(1),
         "position": squared.mean(1) / cell_error,

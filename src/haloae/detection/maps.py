@@ -53,6 +53,8 @@ def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> T
     """How unusual each cell's error is.
 
     ``difference`` (published): |mean over channels - the same on good images|.
+    ``channel_difference``: the mean over channels of |error - the same on good images|, in units of
+    the channel's usual error: what is unusual in one channel cannot be made up for by another.
     The others divide by the error's usual size, so that 1 is usual: of its ``channel``, of its
     ``position``, or of ``both``; ``none`` takes the mean over channels as it is.
 
@@ -70,9 +72,11 @@ def _branch_map(squared: Tensor, usual: Tensor, count: int, config: DetectionCon
     how = config.normalisation
     if how == "difference":
         return (squared.mean(1) - usual.mean(0)).abs()
-    if how in ("channel", "both"):
+    if how in ("channel", "channel_difference", "both"):
         per_channel = usual.mean(dim=(1, 2), keepdim=True).clamp_min(TINY)
         squared, usual = squared / per_channel, usual / per_channel
+    if how == "channel_difference":
+        return (squared - usual).abs().mean(1)
     result = squared.mean(1)
     if how in ("position", "both"):
         per_cell = usual.mean(0)
