@@ -45,6 +45,8 @@ OPTIONS = {
     "calibrate": RUNNING | {"--false-alarm-rate"},
     "predict": RUNNING | {"--maps"},
     "evaluate": RUNNING,
+    "benchmark": RUNNING - {"--strict", "--overwrite"}
+    | {"--categories", "--presets", "--ablations", "--seeds", "--backbone", "--resume"},
     "info": COMMON | {"--json"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "lightning_fabric")

@@ -239,11 +239,16 @@ def _positive_int(text: str) -> int:
 
 
 def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not (names := [name.strip() for name in text.split(",") if name.strip()]):
+        raise argparse.ArgumentTypeError("names nothing: give names with commas between them")
+    return list(dict.fromkeys(names))
 
 
 def _seeds(text: str) -> list[int]:
-    return [int(name) for name in _names(text)]
+    names = _names(text)
+    if not all(name.isdecimal() for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} are no whole numbers, as in 0,1,2")
+    return [int(name) for name in names]
 
 
 def _positive_float(text: str) -> float:
