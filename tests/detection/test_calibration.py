@@ -14,7 +14,7 @@ from haloae.config import Config
 from haloae.data.images import read_image, resize
 from haloae.detection.calibration import Calibration, images_needed, threshold_at
 from haloae.detection.held_out import measure_good, normalise
-from haloae.detection.maps import SHRINKAGE
+from haloae.detection.maps import CHANNEL_SHRINKAGE, SHRINKAGE
 from haloae.errors import DataError
 from haloae.network.haloae import HaloAE
 
@@ -277,7 +277,8 @@ def map_by_hand(squared: Tensor, good: Tensor, count: int, kind: str) -> Tensor:
     if kind == "difference":
         return (squared.mean(0) - good.mean(0)).abs()
     if kind == "channel_difference":
-        return ((squared - good).abs() / good.mean((1, 2))[:, None, None]).mean(0)
+        usual = count * good + CHANNEL_SHRINKAGE * good.mean((1, 2))[:, None, None]
+        return ((squared - good).abs() * (count + CHANNEL_SHRINKAGE) / usual).mean(0)
     if kind in ("channel", "both"):
         size = good.mean((1, 2))[:, None, None]
         squared, good = squared / size, good / size

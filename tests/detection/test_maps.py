@@ -8,6 +8,7 @@ from torch import Tensor
 
 from haloae.config import PAPER, Config, DetectionConfig
 from haloae.detection.maps import (
+    CHANNEL_SHRINKAGE,
     SHRINKAGE,
     Residuals,
     Usual,
@@ -69,11 +70,12 @@ def test_each_normalisation(kind: str, count: int) -> None:
     squared, good = squares(3, 6, 9, 7).numpy(), squares(6, 9, 7, seed=1).numpy()
     cell_error = (count * good.mean(0) + SHRINKAGE * good.mean()) / (count + SHRINKAGE)
     channel = good.mean((1, 2), keepdims=True)
+    channel_error = (count * good + CHANNEL_SHRINKAGE * channel) / (count + CHANNEL_SHRINKAGE)
     scaled = good / channel
     scaled_error = (count * scaled.mean(0) + SHRINKAGE * scaled.mean()) / (count + SHRINKAGE)
     expected = {
         "difference": np.abs(squared.mean(1) - good.mean(0)),
-        "channel_difference": np.abs((squared - good) / channel).mean(1),
+        "channel_difference": np.abs((squared - good) / channel_error).mean(1),
         "none": squared.mean(1),
         "channel": (squared / channel).mean(1),
         "position": squared.mean(1) / cell_error,

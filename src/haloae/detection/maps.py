@@ -12,6 +12,8 @@ from haloae.network.haloae import HaloAEOutput
 
 SHRINKAGE = 1.0
 """Good images' worth of evidence that residuals are the same everywhere."""
+CHANNEL_SHRINKAGE = 30.0
+"""The same where channels are told apart: the error of one channel at one place is noisier."""
 TINY = 1e-12
 
 
@@ -54,7 +56,7 @@ def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> T
 
     ``difference`` (published): |mean over channels - the same on good images|.
     ``channel_difference``: the mean over channels of |error - the same on good images|, in units of
-    the channel's usual error: what is unusual in one channel cannot be made up for by another.
+    the usual error of that channel and place: one channel cannot make up for another.
     The others divide by the error's usual size, so that 1 is usual: of its ``channel``, of its
     ``position``, or of ``both``; ``none`` takes the mean over channels as it is.
 
@@ -72,11 +74,12 @@ def _branch_map(squared: Tensor, usual: Tensor, count: int, config: DetectionCon
     how = config.normalisation
     if how == "difference":
         return (squared.mean(1) - usual.mean(0)).abs()
-    if how in ("channel", "channel_difference", "both"):
-        per_channel = usual.mean(dim=(1, 2), keepdim=True).clamp_min(TINY)
-        squared, usual = squared / per_channel, usual / per_channel
+    per_channel = usual.mean(dim=(1, 2), keepdim=True).clamp_min(TINY)
     if how == "channel_difference":
-        return (squared - usual).abs().mean(1)
+        scale = (count * usual + CHANNEL_SHRINKAGE * per_channel) / (count + CHANNEL_SHRINKAGE)
+        return ((squared - usual).abs() / scale).mean(1)
+    if how in ("channel", "both"):
+        squared, usual = squared / per_channel, usual / per_channel
     result = squared.mean(1)
     if how in ("position", "both"):
         per_cell = usual.mean(0)
