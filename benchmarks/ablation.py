@@ -71,6 +71,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     for trunk in ("vgg19", "resnet18")
     for components in (16, 48, 96)
     for steps in (40, 160)
+} | {
+    "fast": {
+        "image_size": FAST.image_size, "training": {"steps": FAST.training.steps},
+        "network": FAST.network.model_dump(),
+    }
 }  # fmt: skip
 NORMALISATIONS = ("difference", "channel_difference", "none", "channel", "position", "both")
 SIGMAS = (0.8, 1.6)

@@ -101,7 +101,6 @@ def test_the_command_refuses_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the board: image AUROC .87, pixel AUROC .77")
 def test_the_demo_needs_a_detector_and_has_one(tmp_path: Path) -> None:
     assert main(["demo", "--out", str(tmp_path / "demo"), "--device", "cpu"]) == 0
     for category in CATEGORIES:
