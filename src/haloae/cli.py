@@ -589,9 +589,24 @@ def _progress(arguments: argparse.Namespace, title: str) -> Callable[[Iterable[A
 def _set_up_logging(*, quiet: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
+    handler.addFilter(_Once())
     logger = logging.getLogger("haloae")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _Once(logging.Filter):
+    """Says the same thing once: a benchmark loads one backbone many times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self.said
+        self.said.add(message)
+        return is_new
 
 
 class _Formatter(logging.Formatter):
