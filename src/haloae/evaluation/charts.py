@@ -140,9 +140,9 @@ def histogram(
         parts.append(_rule(x, TOP, x, HEIGHT - BOTTOM, "threshold"))
         is_right = x > WIDTH * 0.7
         parts.append(
-            Markup('<text class="strong" x="{:.1f}" y="{}" text-anchor="{}">threshold</text>').format(
-                x + (-5 if is_right else 5), TOP + 10, "end" if is_right else "start"
-            )
+            Markup(
+                '<text class="strong" x="{:.1f}" y="{}" text-anchor="{}">threshold</text>'
+            ).format(x + (-5 if is_right else 5), TOP + 10, "end" if is_right else "start")
         )
     label = f"Histogram of scores of {len(good)} good and {len(defective)} defective images"
     return _svg(parts, label), axis
@@ -187,22 +187,33 @@ def dot_chart(rows: Sequence[Dots], kinds: Sequence[str], x_label: str) -> Marku
         name = row.name if len(row.name) <= 20 else row.name[:19] + "…"
         parts.append(_rule(left, y, WIDTH - RIGHT, y, "grid"))
         parts.append(
-            Markup(
-                '<text x="{}" y="{:.1f}" text-anchor="end">{}<title>{}</title></text>'
-            ).format(left - 10, y + 4, name, row.name)
+            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}<title>{}</title></text>').format(
+                left - 10, y + 4, name, row.name
+            )
         )
         for kind, value in enumerate(row.values):
             if value is not None:
                 x = _x(float(axis.place(value)), left)
                 parts.append(
-                    Markup('<path class="dot k{}" d="{}"><title>{}, {}: {:.3f}</title></path>').format(
-                        kind, _shape(kind, x, y), row.name, kinds[kind], value
+                    Markup(
+                        '<path class="dot {}" d="{}"><title>{}, {}: {:.3f}</title></path>'
+                    ).format(
+                        dot_class(kind, len(kinds)),
+                        dot_shape(kind, x, y),
+                        row.name,
+                        kinds[kind],
+                        value,
                     )
                 )
     return _svg(parts, f"{x_label} of " + ", ".join(kinds), height=height)
 
 
-def _shape(kind: int, x: float, y: float) -> str:
+def dot_class(kind: int, kinds: int) -> str:
+    """Class of a kind's dots; the last kind is the baseline, drawn hollow."""
+    return "last" if kind == kinds - 1 else f"k{kind}"
+
+
+def dot_shape(kind: int, x: float, y: float) -> str:
     """Circle, diamond, square or triangle: kinds differ without their colour too."""
     if kind % 4 == 0:
         return f"M{x - 5:.1f},{y:.1f}a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z"
@@ -230,7 +241,9 @@ def _y(place: float) -> float:
 
 
 def _rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return Markup('<path class="{}" d="M{:.1f},{:.1f}L{:.1f},{:.1f}"/>').format(kind, x1, y1, x2, y2)
+    return Markup('<path class="{}" d="M{:.1f},{:.1f}L{:.1f},{:.1f}"/>').format(
+        kind, x1, y1, x2, y2
+    )
 
 
 def _x_axis(axis: Axis, label: str, *, height: int = HEIGHT, left: int = LEFT) -> Markup:

@@ -20,7 +20,13 @@ from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import read_image, read_mask, resize
 from haloae.detection.detector import Detector, Prediction
 from haloae.errors import DataError, ImageError
-from haloae.evaluation.metrics import PRO_LIMIT, ImageMetrics, PixelMetrics, area_resize, image_metrics
+from haloae.evaluation.metrics import (
+    PRO_LIMIT,
+    ImageMetrics,
+    PixelMetrics,
+    area_resize,
+    image_metrics,
+)
 from haloae.evaluation.report import REPORT, Scored, Section, make_section, write_report
 from haloae.files import write_atomic
 

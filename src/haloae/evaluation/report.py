@@ -19,7 +19,15 @@ from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import shown_path
 from haloae.detection.detector import Detector
 from haloae.errors import ImageError, MissingExtraError
-from haloae.evaluation.examples import MOST, Example, Progress, make_examples, most_unusual, spread
+from haloae.evaluation.examples import (
+    MOST,
+    RAMP,
+    Example,
+    Progress,
+    make_examples,
+    most_unusual,
+    spread,
+)
 from haloae.evaluation.metrics import PRO_LIMIT, Curve, PixelCurves, image_metrics, image_roc
 from haloae.files import write_atomic
 
@@ -27,7 +35,16 @@ try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from haloae.evaluation.charts import Axis, Dots, Line, dot_chart, histogram, line_chart
+    from haloae.evaluation.charts import (
+        Axis,
+        Dots,
+        Line,
+        dot_chart,
+        dot_class,
+        dot_shape,
+        histogram,
+        line_chart,
+    )
 except ImportError as error:
     raise MissingExtraError("jinja2", "train") from error
 
@@ -76,6 +93,8 @@ class Chart(NamedTuple):
     drawing: Markup
     note: str = ""
     key: Sequence[tuple[str, str]] = ()
+    dots: Sequence[str] = ()
+    """Shapes of the key's marks; lines or boxes where empty."""
 
 
 class Gallery(NamedTuple):
@@ -95,6 +114,7 @@ class DefectRow(NamedTuple):
     auroc: float | None
     """Against all good images."""
     median: float
+    is_good: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +294,15 @@ def _write(path: Path, template: str, **values: object) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "percent": percent, "printable": shown_path}
-    page = environment.get_template(template).render(version=__version__, **values)
+    environment.filters |= {
+        "shown": shown,
+        "percent": percent,
+        "three": _three,
+        "duration": _duration,
+        "printable": shown_path,
+    }
+    ramp = ", ".join(f"rgb{colour}" for colour in RAMP)
+    page = environment.get_template(template).render(version=__version__, ramp=ramp, **values)
     write_atomic(path, page.encode("utf-8", "backslashreplace"))
 
 
@@ -287,7 +314,11 @@ def _tiles(metrics: Mapping[str, Any]) -> list[Tile]:
     plain = metrics["pixel_difference_image_auroc"]
     against = "" if plain is None else f"pixel difference: {plain:.3f}"
     tiles = [
-        Tile("Detected", percent(metrics["detection_rate"]), rate("detection_rate", metrics["defective"])),
+        Tile(
+            "Detected",
+            percent(metrics["detection_rate"]),
+            rate("detection_rate", metrics["defective"]),
+        ),
         Tile(
             "False alarms",
             percent(metrics["false_alarm_rate"]),
@@ -304,11 +335,20 @@ def _three(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _charts(scored: Scored, losses: Path | None) -> list[Chart]:
     metrics, rows = scored.metrics, scored.rows
     scores = np.array([row["score"] for row in rows])
     is_defect = np.array([row["label"] != GOOD for row in rows])
-    drawing, _ = histogram(scores[~is_defect].tolist(), scores[is_defect].tolist(), metrics["threshold"])
+    drawing, _ = histogram(
+        scores[~is_defect].tolist(), scores[is_defect].tolist(), metrics["threshold"]
+    )
     charts = [
         Chart(
             "Scores",
@@ -366,7 +406,9 @@ def _loss_chart(path: Path | None) -> list[Chart]:
         y=y,
     )
     return [
-        Chart("Training", drawing, "Terms before weighting.", [(f"k{n.kind}", n.label) for n in lines])
+        Chart(
+            "Training", drawing, "Terms before weighting.", [(f"k{n.kind}", n.label) for n in lines]
+        )
     ]
 
 
@@ -447,9 +489,7 @@ def _galleries(detector: Detector, category: Category, scored: Scored) -> list[G
     ]
 
 
-def _training_gallery(
-    detector: Detector, category: Category, progress: Progress
-) -> list[Gallery]:
+def _training_gallery(detector: Detector, category: Category, progress: Progress) -> list[Gallery]:
     if not category.train:
         return []
     paths = most_unusual(detector, category.train, progress=progress)
@@ -477,7 +517,14 @@ def _defects(rows: Sequence[Mapping[str, Any]]) -> tuple[list[DefectRow], int]:
             auroc = image_metrics(np.array([*good, *scores]), is_defect).auroc
         called = sum(row["is_anomalous"] for row in by_label[label])
         table.append(
-            DefectRow(shown_path(label), len(scores), called, auroc, float(np.median(scores)))
+            DefectRow(
+                shown_path(label),
+                len(scores),
+                called,
+                auroc,
+                median=float(np.median(scores)),
+                is_good=label == GOOD,
+            )
         )
     # The good images come last and stay.
     if len(table) > MOST_ROWS:
@@ -591,5 +638,7 @@ def _benchmark_chart(
         Dots(shown_path(name), [*(value(v, name) for v in variants), plain.get(name)])
         for name in names
     ]
-    key = [(f"k{kind}", name) for kind, name in enumerate(kinds)]
-    return Chart("Image AUROC by category", dot_chart(rows, kinds, "image AUROC"), "", key)
+    key = [(dot_class(kind, len(kinds)), name) for kind, name in enumerate(kinds)]
+    shapes = [dot_shape(kind, 11, 5) for kind in range(len(kinds))]
+    drawing = dot_chart(rows, kinds, "image AUROC")
+    return Chart("Image AUROC by category", drawing, key=key, dots=shapes)
