@@ -219,7 +219,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     out: Path = arguments.out
     claim_folder(out, overwrite=arguments.overwrite)
-    from haloae.demo import DATA, REPORT, run_demo, table
+    from haloae.demo import DATA, run_demo, table
+    from haloae.evaluation.report import REPORT
 
     _set_threads(arguments)
     outcomes = run_demo(

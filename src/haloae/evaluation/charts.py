@@ -61,7 +61,7 @@ class Axis(NamedTuple):
     def value(self, place: float) -> float:
         """What lies at a place."""
         if self.is_log:
-            return self.low * (self.high / self.low) ** place
+            return self.low * math.exp(math.log(self.high / self.low) * place)
         return self.low + (self.high - self.low) * place
 
     def ticks(self, most: int = 6) -> list[float]:
@@ -277,7 +277,8 @@ def _y_axis(axis: Axis, label: str) -> Markup:
         )
     parts.append(
         Markup(
-            '<text class="label" transform="translate(11 {}) rotate(-90)" text-anchor="end">{}</text>'
+            '<text class="label" transform="translate(11 {}) rotate(-90)" text-anchor="end">'
+            "{}</text>"
         ).format(TOP, label)
     )
     return Markup("").join(parts)

@@ -109,7 +109,7 @@ class DefectRow(NamedTuple):
     """One kind of defect, or the good images."""
 
     label: str
-    count: int
+    images: int
     called: int
     auroc: float | None
     """Against all good images."""
