@@ -19,6 +19,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
 BINS = 40
 LOG_FROM = 8.0
 """An axis whose highest value is this many times its lowest is logarithmic."""
+TAIL = 10.0
+"""Scores this many times above threshold and good images share the histogram's last bar."""
 FAR = 1e6
 """What is this many times smaller than the highest value is drawn at the axis' low end."""
 ROW = 24
@@ -97,12 +99,20 @@ class Dots(NamedTuple):
 
 def histogram(
     good: Sequence[float], defective: Sequence[float], threshold: float
-) -> tuple[Markup, Axis]:
-    """Good images upwards, defective ones downwards, each as a share of their kind."""
-    scores = [*good, *defective]
+) -> tuple[Markup, int]:
+    """Good images upwards, defective ones downwards, each as a share of their kind.
+
+    Returns:
+        The drawing, and how many scores are too high for its axis and stand in the last bar.
+    """
+    scores = np.array([*good, *defective])
     # A threshold that was extrapolated into the blue must not squeeze the scores to a line.
-    is_near = threshold <= 100 * max(scores)
-    axis = Axis.around([*scores, threshold] if is_near else scores)
+    is_near = threshold <= 100 * float(scores.max())
+    # Nor must a few defects thousands of times above it: they are told good from bad near it.
+    limit = TAIL * max([threshold if is_near else 0.0, *good])
+    above = int((scores > limit).sum()) if limit > 0 else 0
+    visible = np.minimum(scores, limit) if above else scores
+    axis = Axis.around([*visible, threshold] if is_near else visible)
     middle = (TOP + HEIGHT - BOTTOM) / 2
     counts = [np.histogram(axis.place(s), bins=BINS, range=(0, 1))[0] for s in (good, defective)]
     top = max(float(c.max() / max(c.sum(), 1)) for c in counts)
@@ -128,10 +138,10 @@ def histogram(
                     axis.value((index + 1) / BINS),
                 )
             )
-        y = TOP + 10 if sign < 0 else HEIGHT - BOTTOM - 6
+        y = TOP + 24 if sign < 0 else HEIGHT - BOTTOM - 6
         parts.append(
-            Markup('<text class="on-{}" x="{}" y="{}">{} {}</text>').format(
-                kind, LEFT, y, count.sum(), name
+            Markup('<text class="on-{}" x="{}" y="{}" text-anchor="end">{} {}</text>').format(
+                kind, WIDTH - RIGHT, y, count.sum(), name
             )
         )
     parts.append(_rule(LEFT, middle, WIDTH - RIGHT, middle, "axis"))
@@ -145,7 +155,7 @@ def histogram(
             ).format(x + (-5 if is_right else 5), TOP + 10, "end" if is_right else "start")
         )
     label = f"Histogram of scores of {len(good)} good and {len(defective)} defective images"
-    return _svg(parts, label), axis
+    return _svg(parts, label), above
 
 
 def line_chart(

@@ -326,7 +326,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[Tile]:
         ),
         Tile("Image AUROC", _three(metrics["image_auroc"]), against),
         Tile("Pixel AUROC", _three(metrics["pixel_auroc"]), "every pixel ranked"),
-        Tile("AUPRO", _three(metrics["pixel_aupro"]), "overlap with each defect"),
+        Tile("AUPRO", _three(metrics["pixel_aupro"]), "overlap per defect"),
     ]
     return [*tiles, Tile("Time", f"{metrics['ms_per_image']:.0f} ms", "per image")]
 
@@ -346,14 +346,18 @@ def _charts(scored: Scored, losses: Path | None) -> list[Chart]:
     metrics, rows = scored.metrics, scored.rows
     scores = np.array([row["score"] for row in rows])
     is_defect = np.array([row["label"] != GOOD for row in rows])
-    drawing, _ = histogram(
+    drawing, above = histogram(
         scores[~is_defect].tolist(), scores[is_defect].tolist(), metrics["threshold"]
     )
+    note = f"Bars: share of images of their kind. Threshold: {metrics['threshold']:.4g}."
+    if above:
+        highest = f"{above} score{'' if above == 1 else 's'} up to {scores.max():.3g}"
+        note += f" The last bar holds {highest}, too high for this axis."
     charts = [
         Chart(
             "Scores",
             drawing,
-            f"Bars: share of images of their kind. Threshold: {metrics['threshold']:.4g}.",
+            note,
             [("good", "good"), ("bad", "defective")],
         )
     ]
@@ -367,7 +371,9 @@ def _charts(scored: Scored, losses: Path | None) -> list[Chart]:
         charts.append(
             Chart(
                 "ROC",
-                line_chart(lines, x_label="false-positive rate", y_label="found", marker=marker),
+                line_chart(
+                    lines, x_label="false-positive rate", y_label="share found", marker=marker
+                ),
                 "Circle: images at the threshold." if marker else "",
                 [(f"k{line.kind}", line.label) for line in lines],
             )
