@@ -194,7 +194,7 @@ def dot_chart(rows: Sequence[Dots], kinds: Sequence[str], x_label: str) -> Marku
     parts = [_x_axis(axis, x_label, height=height, left=left)]
     for number, row in enumerate(rows):
         y = TOP + ROW * (number + 0.5)
-        name = row.name if len(row.name) <= 20 else row.name[:19] + "…"
+        name = row.name if len(row.name) <= 18 else row.name[:17] + "…"
         parts.append(_rule(left, y, WIDTH - RIGHT, y, "grid"))
         parts.append(
             Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}<title>{}</title></text>').format(
