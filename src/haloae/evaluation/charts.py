@@ -239,7 +239,8 @@ def _round_steps(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)][: 2 * most]
+    steps = [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [min(max(value, low), high) for value in steps]
 
 
 def _x(place: float, left: int = LEFT) -> float:

@@ -137,12 +137,12 @@ def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]
 def _outline(
     picture: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int]
 ) -> None:
-    """Draw around a mask, in place: two pixels, and a dark one that sets them off."""
+    """Draw around a mask, in place: three pixels, and a dark one that sets them off."""
     from scipy.ndimage import binary_dilation
 
     if not mask.any():
         return
-    line = binary_dilation(mask, iterations=2)
+    line = binary_dilation(mask, iterations=3)
     picture[binary_dilation(line) & ~line] = CASING
     picture[line & ~mask] = colour
 

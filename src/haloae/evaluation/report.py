@@ -238,7 +238,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
             f"about false alarms."
         )
     alarms = round(metrics["false_alarm_rate"] * good)
-    said = f"{alarms} false alarm{'' if alarms == 1 else 's'} in {good} good images"
+    said = f"{counted(alarms, 'false alarm')} in {counted(good, 'good image')}"
     if not defective:
         return f"Raises {said}; without defective test images nothing is known about what it finds."
     found = f"Finds {round(metrics['detection_rate'] * defective)} of {defective} defects with"
@@ -279,6 +279,11 @@ def shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else str(value)
     return shown_path(str(value))
+
+
+def counted(count: int, thing: str, things: str | None = None) -> str:
+    """The number with its noun, in the plural where there is not one."""
+    return f"{count} {thing if count == 1 else things or thing + 's'}"
 
 
 def percent(value: float | None) -> str:
@@ -351,7 +356,7 @@ def _charts(scored: Scored, losses: Path | None) -> list[Chart]:
     )
     note = f"Bars: share of images of their kind. Threshold: {metrics['threshold']:.4g}."
     if above:
-        highest = f"{above} score{'' if above == 1 else 's'} up to {scores.max():.3g}"
+        highest = f"{counted(above, 'score')} up to {shown(float(scores.max()))}"
         note += f" The last bar holds {highest}, too high for this axis."
     charts = [
         Chart(
@@ -481,9 +486,21 @@ def _galleries(detector: Detector, category: Category, scored: Scored) -> list[G
     misses = places(is_defect=True, is_called=False)
     alarms = places(is_defect=False, is_called=True)
     kinds = [
-        ("Hits", f"{len(hits)} defects found, from the clearest to the faintest", spread(hits)),
-        ("Misses", f"{len(misses)} defects not found, nearest to the threshold first", misses),
-        ("False alarms", f"{len(alarms)} good images called defective, highest first", alarms),
+        (
+            "Hits",
+            f"{counted(len(hits), 'defect')} found, from the clearest to the faintest",
+            spread(hits),
+        ),
+        (
+            "Misses",
+            f"{counted(len(misses), 'defect')} not found, nearest to the threshold first",
+            misses,
+        ),
+        (
+            "False alarms",
+            f"{counted(len(alarms), 'good image')} called defective, highest first",
+            alarms,
+        ),
     ]
     return [
         Gallery(
@@ -501,7 +518,7 @@ def _training_gallery(detector: Detector, category: Category, progress: Progress
     paths = most_unusual(detector, category.train, progress=progress)
     samples = [Sample(path, GOOD, None) for path in paths]
     note = (
-        f"highest scores among {len(category.train)} training images, which are taken to be good: "
+        f"Highest scores among {counted(len(category.train), 'training image')}, which are taken to be good: "
         f"a defect here spoils the training"
     )
     examples = make_examples(detector, category.root, samples)
@@ -553,13 +570,15 @@ def _limits(metrics: Mapping[str, Any], skipped: Sequence[ImageError], left_out:
     for kind, count in (("good", metrics["good"]), ("defective", metrics["defective"])):
         if 0 < count < 10:
             limits.append(
-                f"Only {count} {kind} test image{'' if count == 1 else 's'}: every figure that "
-                f"rests on them is coarse."
+                f"Only {counted(count, f'{kind} test image')}: every figure that rests on so few "
+                f"is coarse."
             )
     if left_out:
-        limits.append(f"{left_out} files or folders were left out of the data set.")
+        limits.append(
+            f"Left out of the data set: {counted(left_out, 'file or folder', 'files or folders')}."
+        )
     if skipped:
-        limits.append(f"{len(skipped)} test images could not be read and were skipped:")
+        limits.append(f"Skipped, because it cannot be read: {counted(len(skipped), 'test image')}.")
         limits += [shown_path(str(error)) for error in skipped[:MOST]]
     return limits
 
