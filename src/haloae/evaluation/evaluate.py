@@ -27,7 +27,8 @@ from haloae.evaluation.metrics import (
     area_resize,
     image_metrics,
 )
-from haloae.evaluation.report import REPORT, Scored, Section, make_section, write_report
+from haloae.evaluation.report import REPORT, write_report
+from haloae.evaluation.section import Scored, Section, make_section
 from haloae.files import write_atomic
 
 RESOLUTION = 256
