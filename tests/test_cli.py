@@ -698,7 +698,8 @@ def test_metrics_are_those_of_the_scores(haloae: Run, model: Path, category: Pat
 
     result = haloae("evaluate", model, category, "--out", "e")
     assert result.code == 0
-    assert {path.name for path in Path("e").iterdir()} == {"metrics.json", "scores.csv"}
+    files = {"metrics.json", "scores.csv", "report.html"}
+    assert {path.name for path in Path("e").iterdir()} == files
     metrics = metrics_of(Path("e"))
     assert {*IMAGE_METRICS, *PIXEL_METRICS, *OTHER_METRICS} <= set(metrics)
     assert metrics["reasons"] == {}

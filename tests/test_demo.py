@@ -43,8 +43,9 @@ def _few_images(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 
 def test_run_demo_leaves_all_there_is_to_see(tmp_path: Path, tiny: Config) -> None:
     (outcome,) = run_demo(tmp_path, tiny, device="cpu")
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "noise"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "noise", "report.html"}
     files = {"model.safetensors", "checkpoint.pt", "losses.csv", "metrics.json", "scores.csv"}
+    files.add("report.html")
     assert {path.name for path in (tmp_path / "noise").iterdir()} == files
     assert json.loads((tmp_path / "noise/metrics.json").read_text()) == outcome.metrics
     assert outcome.category == "noise"
@@ -80,6 +81,7 @@ def test_the_command_says_what_came_out_and_where(capsys: pytest.CaptureFixture[
     assert "image AUROC" in out
     assert "haloae-demo/data" in out
     assert "haloae-demo/noise" in out
+    assert "haloae-demo/report.html" in out
     assert main(["demo"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

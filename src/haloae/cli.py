@@ -263,6 +263,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     claim_folder(out, overwrite=arguments.overwrite)
     from haloae.demo import DATA, run_demo, table
+    from haloae.evaluation.report import REPORT
 
     _set_threads(arguments)
     outcomes = run_demo(
@@ -273,6 +274,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         print(f"images in {out / DATA}; models, metrics.json and scores.csv in:")
         for outcome in outcomes:
             print(f"  {out / outcome.category}")
+        print(f"open in a browser: {out / REPORT}")
     return DONE
 
 
@@ -446,6 +448,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from haloae.data.folders import load_category
     from haloae.detection.detector import Detector
     from haloae.evaluation.evaluate import evaluate, write_evaluation
+    from haloae.evaluation.report import REPORT
+    from haloae.training.run_folder import LOSS_LOG
 
     _set_threads(arguments)
     category = load_category(arguments.data)
@@ -457,6 +461,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         category,
         strict=arguments.strict,
         progress=_progress(arguments, "evaluating"),
+        losses=arguments.model.parent / LOSS_LOG,
     )
     write_evaluation(result, arguments.out)
     for error in result.skipped:
@@ -469,6 +474,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         for name, reason in result.metrics["reasons"].items():
             print(f"  no {name}: {reason}")
         _print_calibration(detector)
+        print(f"open in a browser: {arguments.out / REPORT}")
     return SKIPPED if result.skipped or category.skipped else DONE
 
 

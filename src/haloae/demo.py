@@ -11,8 +11,9 @@ from haloae.config import Config
 from haloae.data.demo.pictures import write_demo
 from haloae.data.folders import load_category
 from haloae.evaluation.evaluate import evaluate, write_evaluation
+from haloae.evaluation.report import REPORT, write_report
 from haloae.training.fit import fit_detector
-from haloae.training.run_folder import MODEL
+from haloae.training.run_folder import LOSS_LOG, MODEL
 
 DATA = "data"
 """Folder of the images, below the demo's own."""
@@ -45,7 +46,8 @@ def run_demo(
     """Make the images, train and evaluate.
 
     Args:
-        out: gets ``data/<category>``, and beside it ``<category>`` with model and measurements.
+        out: gets ``data/<category>``, beside it ``<category>`` with model and measurements, and
+            ``report.html`` about all of them.
         config: of every detector.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: True: show bars on stderr.
@@ -59,7 +61,7 @@ def run_demo(
         shown: Iterable[Any] = tqdm(items, title, disable=not progress, leave=False)
         return shown
 
-    outcomes = []
+    outcomes, sections = [], []
     for folder in write_demo(out / DATA, progress=lambda items: bar(items, "making images")):
         start = time.perf_counter()
         category, run = load_category(folder), out / folder.name
@@ -69,8 +71,13 @@ def run_demo(
         ).detector
         detector.save(run / MODEL)
         result = evaluate(
-            detector, category, progress=lambda items: bar(items, "evaluating"), strict=True
+            detector,
+            category,
+            progress=lambda items: bar(items, "evaluating"),
+            strict=True,
+            losses=run / LOSS_LOG,
         )
+        sections.append(result.section)
         write_evaluation(result, run)
         outcomes.append(
             Outcome(
@@ -80,6 +87,7 @@ def run_demo(
                 backbone=f"{config.network.trunk}, {detector.provenance.backbone} weights",
             )
         )
+    write_report(out / REPORT, "HaloAE demo", sections)
     return outcomes
 
 

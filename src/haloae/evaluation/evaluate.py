@@ -1,4 +1,4 @@
-"""A detector on a labelled test set: metrics.json and scores.csv.
+"""A detector on a labelled test set: metrics.json, scores.csv and report.html.
 
 Protocol: every image is scored whole, no crop; the model is its last state; for pixel metrics map
 and mask are brought to `RESOLUTION`², the map bilinearly, the mask by area (> 0.5). Nothing of the
@@ -20,7 +20,15 @@ from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import read_image, read_mask, resize
 from haloae.detection.detector import Detector, Prediction
 from haloae.errors import DataError, ImageError
-from haloae.evaluation.metrics import ImageMetrics, PixelMetrics, area_resize, image_metrics
+from haloae.evaluation.metrics import (
+    PRO_LIMIT,
+    ImageMetrics,
+    PixelMetrics,
+    area_resize,
+    image_metrics,
+)
+from haloae.evaluation.report import REPORT, write_report
+from haloae.evaluation.section import Scored, Section, make_section
 from haloae.files import write_atomic
 
 RESOLUTION = 256
@@ -34,7 +42,7 @@ PROTOCOL = {
     "crop": None,
     "checkpoint": "last",
     "thresholds": "from held-out good training images",
-    "aupro_fpr_limit": 0.3,
+    "aupro_fpr_limit": PRO_LIMIT,
     "aupro_005_fpr_limit": 0.05,
 }
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -48,10 +56,17 @@ class Evaluation(NamedTuple):
     rows: list[dict[str, Any]]
     """As in scores.csv, one for each image that could be scored."""
     skipped: list[ImageError]
+    section: Section
+    """As in report.html."""
 
 
 def evaluate(
-    detector: Detector, category: Category, *, strict: bool = False, progress: Progress = iter
+    detector: Detector,
+    category: Category,
+    *,
+    strict: bool = False,
+    progress: Progress = iter,
+    losses: Path | None = None,
 ) -> Evaluation:
     """Score the test set and measure.
 
@@ -59,7 +74,8 @@ def evaluate(
         detector: the fitted detector.
         category: with test images.
         strict: True: an image that cannot be read is an error; False: it is skipped.
-        progress: wraps the samples where someone wants to watch.
+        progress: wraps the samples, then the training images, where someone wants to watch.
+        losses: the CSV of the training's losses, for the report; it may be missing.
 
     Raises:
         DataError: there are no test images, a mask does not fit, or none can be scored.
@@ -70,7 +86,7 @@ def evaluate(
             f"{category.root}: holds no test images: give a folder with test/good and "
             f"test/<defect> in it."
         )
-    pixels, rows, skipped, unmasked = PixelMetrics(), [], [], 0
+    pixels, rows, samples, skipped, unmasked = PixelMetrics(), [], [], [], 0
     seconds = 0.0
     for sample in progress(category.test):
         start = time.perf_counter()
@@ -82,6 +98,7 @@ def evaluate(
             skipped.append(result)
             continue
         rows.append(_row(sample, result, category.root))
+        samples.append(sample)
         if sample.is_anomalous and sample.mask is None:
             unmasked += 1
         else:
@@ -92,11 +109,13 @@ def evaluate(
     metrics["ms_per_image"] = 1000 * seconds / len(category.test)
     metrics["skipped"] = len(skipped)
     metrics["pixel_difference_image_auroc"] = pixel_difference(category).auroc
-    return Evaluation(metrics, rows, skipped)
+    scored = Scored(metrics, rows, samples, pixels.curves(), skipped)
+    section = make_section(detector, category, scored, losses=losses, progress=progress)
+    return Evaluation(metrics, rows, skipped, section)
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Write metrics.json and scores.csv to a folder.
+    """Write metrics.json, scores.csv and report.html to a folder.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -107,6 +126,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     writer.writerows(evaluation.rows)
     write_atomic(out / "scores.csv", text.getvalue().encode("utf-8", "surrogateescape"))
     write_atomic(out / "metrics.json", (json.dumps(evaluation.metrics, indent=2) + "\n").encode())
+    write_report(out / REPORT, evaluation.section.name, [evaluation.section])
 
 
 def pixel_difference(category: Category) -> ImageMetrics:

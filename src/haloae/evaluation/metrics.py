@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 # Sign, 8 exponent and 12 mantissa bits: bins 0.02 % wide, 2²¹ of them, 50 MB in three histograms.
 BIN_BITS = 21
+PRO_LIMIT = 0.3
+"""False-positive rate up to which the overlap per region counts."""
+CURVE_POINTS = 200
+"""Most points of a curve that is to be drawn."""
 
 
 class ImageMetrics(NamedTuple):
@@ -19,6 +23,22 @@ class ImageMetrics(NamedTuple):
     auroc: float | None
     ap: float | None
     f1max: float | None
+
+
+class Curve(NamedTuple):
+    """Points to draw, at most `CURVE_POINTS`, by rising x; both in [0, 1]."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+class PixelCurves(NamedTuple):
+    """Against the false-positive rate of pixels."""
+
+    roc: Curve
+    """Recall."""
+    pro: Curve
+    """Mean overlap per region, up to `PRO_LIMIT`."""
 
 
 class PixelResult(NamedTuple):
@@ -65,6 +85,29 @@ def image_metrics(scores: NDArray[np.floating], is_anomalous: NDArray[np.bool_])
         ap=float(average_precision_score(is_anomalous, scores)),
         f1max=float(f1.max()),
     )
+
+
+def image_roc(scores: NDArray[np.floating], is_anomalous: NDArray[np.bool_]) -> Curve | None:
+    """Share of defective against share of good images that score at least as high.
+
+    `None` where one class is missing; arguments as in `image_metrics`.
+    """
+    from sklearn.metrics import roc_curve
+
+    if is_anomalous.all() or not is_anomalous.any():
+        return None
+    false_positive_rate, recall, _ = roc_curve(is_anomalous, scores)
+    return _thinned(false_positive_rate, recall)
+
+
+class _Rates(NamedTuple):
+    """Of pixels, as the threshold falls; (K + 1,) each, except for the counts, (K,)."""
+
+    false_positives: NDArray[np.int64]
+    true_positives: NDArray[np.int64]
+    false_positive_rate: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    overlap: NDArray[np.float64]
 
 
 class PixelMetrics:
@@ -117,24 +160,43 @@ class PixelMetrics:
 
     def compute(self) -> PixelResult:
         """The metrics over all pixels so far; all `None` while one class of pixels is missing."""
+        rates = self._rates()
+        if rates is None:
+            return PixelResult(None, None, None, None, None)
+        true_positives = rates.true_positives
+        flagged = true_positives + rates.false_positives
+        f1 = 2 * true_positives / (flagged + true_positives[-1])
+        return PixelResult(
+            auroc=float(np.trapezoid(rates.recall, rates.false_positive_rate)),
+            ap=float(np.sum(np.diff(rates.recall) * true_positives / flagged)),
+            f1max=float(f1.max()),
+            aupro=_area_up_to(PRO_LIMIT, rates.false_positive_rate, rates.overlap),
+            aupro_005=_area_up_to(0.05, rates.false_positive_rate, rates.overlap),
+        )
+
+    def curves(self) -> PixelCurves | None:
+        """What to draw of all pixels so far; `None` while one class of pixels is missing."""
+        rates = self._rates()
+        if rates is None:
+            return None
+        return PixelCurves(
+            roc=_thinned(rates.false_positive_rate, rates.recall),
+            pro=_thinned(*_up_to(PRO_LIMIT, rates.false_positive_rate, rates.overlap)),
+        )
+
+    def _rates(self) -> _Rates | None:
         # From the highest score down: what a falling threshold takes in.
         used = np.flatnonzero(self._normal + self._anomalous)[::-1]
         false_positives = np.cumsum(self._normal[used])
         true_positives = np.cumsum(self._anomalous[used])
         if not used.size or not false_positives[-1] or not true_positives[-1]:
-            return PixelResult(None, None, None, None, None)
-
-        recall = _rate_from_zero(true_positives)
-        false_positive_rate = _rate_from_zero(false_positives)
-        overlap = _rate_from_zero(np.cumsum(self._overlap[used]))
-        flagged = true_positives + false_positives
-        f1 = 2 * true_positives / (flagged + true_positives[-1])
-        return PixelResult(
-            auroc=float(np.trapezoid(recall, false_positive_rate)),
-            ap=float(np.sum(np.diff(recall) * true_positives / flagged)),
-            f1max=float(f1.max()),
-            aupro=_area_up_to(0.3, false_positive_rate, overlap),
-            aupro_005=_area_up_to(0.05, false_positive_rate, overlap),
+            return None
+        return _Rates(
+            false_positives,
+            true_positives,
+            false_positive_rate=_rate_from_zero(false_positives),
+            recall=_rate_from_zero(true_positives),
+            overlap=_rate_from_zero(np.cumsum(self._overlap[used])),
         )
 
 
@@ -212,7 +274,23 @@ def _rate_from_zero(cumulative: NDArray[np.int64] | NDArray[np.float64]) -> NDAr
 
 def _area_up_to(limit: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Area under y(x), from 0 to the limit, as a share of the limit; linear between the points."""
-    is_inside = x <= limit
-    x_inside = np.append(x[is_inside], limit)
-    y_inside = np.append(y[is_inside], np.interp(limit, x, y))
+    x_inside, y_inside = _up_to(limit, x, y)
     return float(np.trapezoid(y_inside, x_inside) / limit)
+
+
+def _up_to(
+    limit: float, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The part of y(x) with x at most the limit, ending at it; linear between the points."""
+    is_inside = x <= limit
+    return np.append(x[is_inside], limit), np.append(y[is_inside], np.interp(limit, x, y))
+
+
+def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Curve:
+    """Points of a rising curve, evenly spaced along it, so that a steep start keeps its shape."""
+    if x.size > CURVE_POINTS:
+        travelled = np.append(0.0, np.cumsum(np.diff(x) / x[-1] + np.diff(y)))
+        stops = np.linspace(0, travelled[-1], CURVE_POINTS)
+        kept = np.unique(np.searchsorted(travelled, stops).clip(max=x.size - 1))
+        x, y = x[kept], y[kept]
+    return Curve(x, y)
