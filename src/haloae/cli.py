@@ -480,7 +480,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _benchmark(arguments: argparse.Namespace) -> int:
     from haloae.evaluation.benchmark import (
-        REPORT,
         RESULTS,
         TABLES,
         find_categories,
@@ -488,6 +487,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         tables,
         variants,
     )
+    from haloae.evaluation.report import REPORT
 
     configs = variants(arguments.presets, arguments.ablations, backbone=arguments.backbone)
     find_categories(arguments.root, arguments.categories)
@@ -516,7 +516,9 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         report=tell,
     )
     if not arguments.quiet:
-        print(f"\n{tables(results)}\n{out / REPORT}, and for a script {RESULTS} and {TABLES}")
+        print(
+            f"\n{tables(results)}\nopen in a browser: {out / REPORT}; for a script: {RESULTS}, {TABLES}"
+        )
     failed = sum("error" in run for run in results["runs"])
     if failed == len(results["runs"]):
         raise DataError(f"{arguments.root}: every run failed: see {out / RESULTS}.")

@@ -74,6 +74,9 @@ def test_every_run_is_measured_and_a_failing_category_does_not_stop_the_rest(
     }
     mean = next(row for row in results["summary"] if row["category"] == "mean")
     assert mean["image_auroc"] is None, "a category failed, so there is no mean of all"
+    page = (tmp_path / "report.html").read_text()
+    assert 'href="tiny/cloth/seed-1/report.html"' in page
+    assert (tmp_path / "tiny/cloth/seed-1/report.html").exists()
     text = (tmp_path / "results.md").read_text()
     assert "| pixel difference | " in text
     assert "- tiny, scrap, seed 1: " in text

@@ -21,15 +21,15 @@ from haloae.config import AttentionMode, Config, preset
 from haloae.data.folders import GOOD, Category, load_category
 from haloae.errors import ConfigError, DataError, HaloaeError
 from haloae.evaluation.evaluate import PROTOCOL, evaluate, write_evaluation
+from haloae.evaluation.report import REPORT, write_benchmark_report
 from haloae.files import write_atomic
 from haloae.training.fit import fit_detector
-from haloae.training.run_folder import CHECKPOINT, MODEL
+from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
 log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 TABLES = "results.md"
-REPORT = "report.html"
 RUN = "run.json"
 MEAN = "mean"
 """Stands in a table where a category's name would: the mean over all categories."""
@@ -168,6 +168,7 @@ def run_benchmark(
                 results = summarise(root.resolve().name, runs)
                 write_atomic(out / RESULTS, _json(results))
     write_atomic(out / TABLES, tables(results).encode("utf-8", "backslashreplace"))
+    write_benchmark_report(results, out / REPORT)
     return results
 
 
@@ -186,6 +187,7 @@ def _run(
     known = {
         "variant": variant, "category": folder.name, "seed": config.seed, "folder": relative
     }  # fmt: skip
+    start = time.perf_counter()
     try:
         category = load_category(folder)
         plan = {
@@ -197,7 +199,6 @@ def _run(
         before = _read(where / RUN)
         if before is not None and {**before, **plan} == before and "metrics" in before:
             return {**known, "seconds": before["seconds"], "metrics": before["metrics"]}
-        start = time.perf_counter()
         write_atomic(where / RUN, _json(plan))
         detector = fit_detector(
             category.train,
@@ -214,6 +215,7 @@ def _run(
             detector,
             category,
             progress=lambda items: tqdm(items, "evaluating", disable=not progress, leave=False),
+            losses=where / LOSS_LOG,
         )
         write_evaluation(result, where)
         (where / CHECKPOINT).unlink(missing_ok=True)
@@ -221,9 +223,10 @@ def _run(
         write_atomic(where / RUN, _json({**plan, **done}))
         return {**known, **done}
     except HaloaeError as error:
-        return {**known, "error": str(error)}
+        message = str(error)
     except (RuntimeError, MemoryError) as error:
-        return {**known, "error": f"{type(error).__name__}: {error}"}
+        message = f"{type(error).__name__}: {error}"
+    return {**known, "seconds": time.perf_counter() - start, "error": message}
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
