@@ -377,7 +377,7 @@ def test_in_a_browser(detector: Detector, root: Path) -> None:
     for page in pages:
         # A window is never narrower than 500 pixels here, a frame is.
         frames = "".join(
-            f'<iframe style="width:{width}px;height:900px;border:0" '
+            f'<iframe style="width:{width}px;height:900px;border:0;flex:none" '
             f'srcdoc="{html.escape(page.read_text())}"></iframe>'
             for width in WIDTHS
         )
