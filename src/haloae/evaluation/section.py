@@ -4,7 +4,6 @@ What it holds is bounded: a histogram, curves of a few hundred points and a few 
 however many images were scored.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
