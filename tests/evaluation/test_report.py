@@ -21,7 +21,7 @@ from haloae.detection.detector import Detector, Prediction
 from haloae.errors import ImageError
 from haloae.evaluation.charts import Axis, histogram
 from haloae.evaluation.evaluate import Evaluation, evaluate, write_evaluation
-from haloae.evaluation.examples import MOST, most_unusual, spread
+from haloae.evaluation.examples import FOUND, MOST, TRUE, _outline, most_unusual, spread
 from haloae.evaluation.loss_log import MOST_LOSS_POINTS, read_losses
 from haloae.evaluation.metrics import CURVE_POINTS, PRO_LIMIT, PixelMetrics, image_roc
 from haloae.evaluation.report import write_benchmark_report, write_report
@@ -232,6 +232,32 @@ def test_spread() -> None:
     assert spread(list(range(100))) == [0, 14, 28, 42, 57, 71, 85, 99]
 
 
+def test_an_outline_is_closed_by_the_edge_of_the_picture() -> None:
+    picture = np.full((20, 20, 3), 128, np.uint8)
+    _outline(picture, np.ones((20, 20), bool), FOUND)
+    assert (picture[0] == FOUND).all()
+    assert (picture[10, 10] == 128).all()
+    _outline(picture, np.zeros((20, 20), bool), TRUE)
+    assert not (picture == TRUE).all(axis=2).any()
+
+
+@pytest.mark.parametrize(
+    ("auroc", "plain", "words"),
+    [
+        (0.98, 0.77, "ranks images with AUROC 0.98, against 0.77 for the plain pixel difference."),
+        (0.5, 0.77, "AUROC 0.50, worse than the plain pixel difference with 0.77."),
+        (1.0, 1.0, "AUROC 1.00, no better than the plain pixel difference with 1.00."),
+        (0.98, None, "ranks images with AUROC 0.98."),
+    ],
+)
+def test_the_verdict(auroc: float, plain: float | None, words: str) -> None:
+    metrics = {"good": 36, "defective": 65, "detection_rate": 61 / 65, "false_alarm_rate": 1 / 36}
+    metrics |= {"image_auroc": auroc, "pixel_difference_image_auroc": plain}
+    said = verdict(metrics)
+    assert said.startswith("Finds 61 of 65 defects with 1 false alarm in 36 good images; ")
+    assert said.endswith(words)
+
+
 def test_curves_end_where_they_should_and_keep_their_area() -> None:
     rng = np.random.default_rng(0)
     pixels = PixelMetrics()
@@ -377,7 +403,7 @@ def test_in_a_browser(detector: Detector, root: Path) -> None:
     for page in pages:
         # A window is never narrower than 500 pixels here, a frame is.
         frames = "".join(
-            f'<iframe style="width:{width}px;height:900px;border:0" '
+            f'<iframe style="width:{width}px;height:900px;border:0;flex:none" '
             f'srcdoc="{html.escape(page.read_text())}"></iframe>'
             for width in WIDTHS
         )

@@ -120,7 +120,7 @@ def histogram(
     for count, kind, sign in zip(counts, ("good", "bad"), (-1, 1), strict=True):
         name = "good" if kind == "good" else "defective"
         for index in np.flatnonzero(count):
-            height = float(count[index] / count.sum() / top) * (middle - TOP - 14)
+            height = float(count[index] / count.sum() / top) * (middle - TOP - 28)
             left, right = _x(index / BINS), _x((index + 1) / BINS)
             parts.append(
                 Markup(
@@ -264,7 +264,7 @@ def _x_axis(axis: Axis, label: str, *, height: int = HEIGHT, left: int = LEFT) -
         x = _x(float(axis.place(tick)), left)
         parts.append(_rule(x, TOP, x, bottom, "grid"))
         parts.append(
-            Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:.4g}</text>').format(
+            Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:.6g}</text>').format(
                 x, bottom + 16, tick + 0.0
             )
         )
@@ -282,7 +282,7 @@ def _y_axis(axis: Axis, label: str) -> Markup:
         y = _y(float(axis.place(tick)))
         parts.append(_rule(LEFT, y, WIDTH - RIGHT, y, "grid"))
         parts.append(
-            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{:.4g}</text>').format(
+            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{:.6g}</text>').format(
                 LEFT - 6, y + 4, tick + 0.0
             )
         )

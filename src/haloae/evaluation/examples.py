@@ -144,7 +144,10 @@ def _outline(
         return
     line = binary_dilation(mask, iterations=3)
     picture[binary_dilation(line) & ~line] = CASING
-    picture[line & ~mask] = colour
+    frame = np.ones_like(mask)
+    frame[3:-3, 3:-3] = False
+    # Where a defect reaches over the picture's edge, the edge closes its outline.
+    picture[line & (~mask | frame)] = colour
 
 
 def _data_uri(pixels: NDArray[np.uint8]) -> str:

@@ -4,7 +4,6 @@ What it holds is bounded: a histogram, curves of a few hundred points and a few 
 however many images were scored.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +186,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     auroc, plain = metrics["image_auroc"], metrics["pixel_difference_image_auroc"]
     against = "" if plain is None else f", against {plain:.2f} for the plain pixel difference"
     if plain is not None and plain >= auroc:
-        against = f", no better than the plain pixel difference with {plain:.2f}"
+        how = "worse than" if f"{plain:.2f}" > f"{auroc:.2f}" else "no better than"
+        against = f", {how} the plain pixel difference with {plain:.2f}"
     return f"{found} {said}; ranks images with AUROC {auroc:.2f}{against}."
 
 
@@ -196,7 +196,7 @@ def shown(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else str(value)
+        return f"{value:.0f}" if 1000 <= value < 1e6 else f"{value:.4g}"
     return shown_path(str(value))
 
 
