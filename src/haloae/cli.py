@@ -414,7 +414,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _print_highest(counts: "Counts") -> None:
     """The highest scores as a table; names come last, as their width on a screen is not known."""
-    from haloae.detection.overlay import verdict
+    from haloae.detection.overlay import readable, verdict
 
     if not counts.highest:
         return
@@ -422,7 +422,7 @@ def _print_highest(counts: "Counts") -> None:
     print(f"  highest {len(shown)} of {counts.normal + counts.anomalous} scores:")
     rows = [("score", "p-value", "verdict", "image")]
     rows += [
-        (f"{one.score:.4g}", f"{one.p_value:.2g}", verdict(one.is_anomalous), one.name)
+        (readable(one.score), f"{one.p_value:.2g}", verdict(one.is_anomalous), one.name)
         for one in shown
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -24,8 +24,8 @@ MAX_SIDE = 2048
 SHEET_SIZE = 40
 """Images on a contact sheet."""
 THUMBNAIL, COLUMNS, MIN_COLUMNS = 200, 8, 4
-HEAT_FROM, HEAT_TO, HEAT_ALPHA = 0.8, 2.5, 0.55
-"""In pixel thresholds, where the heat starts and where it is full; and how opaque that is."""
+HOTTEST, HEAT_ALPHA = 3.0, 0.45
+"""In pixel thresholds, where the heat, which starts at 1, is full; and how opaque that is."""
 YELLOW, RED = (255, 215, 0), (225, 0, 40)
 DARK, BRIGHT = (0, 0, 0), (90, 255, 255)
 PAPER, INK, SHADE = (255, 255, 255), (25, 25, 25), (205, 205, 205)
@@ -90,6 +90,11 @@ def verdict(is_anomalous: bool) -> str:
     return "anomalous" if is_anomalous else "normal"
 
 
+def readable(value: float) -> str:
+    """Four digits, or all before the point, without an exponent where that can be."""
+    return f"{value:.0f}" if 1000 <= value < 1e7 else f"{value:.4g}"
+
+
 def draw_overlay(image: Image, prediction: Prediction, calibration: Calibration) -> bytes:
     """An image with heat where it is unusual, its defects outlined, and a caption below it.
 
@@ -103,8 +108,8 @@ def draw_overlay(image: Image, prediction: Prediction, calibration: Calibration)
     gap = size // 2
     parts = [
         verdict(prediction.is_anomalous).upper(),
-        f"score {prediction.score:.4g}",
-        f"threshold {calibration.threshold.value:.4g}",
+        f"score {readable(prediction.score)}",
+        f"threshold {readable(calibration.threshold.value)}",
         f"p-value {prediction.p_value:.2g}",
     ]
     lines = _wrap(parts, size, width - 3 * gap - size)
@@ -134,7 +139,7 @@ def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
     """
     columns = min(COLUMNS, max(MIN_COLUMNS, len(ranked)))
     gap, size, border = 14, 18, 6
-    box = THUMBNAIL + 2 * border
+    box = THUMBNAIL + 4 * border
     cell_width, cell_height, head = box + gap, box + round(3.2 * size) + gap, 60
     rows = math.ceil(len(ranked) / columns)
     canvas = PILImage.new("RGB", (columns * cell_width + gap, rows * cell_height + head), PAPER)
@@ -152,9 +157,9 @@ def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
         draw.rectangle(frame, outline=colour, width=border if entry.is_anomalous else 2)
         text, middle = top + box + 6, size // 2
         _sign(draw, (left, text, size), entry.is_anomalous)
-        words = f"{verdict(entry.is_anomalous)} {entry.score:.4g}"
+        words = f"{verdict(entry.is_anomalous)} {readable(entry.score)}"
         draw.text((left + size + 6, text + middle), words, INK, _font(size), "lm")
-        name = _shortened(entry.name, size - 3, box)
+        name = _shortened(_drawable(entry.name), size - 3, box)
         draw.text((left, text + round(1.4 * size) + middle), name, INK, _font(size - 3), "lm")
     return _jpeg(canvas)
 
@@ -188,16 +193,17 @@ def _visible(image: Image, size: tuple[int, int]) -> Pixels:
     ]
     small = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     white = max(float(np.percentile(small, 99.9)), TINY)
-    return (np.clip(small, 0, white) * (255 / white)).round().astype(np.uint8)
+    visible: Pixels = (np.clip(small, 0, white) * (255 / white)).round().astype(np.uint8)
+    return visible
 
 
 def _heated(pixels: Pixels, anomaly_map: NDArray[np.float32], limit: float) -> Pixels:
-    """Yellow to red where the map nears and passes the pixel threshold; elsewhere unchanged."""
-    capped = np.clip(anomaly_map, 0, HEAT_TO * limit)
+    """Yellow to red where the map is above the pixel threshold; elsewhere unchanged."""
+    capped = np.clip(anomaly_map, 0, HOTTEST * limit)
     size = pixels.shape[1], pixels.shape[0]
     ratio = np.asarray(PILImage.fromarray(capped).resize(size, PILImage.Resampling.BILINEAR))
     ratio = ratio / np.float32(limit)
-    strength = ((ratio - HEAT_FROM) / (HEAT_TO - HEAT_FROM)).clip(0, 1)[..., None]
+    strength = ((ratio - 1) / (HOTTEST - 1)).clip(0, 1)[..., None]
     hot = strength[..., 0] > 0
     strength = strength[hot]
     colour = np.asarray(YELLOW) * (1 - strength) + np.asarray(RED) * strength
@@ -263,6 +269,11 @@ def _shortened(name: str, size: int, width: int) -> str:
         head = keep // 3
         shown = f"{name[:head]}…{name[head - keep :]}"
     return shown
+
+
+def _drawable(name: str) -> str:
+    """The name with codes for what Pillow's own font has no glyphs for."""
+    return name.encode("ascii", "backslashreplace").decode("ascii")
 
 
 @lru_cache

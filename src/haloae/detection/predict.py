@@ -13,7 +13,14 @@ from PIL import Image as PILImage
 from haloae.data.folders import find_images
 from haloae.data.images import Image, read_image, shown_path
 from haloae.detection.detector import Detector, Prediction
-from haloae.detection.overlay import Highest, Ranked, draw_overlay, draw_sheet, thumbnail
+from haloae.detection.overlay import (
+    Highest,
+    Ranked,
+    draw_overlay,
+    draw_sheet,
+    readable,
+    thumbnail,
+)
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, claim_folder, write_atomic
 
@@ -128,8 +135,10 @@ def predict_to_folder(
         if overlays != "none" and ranked:
             headline = (
                 f"{anomalous} of {anomalous + normal} anomalous, "
-                f"threshold {detector.calibration.threshold.value:.4g}"
+                f"threshold {readable(detector.calibration.threshold.value)}"
             )
+            if len(ranked) < anomalous + normal:
+                headline += f", the {len(ranked)} highest scores"
             write_atomic(out / SHEET, draw_sheet(ranked, headline), durable=False)
         os.replace(partial, out / PREDICTIONS)  # noqa: PTH105 - says which it replaces
     except OSError as error:
