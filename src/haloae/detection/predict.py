@@ -108,9 +108,9 @@ def predict_to_folder(
         report(message)
     partial = out / PARTIAL
     normal = anomalous = failed = 0
-    highest = Highest()
     targets = _targets([item.relative for item in images], maps, overlays)
     places = dict(zip(images, targets, strict=True))
+    pictures = _Pictures(detector, out, overlays, Highest())
     try:
         with partial.open("w", encoding="utf-8") as lines:
             for item, image, result in _score(detector, progress(images)):
@@ -123,23 +123,12 @@ def predict_to_folder(
                 else:
                     anomalous += result.is_anomalous
                     normal += not result.is_anomalous
-                    shown = None if overlays == "none" else image
-                    _rank(detector, highest, item, shown, result)
-                    is_wanted = overlays == "all" or result.is_anomalous
-                    written = _write_pictures(
-                        detector, shown if is_wanted else None, result, out, places[item]
-                    )
+                    written = pictures.write(item, image, result, places[item])
                 lines.write(_line(item, result, written) + "\n")
                 lines.flush()
-        ranked = highest.ranked()
-        if overlays != "none" and ranked:
-            headline = (
-                f"{anomalous} of {anomalous + normal} anomalous, "
-                f"threshold {readable(detector.calibration.threshold.value)}"
-            )
-            if len(ranked) < anomalous + normal:
-                headline += f", the {len(ranked)} highest scores"
-            write_atomic(out / SHEET, draw_sheet(ranked, headline), durable=False)
+        ranked = pictures.highest.ranked()
+        if ranked:
+            pictures.write_sheet(ranked, anomalous, anomalous + normal)
         os.replace(partial, out / PREDICTIONS)  # noqa: PTH105 - says which it replaces
     except OSError as error:
         raise cannot_write(partial, error) from error
@@ -208,26 +197,40 @@ def _score(
         yield *waiting.pop(0), result
 
 
-def _rank(
-    detector: Detector, highest: Highest, item: Input, image: Image | None, result: Prediction
-) -> None:
-    def small() -> PILImage.Image | None:
-        return None if image is None else thumbnail(image, result, detector.calibration)
+class _Pictures(NamedTuple):
+    """Writes what people look at, one image after the other."""
 
-    highest.add(str(item.relative), result, small)
+    detector: Detector
+    out: Path
+    overlays: Overlays
+    highest: Highest
 
+    def write(
+        self, item: Input, image: Image | None, result: Prediction, targets: Targets
+    ) -> Targets:
+        """Write the map and, where it is wanted, the overlay; says what was written."""
+        calibration = self.detector.calibration
+        if targets.map is not None:
+            _write_map(self.detector, result, self.out / targets.map)
+        if image is None or self.overlays == "none":
+            self.highest.add(str(item.relative), result)
+            return Targets(targets.map, None)
+        self.highest.add(str(item.relative), result, lambda: thumbnail(image, result, calibration))
+        if targets.overlay is None or not (self.overlays == "all" or result.is_anomalous):
+            return Targets(targets.map, None)
+        data = draw_overlay(image, result, calibration)
+        write_atomic(self.out / targets.overlay, data, durable=False)
+        return targets
 
-def _write_pictures(
-    detector: Detector, image: Image | None, result: Prediction, out: Path, targets: Targets
-) -> Targets:
-    """Write the map and, of an image that is given, the overlay; says what was written."""
-    if targets.map is not None:
-        _write_map(detector, result, out / targets.map)
-    if image is None or targets.overlay is None:
-        return Targets(targets.map, None)
-    data = draw_overlay(image, result, detector.calibration)
-    write_atomic(out / targets.overlay, data, durable=False)
-    return targets
+    def write_sheet(self, ranked: Sequence[Ranked], anomalous: int, scored: int) -> None:
+        """Write the contact sheet, unless no pictures for people are wanted."""
+        if self.overlays == "none":
+            return
+        threshold = readable(self.detector.calibration.threshold.value)
+        headline = f"{anomalous} of {scored} anomalous, threshold {threshold}"
+        if len(ranked) < scored:
+            headline += f", the {len(ranked)} highest scores"
+        write_atomic(self.out / SHEET, draw_sheet(ranked, headline), durable=False)
 
 
 def _line(item: Input, result: Prediction | ImageError, written: Targets) -> str:
