@@ -43,14 +43,15 @@ OPTIONS = {
     | {"--preset", "--config", "--backbone", "--image-size", "--seed", "--max-steps"}
     | {"--max-minutes", "--false-alarm-rate", "--resume"},
     "calibrate": RUNNING | {"--false-alarm-rate"},
-    "predict": RUNNING | {"--maps"},
+    "predict": RUNNING | {"--maps", "--overlays"},
     "evaluate": RUNNING,
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--ablations", "--seeds", "--backbone", "--resume"},
     "info": COMMON | {"--json"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "lightning_fabric")
-PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "map", "error"]
+PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "map"]
+PREDICTION_KEYS += ["overlay", "error"]
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro", "pixel_aupro_005")
 OTHER_METRICS = ("false_alarm_rate", "detection_rate", "ms_per_image", "protocol", "reasons")
@@ -199,6 +200,7 @@ def test_choices_are_pinned(haloae: Run) -> None:
     assert "{paper,default,fast}" in haloae("train", "--help").out
     assert "{auto,cpu,cuda}" in haloae("train", "--help").out
     assert "{none,png,tiff}" in haloae("predict", "--help").out
+    assert "{anomalous,all,none}" in haloae("predict", "--help").out
 
 
 def test_version_is_the_package_s(haloae: Run) -> None:
@@ -246,6 +248,7 @@ def test_the_installed_command_answers() -> None:
         (["train", "x", "--out", "y", "--device", "tpu"], "--device"),
         (["train", "x", "--out", "y", "--no-such-option"], "--no-such-option"),
         (["predict", "m", "x", "--out", "y", "--maps", "gif"], "--maps"),
+        (["predict", "m", "x", "--out", "y", "--overlays", "some"], "--overlays"),
     ],
 )
 def test_bad_usage_exits_with_2(haloae: Run, arguments: list[str], part: str) -> None:
@@ -589,7 +592,16 @@ def test_predict_takes_folders_as_they_come(haloae: Run, model: Path, awkward: P
     assert len(maps) == 9
     assert "maps/sub/deep dir/a.png" in maps
     assert maps == {p.relative_to("p").as_posix() for p in Path("p/maps").rglob("*.png")}
-    assert {path.name for path in Path("p").iterdir()} == {"predictions.jsonl", "maps"}
+    overlays = {str(line["overlay"]) for line in found if line["overlay"]}
+    assert len(overlays) == 9
+    assert "overlays/sub/deep dir/a.jpg" in overlays
+    assert overlays == {p.relative_to("p").as_posix() for p in Path("p/overlays").rglob("*.jpg")}
+    assert {path.name for path in Path("p").iterdir()} == {
+        "predictions.jsonl",
+        "maps",
+        "overlays",
+        "contact_sheet.jpg",
+    }
 
 
 def test_strict_stops_at_the_first(haloae: Run, model: Path, awkward: Path) -> None:
@@ -632,9 +644,11 @@ def test_half_the_range_of_a_png_map_is_the_threshold(
 
 
 def test_no_maps_where_none_are_wanted(haloae: Run, model: Path, category: Path) -> None:
-    assert haloae("predict", model, category / "test", "--out", "p", "--maps", "none").code == 0
+    none = ("--maps", "none", "--overlays", "none")
+    assert haloae("predict", model, category / "test", "--out", "p", *none).code == 0
     assert [path.name for path in Path("p").iterdir()] == ["predictions.jsonl"]
-    assert {line["map"] for line in predictions(Path("p"))} == {None}
+    found = predictions(Path("p"))
+    assert {line["map"] for line in found} == {line["overlay"] for line in found} == {None}
 
 
 def test_maps_of_several_inputs_keep_apart(haloae: Run, model: Path, category: Path) -> None:
@@ -961,6 +975,7 @@ def test_ctrl_c_in_predicting_keeps_whole_lines(haloae: Run, category: Path, mod
     for i in range(3000):
         Path("parts", f"{i:04}.png").symlink_to(category / "test/good/000.png")
     predict: list[str | Path] = ["predict", model, "parts", "--out", "p", "--maps", "none"]
+    predict += ["--overlays", "none"]
     partial = Path("p/predictions.partial.jsonl")
     result = interrupt(predict, lambda: lines_in(partial) > 2)
     assert result == Result(130, "", "haloae: interrupted\n")

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from haloae.config import Config
     from haloae.data.folders import Category
     from haloae.detection.detector import Detector
+    from haloae.detection.predict import Counts
 
 DONE, SKIPPED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 DEBUG = "HALOAE_DEBUG"
 MAX_WORKERS = 8
+SHOWN = 10
+"""Images that predict lists on the screen."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(calibrate)
     _add_strict(calibrate)
 
-    predict = command("predict", _predict, "Score images: writes DIR/predictions.jsonl and maps.")
+    predict = command(
+        "predict", _predict, "Score images: writes DIR/predictions.jsonl, maps, overlays."
+    )
     _add_model(predict)
     predict.add_argument(
         "images",
@@ -160,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("none", "png", "tiff"),
         default="png",
         help="png: 16 bits, half range is the threshold; tiff: float32",
+    )
+    predict.add_argument(
+        "--overlays",
+        choices=("anomalous", "all", "none"),
+        default="anomalous",
+        help="images with their defects outlined; none: no contact sheet either",
     )
     _add_overwrite(predict)
     _add_device(predict)
@@ -429,6 +440,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.images,
         arguments.out,
         maps=arguments.maps,
+        overlays=arguments.overlays,
         strict=arguments.strict,
         overwrite=arguments.overwrite,
         progress=_progress(arguments, "predicting"),
@@ -441,7 +453,26 @@ def _predict(arguments: argparse.Namespace) -> int:
             f"{skipped} skipped"
         )
         _print_calibration(detector)
+        _print_highest(counts)
     return SKIPPED if skipped else DONE
+
+
+def _print_highest(counts: "Counts") -> None:
+    """The highest scores as a table; names come last, as their width on a screen is not known."""
+    from haloae.detection.overlay import readable, verdict
+
+    if not counts.highest:
+        return
+    shown = counts.highest[:SHOWN]
+    print(f"  highest {len(shown)} of {counts.normal + counts.anomalous} scores:")
+    rows = [("score", "p-value", "verdict", "image")]
+    rows += [
+        (readable(one.score), f"{one.p_value:.2g}", verdict(one.is_anomalous), one.name)
+        for one in shown
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for score, p_value, word, name in rows:
+        print(f"  {score:>{widths[0]}}  {p_value:>{widths[1]}}  {word:{widths[2]}}  {name}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
