@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(predict)
     _add_strict(predict)
 
-    evaluate = command("evaluate", _evaluate, "Measure: writes DIR/metrics.json and scores.csv.")
+    evaluate = command("evaluate", _evaluate, "Measure: writes DIR/report.html, metrics.json and scores.csv.")
     _add_model(evaluate)
     evaluate.add_argument("data", metavar="DATA", type=Path, help="MVTec-layout category")
     evaluate.add_argument(
@@ -547,9 +547,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         report=tell,
     )
     if not arguments.quiet:
-        print(
-            f"\n{tables(results)}\nopen in a browser: {out / REPORT}; for a script: {RESULTS}, {TABLES}"
-        )
+        print(f"\n{tables(results)}\nfor a script: {out / RESULTS} and {out / TABLES}")
+        print(f"open in a browser: {out / REPORT}")
     failed = sum("error" in run for run in results["runs"])
     if failed == len(results["runs"]):
         raise DataError(f"{arguments.root}: every run failed: see {out / RESULTS}.")
