@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(predict)
     _add_strict(predict)
 
-    evaluate = command("evaluate", _evaluate, "Measure: writes DIR/report.html, metrics.json and scores.csv.")
+    evaluate = command("evaluate", _evaluate, "Measure: writes DIR/report.html and metrics.json.")
     _add_model(evaluate)
     evaluate.add_argument("data", metavar="DATA", type=Path, help="MVTec-layout category")
     evaluate.add_argument(
