@@ -79,7 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 NORMALISATIONS = ("difference", "channel_difference", "none", "channel", "position", "both")
 SIGMAS = (0.8, 1.6)
-TOP_SHARES = (1.0, 0.1, 0.02, 0.005)
+TOP_SHARES = (1.0, 0.1, 0.02, 0.01, 0.005)
 PIXELS = 128
 MAX_TEST = 240
 """Test images a set is measured on, evenly spread: a large set costs no more than others."""

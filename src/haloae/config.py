@@ -225,7 +225,7 @@ DEFAULT = Config(
     ),
     loss=LossConfig(feature_terms=("mse",), clean_targets=True),
     training=TrainingConfig(steps=120, learning_rate=2e-3, schedule="cosine", precision="bfloat16"),
-    detection=DetectionConfig(normalisation="channel_difference", sigma=0.8, top_share=0.005),
+    detection=DetectionConfig(normalisation="channel_difference", sigma=0.8, top_share=0.01),
 )
 FAST = DEFAULT.model_copy(
     update={

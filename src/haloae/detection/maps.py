@@ -12,7 +12,7 @@ from haloae.network.haloae import HaloAEOutput
 
 SHRINKAGE = 1.0
 """Good images' worth of evidence that residuals are the same everywhere."""
-CHANNEL_SHRINKAGE = 30.0
+CHANNEL_SHRINKAGE = 3.0
 """The same where channels are told apart: the error of one channel at one place is noisier."""
 TINY = 1e-12
 
