@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from haloae.data.folders import find_images
 from haloae.data.images import shown_path
-from haloae.detection.detector import Detector, Prediction
+from haloae.detection.prediction import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, claim_folder, write_atomic
 
@@ -46,7 +46,7 @@ class Counts(NamedTuple):
 
 
 def predict_to_folder(
-    detector: Detector,
+    detector: Predictor,
     inputs: Sequence[Path],
     out: Path,
     *,
@@ -146,7 +146,7 @@ def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input
 
 
 def _score(
-    detector: Detector, images: Iterable[Input]
+    detector: Predictor, images: Iterable[Input]
 ) -> Iterator[tuple[Input, Prediction | ImageError]]:
     waiting: list[Input] = []
 
@@ -198,7 +198,7 @@ def _targets(relatives: Sequence[PurePosixPath], maps: MapFormat) -> list[PurePo
     return targets
 
 
-def _write_map(detector: Detector, prediction: Prediction, path: Path) -> None:
+def _write_map(detector: Predictor, prediction: Prediction, path: Path) -> None:
     """Write one map, in the format of the path's suffix."""
     values = prediction.anomaly_map
     if path.suffix == ".png":
