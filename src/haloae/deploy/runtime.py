@@ -245,12 +245,15 @@ def _check_shapes(
     grid = size // FEATURE_STRIDE
     wanted = {"score": [], "p_value": [], "anomaly_map": [grid, grid]}
     found = {name: shape[1:] for name, shape in outputs.items()}
-    if {name: shape[1:] for name, shape in inputs.items()} != {INPUT: [3, size, size]} or any(
-        found.get(name) != shape for name, shape in wanted.items()
+    has_fixed_batch = any(isinstance(shape[0], int) for shape in inputs.values() if shape)
+    if (
+        has_fixed_batch
+        or {name: shape[1:] for name, shape in inputs.items()} != {INPUT: [3, size, size]}
+        or any(found.get(name) != shape for name, shape in wanted.items())
     ):
         raise ModelFileError(
             f"{shown_path(path)}: its inputs and outputs are not those of a haloae model of "
-            f"{size}² pixels: export again."
+            f"{size}² pixels and any batch: export again."
         )
 
 
