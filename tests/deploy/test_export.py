@@ -24,7 +24,7 @@ from haloae.deploy.runtime import INPUT, METADATA_KEY, ExportedDetector, load_ru
 from haloae.detection import maps
 from haloae.detection.detector import Detector
 from haloae.detection.prediction import Measured, resize_map
-from haloae.errors import ConfigError, ExportError, ModelFileError, OutputError
+from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
 from haloae.training.fit import fit_detector
 
 RELATIVE = 1e-4
@@ -86,21 +86,15 @@ def with_metadata(path: Path, text: str | None) -> Path:
             onnx.helper.set_model_props(model, {METADATA_KEY: text})
         onnx.save(model, path)
         return path
-    core = openvino.Core()
-    model = core.read_model(path)
-    model.set_rt_info(text or "", [METADATA_KEY if text is not None else "other"])
     fresh = path.with_name("changed.xml")
     if text is None:
-        value = onnx_free_copy(path)
-        fresh.write_text(value)
+        fresh.write_text(path.read_text().replace(f"<{METADATA_KEY} ", "<someone "))
         shutil.copy(path.with_suffix(".bin"), fresh.with_suffix(".bin"))
     else:
+        model = openvino.Core().read_model(path)
+        model.set_rt_info(text, [METADATA_KEY])
         openvino.save_model(model, fresh, compress_to_fp16=False)
     return fresh
-
-
-def onnx_free_copy(path: Path) -> str:
-    return path.read_text().replace(f"<{METADATA_KEY} ", "<someone ")
 
 
 def metadata(path: Path) -> dict[str, Any]:
@@ -263,6 +257,16 @@ def test_openvino_needs_both_files(exported: Path, tmp_path: Path) -> None:
         path.with_suffix(".bin").unlink()
         with pytest.raises(ModelFileError, match=r"model\.bin is not beside it"):
             load_runtime(path)
+
+
+def test_a_runtime_that_is_not_installed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, extra = {
+        ".onnx": ("onnxruntime", "onnx"),
+        ".xml": ("openvino", "openvino"),
+    }[exported.suffix]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package} is not.*haloae\[{extra}\]"):
+        load_runtime(exported)
 
 
 def test_only_the_cpu_is_offered(exported: Path) -> None:
