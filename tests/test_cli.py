@@ -44,6 +44,7 @@ OPTIONS = {
     | {"--max-minutes", "--false-alarm-rate", "--resume"},
     "calibrate": RUNNING | {"--false-alarm-rate"},
     "predict": RUNNING | {"--maps", "--overlays"},
+    "export": RUNNING - {"--device", "--strict"} | {"--format", "--good"},
     "evaluate": RUNNING,
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--ablations", "--seeds", "--backbone", "--resume"},

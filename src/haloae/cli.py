@@ -20,8 +20,8 @@ from haloae.files import FULL, claim_folder
 if TYPE_CHECKING:
     from haloae.config import Config
     from haloae.data.folders import Category
-    from haloae.detection.detector import Detector
     from haloae.detection.predict import Counts
+    from haloae.detection.prediction import Predictor
 
 DONE, SKIPPED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 DEBUG = "HALOAE_DEBUG"
@@ -176,6 +176,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(predict)
     _add_strict(predict)
 
+    export = command("export", _export, "Write a model for ONNX Runtime or OpenVINO.")
+    _add_model(export)
+    export.add_argument(
+        "--format", choices=("onnx", "openvino"), default="onnx", help="default: onnx"
+    )
+    export.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help=".onnx, or .xml for openvino"
+    )
+    export.add_argument(
+        "--good",
+        metavar="FOLDER",
+        type=Path,
+        help="good images to compare the two on (default: made-up textures)",
+    )
+    _add_overwrite(export)
+    _add_threads(export)
+
     evaluate = command("evaluate", _evaluate, "Measure: writes DIR/report.html and metrics.json.")
     _add_model(evaluate)
     evaluate.add_argument("data", metavar="DATA", type=Path, help="MVTec-layout category")
@@ -232,6 +249,10 @@ def _add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_threads(parser)
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", metavar="N", type=_positive_int, help="CPU threads")
 
 
@@ -430,11 +451,9 @@ def _readable_images(arguments: argparse.Namespace) -> tuple[list[Path], list[st
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from haloae.detection.detector import Detector
     from haloae.detection.predict import PREDICTIONS, predict_to_folder
 
-    _set_threads(arguments)
-    detector = Detector.load(arguments.model, device=arguments.device)
+    detector = _load(arguments)
     counts = predict_to_folder(
         detector,
         arguments.images,
@@ -473,6 +492,43 @@ def _print_highest(counts: "Counts") -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for score, p_value, word, name in rows:
         print(f"  {score:>{widths[0]}}  {p_value:>{widths[1]}}  {word:{widths[2]}}  {name}")
+
+
+def _load(arguments: argparse.Namespace) -> "Predictor":
+    """The detector of a file, native or exported: the latter without torch."""
+    from haloae.deploy.runtime import is_exported, load_runtime
+
+    if is_exported(arguments.model):
+        return load_runtime(arguments.model, device=arguments.device, threads=arguments.threads)
+    from haloae.detection.detector import Detector
+
+    _set_threads(arguments)
+    return Detector.load(arguments.model, device=arguments.device)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from haloae.data.folders import good_images
+    from haloae.deploy.export import check_target, export_model
+    from haloae.detection.detector import Detector
+
+    check_target(arguments.out, format=arguments.format, overwrite=arguments.overwrite)
+    good = list(good_images(arguments.good)) if arguments.good else []
+    _set_threads(arguments)
+    parity = export_model(
+        Detector.load(arguments.model, device="cpu"),
+        arguments.out,
+        format=arguments.format,
+        good=good,
+        overwrite=arguments.overwrite,
+        threads=arguments.threads,
+    )
+    if not arguments.quiet:
+        images = "good images" if good else "made-up textures"
+        print(
+            f"{arguments.out}: run on {parity.images} {images}; largest relative difference from "
+            f"{arguments.model}: score {parity.score:.1e}, map {parity.map:.1e}"
+        )
+    return DONE
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -591,7 +647,7 @@ def _info(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _print_calibration(detector: "Detector") -> None:
+def _print_calibration(detector: "Predictor") -> None:
     calibration = detector.calibration
     print(
         f"  threshold {calibration.threshold.value:.6g}, for a false-alarm rate of "

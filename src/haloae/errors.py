@@ -45,3 +45,7 @@ class MissingExtraError(HaloaeError):
             f"{package} is not installed, and this command needs it: "
             f"run `pip install 'haloae[{extra}]'`."
         )
+
+
+class ExportError(HaloaeError):
+    """A model cannot be exported, or what was exported does not agree with the detector."""

@@ -1,20 +1,20 @@
 """`Detector`: fit on good images, predict, save, load."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from haloae.config import Config
 from haloae.config import preset as preset_named
-from haloae.data.images import Image, image_from, resize, shown_path
+from haloae.data.images import image_from, resize, shown_path
 from haloae.detection.calibration import Calibration
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
-from haloae.errors import ConfigError, ImageError, MissingExtraError, ModelFileError
+from haloae.detection.prediction import Measured, Predictor
+from haloae.detection.prediction import Prediction as Prediction
+from haloae.errors import ConfigError, MissingExtraError, ModelFileError
 
 try:
     import torch
@@ -22,45 +22,16 @@ except ImportError as error:
     raise MissingExtraError("torch", "train") from error
 
 from haloae.detection.held_out import measure_good, to_batch
-from haloae.detection.maps import Usual, anomaly_map, image_score, residuals, resize_map
+from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
 from haloae.network.haloae import HaloAE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL.Image import Image as PILImage
-
-    ImageLike = str | Path | Image | PILImage | NDArray[Any]
 
 log = logging.getLogger(__name__)
 
-BATCH = 8
-"""Images scored at once."""
-SIZE_TOLERANCE = 1.25
-"""Images up to this many times larger or smaller than any in training are not remarked on."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """What a detector says of one image."""
-
-    score: float
-    """Higher is more anomalous; not negative."""
-    p_value: float
-    """Share of good images that score at least as high, see `Calibration.p_value`."""
-    is_anomalous: bool
-    """True: the score is above the detector's threshold."""
-    extrapolated: bool
-    """True: that threshold is a fit to the tail, made from too few good images."""
-    anomaly_map: "NDArray[np.float32]"
-    """(H, W) at the image's own size, on the scale of the pixel threshold."""
-    defects: "NDArray[np.bool_]"
-    """(H, W): True where the map is above the pixel threshold."""
-
-
-class Detector:
+class Detector(Predictor):
     """A fitted network with its statistics of good images and its thresholds.
 
-    Made by `fit` or `load`. Scoring one image does not depend on the others scored with it.
+    Made by `fit` or `load`.
     """
 
     def __init__(
@@ -77,7 +48,6 @@ class Detector:
         self.usual = usual
         self.calibration = calibration
         self.provenance = provenance
-        self._has_warned = False
 
     @classmethod
     def fit(
@@ -183,50 +153,14 @@ class Detector:
         )
         return self
 
-    @overload
-    def predict(self, images: "ImageLike") -> Prediction: ...
-    @overload
-    def predict(self, images: "list[Any] | tuple[Any, ...]") -> list[Prediction]: ...
-    def predict(
-        self, images: "ImageLike | list[Any] | tuple[Any, ...]"
-    ) -> Prediction | list[Prediction]:
-        """Score images and outline their defects.
-
-        Args:
-            images: a path, a PIL image or an array, (H, W) or (H, W, 3), uint8, uint16 or float in
-                [0, 1]; a list of them gives a list.
-
-        Raises:
-            ImageError: an image cannot be scored; the message names it.
-        """
-        if not isinstance(images, list | tuple):
-            return self.predict([images])[0]
-        found = []
-        for result in self.stream(images):
-            if isinstance(result, ImageError):
-                raise result
-            found.append(result)
-        return found
-
-    def stream(self, images: "Iterable[ImageLike]") -> Iterator[Prediction | ImageError]:
-        """Predict one after the other, in constant memory.
-
-        An image that cannot be scored gives its error, in its place, and the rest go on.
-        """
-        remaining = iter(images)
-        while group := list(islice(remaining, BATCH)):
-            read: list[Image | ImageError] = []
-            for item in group:
-                try:
-                    read.append(image_from(item))
-                except ImageError as error:
-                    read.append(error)
-            good = [image for image in read if isinstance(image, Image)]
-            for image in good:
-                self._warn_if_unlike(image)
-            predictions = iter(self._predict_batch(good) if good else ())
-            for entry in read:
-                yield entry if isinstance(entry, ImageError) else next(predictions)
+    def measure(self, images: NDArray[np.float32]) -> Measured:
+        """Scores and maps of resized images, see `Predictor.measure`."""
+        batch = to_batch(list(images), self.network)
+        with torch.inference_mode():
+            residual = residuals(self.network(batch), batch)
+            anomaly = anomaly_map(residual, self.usual, self.config.detection)
+            scores = image_score(anomaly, self.config.detection.top_share)
+        return Measured(scores.cpu().numpy(), anomaly.cpu().numpy())
 
     def calibrated(
         self, images: Sequence[str | Path] | None = None, *, false_alarm_rate: float | None = None
@@ -264,53 +198,6 @@ class Detector:
             calibration=Calibration(scores=scores, peaks=peaks, false_alarm_rate=rate),
             provenance=provenance,
         )
-
-    def _predict_batch(self, images: "list[Image]") -> list[Prediction]:
-        size = self.config.image_size
-        batch = to_batch([resize(image, size) for image in images], self.network)
-        with torch.inference_mode():
-            residual = residuals(self.network(batch), batch)
-            anomaly = anomaly_map(residual, self.usual, self.config.detection)
-            scores = image_score(anomaly, self.config.detection.top_share).tolist()
-        calibration = self.calibration
-        predictions = []
-        for image, score, small in zip(images, scores, anomaly, strict=True):
-            full = resize_map(small[None], (image.height, image.width))[0].cpu().numpy()
-            predictions.append(
-                Prediction(
-                    score=score,
-                    p_value=calibration.p_value(score),
-                    is_anomalous=score > calibration.threshold.value,
-                    extrapolated=calibration.extrapolated,
-                    anomaly_map=full,
-                    defects=full > calibration.pixel_threshold.value,
-                )
-            )
-        return predictions
-
-    def _warn_if_unlike(self, image: Image) -> None:
-        """Say once that an image is not like those the detector was fitted on."""
-        if self._has_warned:
-            return
-        kinds = self.provenance.images
-        unlike = []
-        if image.grey not in kinds.grey:
-            unlike.append("is grey" if image.grey else "is in colour")
-        if image.depth not in kinds.depths:
-            unlike.append(f"has {image.depth} bits a channel")
-        for name, size, (low, high) in (
-            ("high", image.height, kinds.heights),
-            ("wide", image.width, kinds.widths),
-        ):
-            if not low / SIZE_TOLERANCE <= size <= high * SIZE_TOLERANCE:
-                unlike.append(f"is {size} pixels {name}")
-        if unlike:
-            self._has_warned = True
-            log.warning(
-                "an image %s, unlike any of the training images, so its score may mean little; "
-                "this is said once.",
-                " and ".join(unlike),
-            )
 
 
 def resolve_device(device: str) -> "torch.device":

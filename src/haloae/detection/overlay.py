@@ -15,7 +15,7 @@ from scipy.ndimage import maximum_filter
 
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
-from haloae.detection.detector import Prediction
+from haloae.detection.prediction import Prediction
 
 MIN_WIDTH = 480
 """Narrower images are enlarged by a whole number, and no caption is narrower, in pixels."""

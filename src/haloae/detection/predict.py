@@ -12,7 +12,6 @@ from PIL import Image as PILImage
 
 from haloae.data.folders import find_images
 from haloae.data.images import Image, read_image, shown_path
-from haloae.detection.detector import Detector, Prediction
 from haloae.detection.overlay import (
     Highest,
     Ranked,
@@ -21,6 +20,7 @@ from haloae.detection.overlay import (
     readable,
     thumbnail,
 )
+from haloae.detection.prediction import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, claim_folder, write_atomic
 
@@ -66,7 +66,7 @@ class Targets(NamedTuple):
 
 
 def predict_to_folder(
-    detector: Detector,
+    detector: Predictor,
     inputs: Sequence[Path],
     out: Path,
     *,
@@ -176,7 +176,7 @@ def _with_parents(path: Path) -> set[Path]:
 
 
 def _score(
-    detector: Detector, images: Iterable[Input]
+    detector: Predictor, images: Iterable[Input]
 ) -> Iterator[tuple[Input, Image | None, Prediction | ImageError]]:
     """Each image, decoded once for both the score and the pictures; None where it cannot be."""
     waiting: list[tuple[Input, Image | None]] = []
@@ -200,7 +200,7 @@ def _score(
 class _Pictures(NamedTuple):
     """Writes what people look at, one image after the other."""
 
-    detector: Detector
+    detector: Predictor
     out: Path
     overlays: Overlays
     highest: Highest
@@ -286,7 +286,7 @@ def _mirrored(
     return targets
 
 
-def _write_map(detector: Detector, prediction: Prediction, path: Path) -> None:
+def _write_map(detector: Predictor, prediction: Prediction, path: Path) -> None:
     """Write one map, in the format of the path's suffix."""
     values = prediction.anomaly_map
     if path.suffix == ".png":

@@ -152,7 +152,8 @@ class HaloAttention(nn.Module):
             scale=1.0,
         )[..., : self.head_dim]
         blocks: Tensor = mixed_BNHPD.transpose(1, 2).flatten(2)
-        return blocks.view(len(blocks), self.block, self.block, -1)
+        # Not len(): it would fix the batch when the network is exported.
+        return blocks.view(blocks.shape[0], self.block, self.block, -1)
 
     def _average(self, v_BHWC: Tensor, rows: int, columns: int) -> Tensor:
         """Mean of V in every window, the same for each of its queries: (B·N, block, block, C)."""
@@ -203,7 +204,7 @@ class HaloAttention(nn.Module):
     def _split_windows(self, kv_BHWC: Tensor, rows: int, columns: int) -> Tensor:
         """(B, H, W, 2·heads·head_dim) → (B·N, 2·heads, K, head_dim)."""
         windows = self._windows(kv_BHWC, rows, columns).flatten(0, 2).flatten(-2)
-        windows = windows.view(len(windows), 2 * self.heads, self.head_dim, -1)
+        windows = windows.view(windows.shape[0], 2 * self.heads, self.head_dim, -1)
         return windows.transpose(-1, -2).contiguous()
 
     def _offsets(self, table: Tensor, like: Tensor) -> Tensor:

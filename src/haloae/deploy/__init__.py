@@ -1,0 +1,1 @@
+"""Fitted detectors as ONNX and OpenVINO files, and how to run these without torch."""

@@ -1,0 +1,247 @@
+"""A fitted detector as one graph, from pixels to score, p-value and map: ONNX or OpenVINO."""
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from haloae.data.images import read_image, resize
+from haloae.deploy.runtime import INPUT, METADATA_KEY, OUTPUTS, Metadata, load_runtime
+from haloae.detection.detector import Detector
+from haloae.detection.held_out import normalise
+from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
+from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputError
+from haloae.files import write_atomic
+
+if TYPE_CHECKING:
+    import onnx
+
+Format = Literal["onnx", "openvino"]
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
+TOLERANCE = 1e-3
+"""Largest relative difference between an export and its detector."""
+COMPARED = 8
+"""Images they are compared on."""
+TINY = 1e-12
+
+
+class Parity(NamedTuple):
+    """How far an exported model is from its detector, relative, on the images compared."""
+
+    score: float
+    """Largest difference of a score, by the detector's score."""
+    map: float
+    """Largest difference of a map's value, by the highest value of the detector's map."""
+    images: int
+
+
+class DetectorGraph(nn.Module):
+    """All that happens between an image of the right size and its score.
+
+    Args:
+        detector: whose network, statistics of good images and settings are taken.
+    """
+
+    usual_features: Tensor
+    usual_image: Tensor | None
+    good_scores: Tensor
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.network = detector.network
+        self.detection = detector.config.detection
+        self.usual_images = detector.usual.images
+        self.register_buffer("usual_features", detector.usual.features)
+        self.register_buffer("usual_image", detector.usual.image)
+        self.register_buffer("good_scores", torch.tensor(detector.calibration.scores))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Measure.
+
+        Args:
+            image: (B, 3, S, S) RGB in [0, 1].
+
+        Returns:
+            Score (B,), p-value (B,), map (B, S/4, S/4).
+        """
+        batch = normalise(image)
+        usual = Usual(self.usual_features, self.usual_image, self.usual_images)
+        anomaly = anomaly_map(residuals(self.network(batch), batch), usual, self.detection)
+        score = image_score(anomaly, self.detection.top_share)
+        # A count, as `Calibration.p_value` finds by bisection: the scores are few.
+        at_least = (self.good_scores[None, :] >= score[:, None]).sum(1)
+        p_value = (1 + at_least) / (len(self.good_scores) + 1)
+        return score, p_value.float(), anomaly
+
+
+def export_model(
+    detector: Detector,
+    path: Path,
+    *,
+    format: Format,
+    good: Sequence[Path] = (),
+    overwrite: bool = False,
+    threads: int | None = None,
+) -> Parity:
+    """Export a detector, run the export on images, and write it where it agrees.
+
+    Args:
+        detector: on the CPU.
+        path: .onnx, or .xml, beside which a .bin is written.
+        format: which runtime it is for.
+        good: good images, to compare on; without any, on seeded textures and noise.
+        overwrite: True: replace what stands at `path`.
+        threads: CPU threads of the runtime; None leaves it to the runtime.
+
+    Raises:
+        ConfigError: the suffix is not the format's.
+        ImageError: one of the good images cannot be read.
+        OutputError: `path` exists, or cannot be written.
+        ExportError: the network cannot be exported, or the export differs from it.
+        MissingExtraError: a package is not installed.
+    """
+    check_target(path, format=format, overwrite=overwrite)
+    size = detector.config.image_size
+    images = [resize(read_image(file), size) for file in good[:COMPARED]]
+    model = _to_onnx(detector)
+    with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
+        made = Path(folder) / f"model{SUFFIX[format]}"
+        text = _metadata(detector).model_dump_json()
+        if format == "onnx":
+            entry = model.metadata_props.add()
+            entry.key, entry.value = METADATA_KEY, text
+            made.write_bytes(model.SerializeToString())
+        else:
+            _write_openvino(model, text, made)
+        compared = np.stack(images) if images else _textures(size)
+        parity = _compare(detector, made, compared, threads)
+        if not max(parity.score, parity.map) <= TOLERANCE:
+            raise ExportError(
+                f"{path}: not written: the export differs from the detector by "
+                f"{parity.score:.1e} in the score and {parity.map:.1e} in the map, and "
+                f"{TOLERANCE:g} is allowed: please report it."
+            )
+        # The graph last: it is the file that is looked for.
+        for suffix in (".bin", ".xml") if made.suffix == ".xml" else (made.suffix,):
+            write_atomic(path.with_suffix(suffix), made.with_suffix(suffix).read_bytes())
+    return parity
+
+
+def check_target(path: Path, *, format: Format, overwrite: bool) -> None:
+    """Refuse a name that does not fit the format, and files that stand there.
+
+    Raises:
+        ConfigError: the suffix is not the format's.
+        OutputError: there is a file, and `overwrite` is False.
+    """
+    suffix = SUFFIX[format]
+    if path.suffix != suffix:
+        raise ConfigError(f"{path}: a file of format {format} must end in {suffix}.")
+    for file in (path, path.with_suffix(".bin")) if suffix == ".xml" else (path,):
+        if os.path.lexists(file) and (file.is_dir() or not overwrite):
+            raise OutputError(f"{file}: exists: give --overwrite, or choose another --out.")
+
+
+def _metadata(detector: Detector) -> Metadata:
+    calibration = detector.calibration
+    return Metadata(
+        precision="float32",
+        image_size=detector.config.image_size,
+        threshold=calibration.threshold.value,
+        pixel_threshold=calibration.pixel_threshold.value,
+        config=detector.config,
+        calibration=calibration,
+        provenance=detector.provenance,
+    )
+
+
+def _to_onnx(detector: Detector) -> "onnx.ModelProto":
+    for package in ("onnx", "onnxscript"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtraError(package, "train") from error
+    size = detector.config.image_size
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                DetectorGraph(detector).eval(),
+                # Of two: a batch of one would be taken for a constant.
+                (torch.zeros(2, 3, size, size),),
+                dynamo=True,
+                external_data=False,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=1024)}},
+                verbose=False,
+            )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExportError(f"torch cannot export this network ({reason}): please report it.") from (
+            error
+        )
+    finally:
+        logger.setLevel(level)
+    assert program is not None  # noqa: S101 - with dynamo it never is
+    model: onnx.ModelProto = program.model_proto
+    _strip(model)
+    return model
+
+
+def _strip(model: "onnx.ModelProto") -> None:
+    """Leave out where in which source file each node comes from: it names this machine's paths."""
+    graph = model.graph
+    for part in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+    for part in (model, graph):
+        del part.metadata_props[:]
+
+
+def _write_openvino(model: "onnx.ModelProto", metadata: str, path: Path) -> None:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+
+    source = path.with_suffix(".onnx")
+    source.write_bytes(model.SerializeToString())
+    # Not `convert_model`, which reports what it is used for to its maker.
+    converted = openvino.Core().read_model(source)
+    converted.set_rt_info(metadata, [METADATA_KEY])
+    # Halving the weights' precision is for those who ask for it.
+    openvino.save_model(converted, path, compress_to_fp16=False)
+
+
+def _compare(
+    detector: Detector, path: Path, images: NDArray[np.float32], threads: int | None
+) -> Parity:
+    exported = load_runtime(path, threads=threads).measure(images)
+    native = detector.measure(images)
+    peaks = np.maximum(np.abs(native.maps).max(axis=(1, 2)), TINY)
+    maps = np.abs(exported.maps - native.maps).max(axis=(1, 2)) / peaks
+    scores = np.abs(exported.scores - native.scores) / np.maximum(native.scores, TINY)
+    return Parity(float(scores.max()), float(maps.max()), len(images))
+
+
+def _textures(size: int) -> NDArray[np.float32]:
+    """Seeded stripes under noise that grows from image to image: (COMPARED, 3, size, size)."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:size, :size] / size
+    images = []
+    for noise in np.linspace(0, 0.5, COMPARED):
+        frequency = rng.uniform(10, 80, (3, 1, 1))
+        stripes = 0.5 + 0.3 * np.sin(frequency * (rows + rng.uniform(-1, 1) * columns))
+        images.append(stripes + noise * rng.normal(size=(3, size, size)))
+    return np.stack(images).clip(0, 1).astype(np.float32)

@@ -1,0 +1,265 @@
+"""Exported detectors, run by ONNX Runtime or OpenVINO: no torch is imported.
+
+Everything but the arithmetic of the graph stands in the file's metadata, one JSON under the key
+``haloae``, so that a threshold can be changed without exporting again.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
+
+from haloae import __version__
+from haloae.config import FEATURE_STRIDE, Config
+from haloae.data.images import shown_path
+from haloae.detection.calibration import Calibration, Threshold
+from haloae.detection.model_file import Provenance
+from haloae.detection.prediction import Measured, Predictor
+from haloae.errors import ConfigError, MissingExtraError, ModelFileError
+
+FORMAT_VERSION: Literal[1] = 1
+METADATA_KEY = "haloae"
+INPUT = "image"
+OUTPUTS = ("score", "p_value", "anomaly_map")
+LABELS = ("normal", "anomalous")
+SUFFIXES = (".onnx", ".xml")
+ONE_LINE = 120
+"""Characters of a runtime's own message that are shown."""
+Run = Callable[[NDArray[np.float32]], Sequence[NDArray[Any]]]
+
+
+class Metadata(BaseModel):
+    """What an exported file says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: Literal[1] = FORMAT_VERSION
+    package_version: str = __version__
+    precision: Literal["float32"]
+    image_size: PositiveInt
+    """Side of the input, in pixels."""
+    labels: tuple[str, str] = LABELS
+    """Of a score up to the threshold, and above it."""
+    threshold: NonNegativeFloat
+    """A score above it makes an image anomalous."""
+    pixel_threshold: NonNegativeFloat
+    """A map value above it marks a defect."""
+    config: Config
+    calibration: Calibration
+    provenance: Provenance
+
+
+class ExportedCalibration(Calibration):
+    """A calibration whose thresholds are those the file states, changed or not."""
+
+    stated_threshold: NonNegativeFloat
+    stated_pixel_threshold: NonNegativeFloat
+
+    @cached_property
+    def threshold(self) -> Threshold:
+        """A score above it makes an image anomalous."""
+        return _stated(self.stated_threshold, self._derived.threshold)
+
+    @cached_property
+    def pixel_threshold(self) -> Threshold:
+        """A map value above it marks a defect."""
+        return _stated(self.stated_pixel_threshold, self._derived.pixel_threshold)
+
+    @property
+    def _derived(self) -> Calibration:
+        return Calibration(
+            scores=self.scores, peaks=self.peaks, false_alarm_rate=self.false_alarm_rate
+        )
+
+
+def _stated(value: float, derived: Threshold) -> Threshold:
+    # A threshold that someone set is no fit to a tail.
+    return derived if value == derived.value else Threshold(value, extrapolated=False)
+
+
+class ExportedDetector(Predictor):
+    """An exported detector: it predicts as `Detector` does, on the CPU."""
+
+    def __init__(self, metadata: Metadata, run: Run) -> None:
+        self.metadata = metadata
+        self.config = metadata.config
+        self.provenance = metadata.provenance
+        self.calibration = ExportedCalibration(
+            **metadata.calibration.model_dump(),
+            stated_threshold=metadata.threshold,
+            stated_pixel_threshold=metadata.pixel_threshold,
+        )
+        self.run = run
+        """(B, 3, S, S) → the outputs, in the order of `OUTPUTS`."""
+
+    def measure(self, images: NDArray[np.float32]) -> Measured:
+        """Scores and maps of resized images, see `Predictor.measure`."""
+        scores, _, maps = self.run(np.ascontiguousarray(images))
+        return Measured(scores, maps)
+
+
+def is_exported(path: Path) -> bool:
+    """True: the path's suffix is that of an exported model."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def load_runtime(
+    path: str | Path, *, device: str = "auto", threads: int | None = None
+) -> ExportedDetector:
+    """Load an exported model: .onnx for ONNX Runtime, .xml, beside its .bin, for OpenVINO.
+
+    Args:
+        path: the file.
+        device: ``auto`` or ``cpu``, which are the same.
+        threads: CPU threads; None leaves it to the runtime.
+
+    Raises:
+        ModelFileError: missing, damaged, of another kind, or not exported by haloae.
+        ConfigError: another device.
+        MissingExtraError: the runtime is not installed.
+    """
+    path = Path(path)
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"exported models run on the CPU, not on {device}: use --device cpu.")
+    if not is_exported(path):
+        raise ModelFileError(f"{shown_path(path)}: not an exported model: give an .onnx or .xml.")
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises on names that are too long
+        raise ModelFileError(
+            f"{shown_path(path)}: no such exported model; `haloae export` writes one."
+        )
+    load = _load_onnx if path.suffix.lower() == ".onnx" else _load_openvino
+    return load(path, threads)
+
+
+def _load_onnx(path: Path, threads: int | None) -> ExportedDetector:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "onnx") from error
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong is raised as well
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except Exception as error:  # its errors share no other base
+        raise _unreadable(path, "ONNX", error) from error
+    metadata = _parse(path, text)
+    _check_shapes(
+        path,
+        metadata,
+        {value.name: list(value.shape) for value in session.get_inputs()},
+        {value.name: list(value.shape) for value in session.get_outputs()},
+    )
+
+    def run(images: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
+        outputs: Sequence[NDArray[Any]] = session.run(list(OUTPUTS), {INPUT: images})
+        return outputs
+
+    return ExportedDetector(metadata, run)
+
+
+def _load_openvino(path: Path, threads: int | None) -> ExportedDetector:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise ModelFileError(
+            f"{shown_path(path)}: {weights.name} is not beside it: copy both files of the export."
+        )
+    # On some processors the default is bfloat16, whose scores are not those of the detector.
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
+    try:
+        model = core.read_model(os.fspath(path), os.fspath(weights))
+        text = None
+        if model.has_rt_info([METADATA_KEY]):
+            text = model.get_rt_info([METADATA_KEY]).astype(str)
+    except Exception as error:  # its errors share no other base
+        raise _unreadable(path, "OpenVINO", error) from error
+    metadata = _parse(path, text)
+    try:
+        ports = [
+            {port.get_any_name(): _sides(port.get_partial_shape()) for port in side}
+            for side in (model.inputs, model.outputs)
+        ]
+        _check_shapes(path, metadata, *ports)
+        compiled = core.compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        raise _unreadable(path, "OpenVINO", error) from error
+    outputs = [compiled.output(name) for name in OUTPUTS]
+
+    def run(images: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
+        results = compiled(images)
+        return [results[output].copy() for output in outputs]
+
+    return ExportedDetector(metadata, run)
+
+
+def _sides(shape: Any) -> list[int | None]:  # noqa: ANN401 - OpenVINO's PartialShape
+    return [side.get_length() if side.is_static else None for side in shape]
+
+
+def _parse(path: Path, text: str | None) -> Metadata:
+    name = shown_path(path)
+    if text is None:
+        raise ModelFileError(
+            f"{name}: not a model of haloae (it has no metadata of that name): give a file that "
+            f"`haloae export` wrote."
+        )
+    try:
+        metadata = Metadata.model_validate_json(text)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        at = f" at {where}" if where else ""
+        raise ModelFileError(
+            f"{name}: its metadata is not valid{at} for haloae {__version__}: correct it or export "
+            f"again."
+        ) from error
+    if metadata.image_size != metadata.config.image_size:
+        raise ModelFileError(
+            f"{name}: its metadata gives two image sizes, {metadata.image_size} and "
+            f"{metadata.config.image_size}: export again."
+        )
+    return metadata
+
+
+def _check_shapes(
+    path: Path, metadata: Metadata, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]
+) -> None:
+    size = metadata.image_size
+    grid = size // FEATURE_STRIDE
+    wanted = {"score": [], "p_value": [], "anomaly_map": [grid, grid]}
+    found = {name: shape[1:] for name, shape in outputs.items()}
+    has_fixed_batch = any(isinstance(shape[0], int) for shape in inputs.values() if shape)
+    if (
+        has_fixed_batch
+        or {name: shape[1:] for name, shape in inputs.items()} != {INPUT: [3, size, size]}
+        or any(found.get(name) != shape for name, shape in wanted.items())
+    ):
+        raise ModelFileError(
+            f"{shown_path(path)}: its inputs and outputs are not those of a haloae model of "
+            f"{size}² pixels and any batch: export again."
+        )
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> ModelFileError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines[-1] if lines else type(error).__name__)[:ONE_LINE].rstrip(".: ")
+    return ModelFileError(
+        f"{shown_path(path)}: not a model that {kind} can read ({reason}): copy or export it again."
+    )

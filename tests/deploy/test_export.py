@@ -1,0 +1,325 @@
+"""Exported models, each run by its own runtime, say what the detector says."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+
+from haloae.cli import main
+from haloae.config import Config
+from haloae.data.images import read_image, resize
+from haloae.deploy import export
+from haloae.deploy.export import check_target, export_model
+from haloae.deploy.runtime import INPUT, METADATA_KEY, ExportedDetector, load_runtime
+from haloae.detection import maps
+from haloae.detection.detector import Detector
+from haloae.detection.prediction import Measured, resize_map
+from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
+from haloae.training.fit import fit_detector
+
+RELATIVE = 1e-4
+"""Parity asked of scores and maps; the exporter itself allows 1e-3."""
+KINDS = ("onnx", "openvino")
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was() -> Iterator[None]:
+    logger = logging.getLogger("haloae")
+    before = logger.handlers, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture(scope="module")
+def native(good_paths: list[Path], tiny: Config, folder: Path) -> Detector:
+    config = tiny.replace(
+        training={"steps": 2},
+        detection={"normalisation": "channel_difference", "top_share": 0.1},
+    )
+    detector = fit_detector(good_paths, config, name="textures", device="cpu").detector
+    detector.save(folder / "model.safetensors")
+    return detector
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(
+    request: pytest.FixtureRequest, native: Detector, good_folder: Path, folder: Path
+) -> Path:
+    """Each format, exported once, by the command."""
+    out = folder / f"model{SUFFIX[request.param]}"
+    model = folder / "model.safetensors"
+    command = ["export", str(model), "--format", request.param, "--out", str(out)]
+    assert main([*command, "--good", str(good_folder), "--threads", "1"]) == 0
+    return out
+
+
+def own(exported: Path, folder: Path) -> Path:
+    """A copy that a test may change."""
+    for file in exported.parent.glob("model.*"):
+        if file.suffix in (exported.suffix, ".bin"):
+            shutil.copy(file, folder)
+    return folder / exported.name
+
+
+def with_metadata(path: Path, text: str | None) -> Path:
+    """Replace a file's metadata, as its user would."""
+    if path.suffix == ".onnx":
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        if text is not None:
+            onnx.helper.set_model_props(model, {METADATA_KEY: text})
+        onnx.save(model, path)
+        return path
+    fresh = path.with_name("changed.xml")
+    if text is None:
+        fresh.write_text(path.read_text().replace(f"<{METADATA_KEY} ", "<someone "))
+        shutil.copy(path.with_suffix(".bin"), fresh.with_suffix(".bin"))
+    else:
+        model = openvino.Core().read_model(path)
+        model.set_rt_info(text, [METADATA_KEY])
+        openvino.save_model(model, fresh, compress_to_fp16=False)
+    return fresh
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    return dict(json.loads(load_runtime(path).metadata.model_dump_json()))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_scores_and_maps_are_the_detector_s(
+    native: Detector, exported: Path, good_paths: list[Path], count: int
+) -> None:
+    size = native.config.image_size
+    images = np.stack([resize(read_image(path), size) for path in good_paths[:count]])
+    images[0, :, 8:16, 8:16] = 1.0
+    found = load_runtime(exported, threads=1).measure(images)
+    wanted = native.measure(images)
+    assert found.scores.shape == (count,)
+    assert found.maps.shape == (count, size // 4, size // 4)
+    assert found.scores == pytest.approx(wanted.scores, rel=RELATIVE)
+    assert np.abs(found.maps - wanted.maps).max() <= RELATIVE * wanted.maps.max()
+
+
+def test_p_values_are_inside_the_graph(
+    native: Detector, exported: Path, good_paths: list[Path]
+) -> None:
+    size = native.config.image_size
+    images = np.stack([resize(read_image(path), size) for path in good_paths])
+    scores, p_values, _ = load_runtime(exported).run(images)
+    wanted = [native.calibration.p_value(score) for score in scores.tolist()]
+    assert len(set(wanted)) > 1
+    assert p_values.tolist() == pytest.approx(wanted, abs=1e-7)
+
+
+def test_predictions_are_the_detector_s(
+    native: Detector, exported: Path, good_paths: list[Path]
+) -> None:
+    for one, other in zip(
+        load_runtime(exported).predict(good_paths), native.predict(good_paths), strict=True
+    ):
+        assert one.score == pytest.approx(other.score, rel=RELATIVE)
+        assert one.is_anomalous == other.is_anomalous
+        assert one.anomaly_map.shape == other.anomaly_map.shape == (40, 40)
+        assert np.allclose(one.anomaly_map, other.anomaly_map, rtol=1e-3, atol=1e-4)
+
+
+def test_the_command_writes_the_same_predictions_without_torch(
+    native: Detector, exported: Path, good_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    code = """
+import sys
+from haloae.cli import main
+code = main(sys.argv[1:])
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+    out = tmp_path / "exported"
+    arguments = ["predict", exported, good_folder, "--out", out, "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    model = folder / "model.safetensors"
+    assert main(["predict", str(model), str(good_folder), "--out", str(tmp_path / "native")]) == 0
+    one, other = (
+        [json.loads(line) for line in (path / "predictions.jsonl").read_text().splitlines()]
+        for path in (out, tmp_path / "native")
+    )
+    assert [line.pop("score") for line in one] == pytest.approx(
+        [line.pop("score") for line in other], rel=RELATIVE
+    )
+    # A good image that was held out has its own score among those counted: it may fall either way.
+    assert [line.pop("p_value") for line in one] == pytest.approx(
+        [line.pop("p_value") for line in other], abs=1 / 5 + 1e-9
+    )
+    assert one == other
+
+
+def test_metadata_says_all_that_is_not_in_the_graph(native: Detector, exported: Path) -> None:
+    values = metadata(exported)
+    assert values["image_size"] == 32
+    assert values["labels"] == ["normal", "anomalous"]
+    assert values["precision"] == "float32"
+    assert values["threshold"] == native.calibration.threshold.value
+    assert values["pixel_threshold"] == native.calibration.pixel_threshold.value
+    found = load_runtime(exported)
+    assert found.config == native.config
+    assert found.provenance == native.provenance
+    assert found.calibration.scores == native.calibration.scores
+    assert found.calibration.extrapolated == native.calibration.extrapolated
+
+
+def test_a_threshold_is_changed_in_the_metadata_alone(
+    exported: Path, good_paths: list[Path], tmp_path: Path
+) -> None:
+    values = metadata(exported)
+    before = load_runtime(exported).predict(good_paths[0])
+    values["threshold"], values["pixel_threshold"] = before.score / 2, 0.0
+    changed = with_metadata(own(exported, tmp_path), json.dumps(values))
+    after = load_runtime(changed).predict(good_paths[0])
+    assert after.score == before.score
+    assert (before.is_anomalous, after.is_anomalous) == (False, True)
+    assert not after.extrapolated
+    assert after.defects.sum() > before.defects.sum()
+
+
+def test_onnx_is_one_file_that_names_its_values(native: Detector, exported: Path) -> None:
+    files = {path.name for path in exported.parent.glob(f"{exported.stem}*")}
+    if exported.suffix == ".xml":
+        assert {"model.xml", "model.bin"} <= files
+        return
+    model = onnx.load(exported, load_external_data=False)
+    onnx.checker.check_model(model)
+    assert [value.name for value in model.graph.input] == [INPUT]
+    assert [value.name for value in model.graph.output] == ["score", "p_value", "anomaly_map"]
+    assert not any(node.metadata_props for node in model.graph.node)
+    assert str(Path(export.__file__).parent).encode() not in exported.read_bytes()
+
+
+def test_what_is_no_model_is_refused(exported: Path, tmp_path: Path) -> None:
+    path = own(exported, tmp_path)
+    whole = path.read_bytes()
+    for damaged in (b"", b"not a model", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=rf"model\{path.suffix}: .*\.$"):
+            load_runtime(path)
+    path.unlink()
+    with pytest.raises(ModelFileError, match="no such exported model"):
+        load_runtime(path)
+    path.mkdir()
+    with pytest.raises(ModelFileError, match="no such exported model"):
+        load_runtime(path)
+
+
+def test_a_model_of_someone_else_is_refused(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="not a model of haloae"):
+        load_runtime(with_metadata(own(exported, tmp_path), None))
+
+
+def test_metadata_that_does_not_fit_is_refused(exported: Path, tmp_path: Path) -> None:
+    values = metadata(exported)
+    for change, part in (
+        ({"threshold": -1.0}, "not valid at threshold"),
+        ({"format_version": 2}, "not valid at format_version"),
+        ({"image_size": 64}, "two image sizes"),
+        (
+            {"image_size": 64, "config": {**values["config"], "image_size": 64}},
+            "inputs and outputs are not those",
+        ),
+    ):
+        path = with_metadata(own(exported, tmp_path), json.dumps({**values, **change}))
+        with pytest.raises(ModelFileError, match=part):
+            load_runtime(path)
+
+
+def test_openvino_needs_both_files(exported: Path, tmp_path: Path) -> None:
+    if exported.suffix == ".xml":
+        path = own(exported, tmp_path)
+        path.with_suffix(".bin").write_bytes(b"short")
+        with pytest.raises(ModelFileError, match="OpenVINO"):
+            load_runtime(path)
+        path.with_suffix(".bin").unlink()
+        with pytest.raises(ModelFileError, match=r"model\.bin is not beside it"):
+            load_runtime(path)
+
+
+def test_a_runtime_that_is_not_installed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, extra = {
+        ".onnx": ("onnxruntime", "onnx"),
+        ".xml": ("openvino", "openvino"),
+    }[exported.suffix]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package} is not.*haloae\[{extra}\]"):
+        load_runtime(exported)
+
+
+def test_only_the_cpu_is_offered(exported: Path) -> None:
+    with pytest.raises(ConfigError, match="CPU"):
+        load_runtime(exported, device="cuda")
+    assert isinstance(load_runtime(exported, device="cpu"), ExportedDetector)
+
+
+def test_what_stands_there_is_kept(
+    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = "onnx" if exported.suffix == ".onnx" else "openvino"
+    target = tmp_path / exported.name
+    last = target if kind == "onnx" else target.with_suffix(".bin")
+    last.write_text("mine")
+    command = ["export", str(folder / "model.safetensors"), "--format", kind, "--out", str(target)]
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert last.read_text() == "mine"
+    check_target(target, format=kind, overwrite=True)
+    with pytest.raises(ConfigError, match="must end in"):
+        check_target(tmp_path / "model.pt", format=kind, overwrite=True)
+    last.unlink()
+    last.mkdir()
+    with pytest.raises(OutputError):
+        check_target(target, format=kind, overwrite=True)
+
+
+def test_an_export_that_differs_is_not_written(
+    native: Detector, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if exported.suffix != ".onnx":
+        return
+    measure = Detector.measure
+
+    def off(self: Detector, images: np.ndarray) -> Measured:
+        found = measure(self, images)
+        return Measured(found.scores * 1.002, found.maps)
+
+    monkeypatch.setattr(Detector, "measure", off)
+    graph = onnx.load(exported)
+    del graph.metadata_props[:]
+    monkeypatch.setattr(export, "_to_onnx", lambda detector: graph)
+    with pytest.raises(ExportError, match="not written"):
+        export_model(native, tmp_path / "m.onnx", format="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 40), (5, 3), (37, 91), (8, 8), (3, 200)])
+@pytest.mark.parametrize("grid", [(8, 8), (1, 1), (2, 5)])
+def test_maps_are_resized_as_torch_does(grid: tuple[int, int], size: tuple[int, int]) -> None:
+    anomaly = np.random.default_rng(0).random(grid, dtype=np.float32)
+    wanted = maps.resize_map(torch.from_numpy(anomaly)[None], size)[0].numpy()
+    found = resize_map(anomaly, size)
+    assert found.dtype == np.float32
+    assert np.allclose(found, wanted, rtol=1e-5, atol=0)
