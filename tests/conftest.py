@@ -1,12 +1,32 @@
 """Its place puts `tests/` on the import path, so that every test can import `oracles`."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from haloae.config import Config
+
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _as_a_new_process() -> Iterator[None]:
+    """A command sets threads and logging for its whole process; each test starts without."""
+    _reset()
+    yield
+    _reset()
+
+
+def _reset() -> None:
+    torch.set_num_threads(THREADS)
+    logger = logging.getLogger("haloae")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
