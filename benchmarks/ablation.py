@@ -22,7 +22,8 @@ from haloae.config import FAST, Config
 from haloae.data.folders import Category, load_category
 from haloae.data.images import read_image, read_mask, resize
 from haloae.detection.held_out import to_batch
-from haloae.detection.maps import anomaly_map, image_score, residuals, resize_map
+from haloae.detection.maps import anomaly_map, image_score, residuals
+from haloae.detection.prediction import resize_map
 from haloae.evaluation.evaluate import pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
 from haloae.training.fit import fit_detector
@@ -118,7 +119,7 @@ def run(config: Config, category: Category) -> dict[str, Any]:
                     key = f"{normalisation}|{sigma}|{image_weight}|{share}"
                     scores.setdefault(key, []).append(image_score(anomaly, share).item())
                 if has_masks:
-                    pixels[way].update(resize_map(anomaly, (PIXELS, PIXELS))[0].cpu().numpy(), mask)
+                    pixels[way].update(resize_map(anomaly[0].numpy(), (PIXELS, PIXELS)), mask)
     labels = np.array([sample.is_anomalous for sample in test])
     return {
         "seconds": seconds,

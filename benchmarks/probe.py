@@ -35,7 +35,8 @@ from haloae.config import preset
 from haloae.data.folders import Category, load_category
 from haloae.data.images import read_image, read_mask, resize
 from haloae.detection.held_out import normalise
-from haloae.detection.maps import resize_map, smooth
+from haloae.detection.maps import smooth
+from haloae.detection.prediction import resize_map
 from haloae.evaluation.evaluate import evaluate, pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
 from haloae.network.features import FeatureExtractor, FeatureReducer
@@ -128,7 +129,7 @@ def run_heads(category: Category, trunk: str, weights: str, seeds: list[int]) ->
             anomaly = smooth(head.distance(at)[None], 1.0)
             scores[name].append(anomaly.max().item())
             if has_masks:
-                pixels[name].update(resize_map(anomaly, (SIZE, SIZE))[0].numpy(), mask)
+                pixels[name].update(resize_map(anomaly[0].numpy(), (SIZE, SIZE)), mask)
     labels = np.array([sample.is_anomalous for sample in category.test])
     return {
         name: {"image_auroc": image_metrics(np.array(scores[name]), labels).auroc,

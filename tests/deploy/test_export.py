@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-import torch
 
 from haloae.cli import main
 from haloae.config import Config
@@ -21,9 +20,8 @@ from haloae.data.images import read_image, resize
 from haloae.deploy import export
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.runtime import INPUT, METADATA_KEY, ExportedDetector, load_runtime
-from haloae.detection import maps
 from haloae.detection.detector import Detector
-from haloae.detection.prediction import Measured, resize_map
+from haloae.detection.prediction import Measured
 from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
 from haloae.training.fit import fit_detector
 
@@ -313,13 +311,3 @@ def test_an_export_that_differs_is_not_written(
     with pytest.raises(ExportError, match="not written"):
         export_model(native, tmp_path / "m.onnx", format="onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("size", [(1, 1), (40, 40), (5, 3), (37, 91), (8, 8), (3, 200)])
-@pytest.mark.parametrize("grid", [(8, 8), (1, 1), (2, 5)])
-def test_maps_are_resized_as_torch_does(grid: tuple[int, int], size: tuple[int, int]) -> None:
-    anomaly = np.random.default_rng(0).random(grid, dtype=np.float32)
-    wanted = maps.resize_map(torch.from_numpy(anomaly)[None], size)[0].numpy()
-    found = resize_map(anomaly, size)
-    assert found.dtype == np.float32
-    assert np.allclose(found, wanted, rtol=1e-5, atol=0)

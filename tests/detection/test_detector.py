@@ -25,7 +25,7 @@ from haloae.detection.held_out import measure_good, normalise, to_batch
 from haloae.detection.maps import anomaly_map, image_score, residuals
 from haloae.errors import ConfigError, DataError, ImageError
 
-LOGGER = "haloae.detection.detector"
+LOGGER = "haloae.detection.prediction"
 
 
 @pytest.fixture(scope="module")

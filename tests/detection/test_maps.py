@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from haloae.detection.maps import (
     anomaly_map,
     image_score,
     residuals,
-    resize_map,
     smooth,
 )
+from haloae.detection.prediction import resize_map
 from haloae.network.haloae import HaloAEOutput
 
 KINDS = ("difference", "channel_difference", "none", "channel", "position", "both")
@@ -175,17 +176,19 @@ def test_score_is_the_mean_of_the_highest_share(share: float, count: int) -> Non
     assert np.allclose(image_score(anomaly, share).numpy(), highest.mean(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (37, 91), (8, 8), (3, 200)])
-def test_resized_maps_have_the_size_and_keep_the_range(size: tuple[int, int]) -> None:
-    anomaly = squares(2, 8, 8)
-    found = resize_map(anomaly, size)
-    assert found.shape == (2, *size)
-    assert anomaly.min() <= found.min()
-    assert found.max() <= anomaly.max()
-    constant = torch.full((1, 8, 8), 0.4)
-    assert torch.allclose(resize_map(constant, size), torch.full((1, *size), 0.4))
+@pytest.mark.parametrize("size", [(1, 1), (40, 40), (5, 3), (37, 91), (8, 8), (3, 200)])
+@pytest.mark.parametrize("grid", [(8, 8), (1, 1), (2, 5)])
+def test_maps_are_resized_as_torch_does(grid: tuple[int, int], size: tuple[int, int]) -> None:
+    anomaly = squares(2, *grid)[0]
+    wanted = F.interpolate(anomaly[None, None], size=size, mode="bilinear", align_corners=False)
+    found = resize_map(anomaly.numpy(), size)
+    assert found.dtype == np.float32
+    assert found.shape == size
+    assert np.allclose(found, wanted[0, 0].numpy(), rtol=1e-5, atol=0)
+    assert anomaly.min() <= found.min() * (1 + 1e-6)
+    assert found.max() <= anomaly.max() * (1 + 1e-6)
 
 
 def test_resizing_to_double_is_bilinear_between_cell_centres() -> None:
-    anomaly = torch.tensor([[[0.0, 4.0]]])
+    anomaly = np.array([[0.0, 4.0]], np.float32)
     assert resize_map(anomaly, (1, 4)).flatten().tolist() == pytest.approx([0, 1, 3, 4])

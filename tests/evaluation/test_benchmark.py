@@ -15,7 +15,6 @@ from haloae.config import PRESETS, Config
 from haloae.errors import ConfigError, DataError
 from haloae.evaluation.benchmark import (
     ABLATIONS,
-    METRICS,
     MVTEC_AD,
     find_categories,
     run_benchmark,
@@ -23,6 +22,7 @@ from haloae.evaluation.benchmark import (
     tables,
     variants,
 )
+from haloae.evaluation.words import METRICS
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ from haloae.evaluation.examples import FOUND, MOST, TRUE, _outline, most_unusual
 from haloae.evaluation.loss_log import MOST_LOSS_POINTS, read_losses
 from haloae.evaluation.metrics import CURVE_POINTS, PRO_LIMIT, PixelMetrics, image_roc
 from haloae.evaluation.report import write_benchmark_report, write_report
-from haloae.evaluation.section import MOST_ROWS, verdict
+from haloae.evaluation.section import MOST_ROWS
+from haloae.evaluation.words import verdict
 
 CHROMIUM = shutil.which("chromium")
 WIDTHS = (1280, 390)

@@ -120,10 +120,3 @@ def image_score(anomaly: Tensor, top_share: float) -> Tensor:
     flat = anomaly.flatten(1)
     count = max(1, round(top_share * flat.shape[1]))
     return flat.topk(count, dim=1).values.mean(1)
-
-
-def resize_map(anomaly: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize: (B, h, w) → (B, *size)."""
-    return F.interpolate(
-        anomaly.unsqueeze(1), size=size, mode="bilinear", align_corners=False
-    ).squeeze(1)

@@ -22,6 +22,7 @@ from haloae.data.folders import GOOD, Category, load_category
 from haloae.errors import ConfigError, DataError, HaloaeError
 from haloae.evaluation.evaluate import PROTOCOL, evaluate, write_evaluation
 from haloae.evaluation.report import REPORT, write_benchmark_report
+from haloae.evaluation.words import METRICS
 from haloae.files import write_atomic
 from haloae.training.fit import fit_detector
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
@@ -33,14 +34,6 @@ TABLES = "results.md"
 RUN = "run.json"
 MEAN = "mean"
 """Stands in a table where a category's name would: the mean over all categories."""
-METRICS = {
-    "image_auroc": "Image AUROC",
-    "pixel_auroc": "Pixel AUROC",
-    "pixel_aupro": "AUPRO, up to 30 % false positives",
-    "detection_rate": "Share of defects detected at the threshold",
-    "false_alarm_rate": "Share of good images called anomalous",
-}
-"""What is summed up, and what it is called in the tables."""
 MVTEC_AD = frozenset(
     {
         *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),

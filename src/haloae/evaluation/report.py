@@ -9,15 +9,8 @@ from haloae import __version__
 from haloae.data.images import shown_path
 from haloae.errors import MissingExtraError
 from haloae.evaluation.examples import MOST, RAMP
-from haloae.evaluation.section import (
-    METRICS,
-    Chart,
-    Section,
-    percent,
-    protocol_entries,
-    shown,
-    three,
-)
+from haloae.evaluation.section import Chart, Section
+from haloae.evaluation.words import METRICS, percent, protocol_entries, shown, three
 from haloae.files import write_atomic
 
 try:
