@@ -24,6 +24,7 @@ from haloae.errors import ConfigError
 Fraction = Annotated[float, Field(ge=1e-12, lt=1)]
 AttentionMode = Literal["halo", "published", "window_mean", "global", "none"]
 Term = Literal["mse", "ssim", "cosine"]
+Precision = Literal["float32", "bfloat16"]
 
 FEATURE_STRIDE = 4
 """Image pixels per feature cell, in each direction: every trunk ends on this grid."""
@@ -122,7 +123,7 @@ class TrainingConfig(_Frozen):
     """L2, as in Adam without decoupling."""
     schedule: Literal["constant", "cosine"] = "constant"
     """``cosine``: warms up over 5 % of the steps, then falls to zero."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Arithmetic of training; weights and scores are float32 either way."""
 
 

@@ -165,7 +165,7 @@ def test_a_stream_may_have_no_end(detector: Detector) -> None:
             yield texture(asked)
 
     assert len(list(islice(detector.stream(endless()), 3))) == 3
-    assert asked <= 8
+    assert asked <= 16
     assert list(detector.stream(iter(()))) == []
 
 

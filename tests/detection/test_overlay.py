@@ -47,8 +47,9 @@ def prediction_of(anomaly_map: np.ndarray, score: float = 2.0) -> Prediction:
         p_value=0.2,
         is_anomalous=score > 1,
         extrapolated=False,
-        anomaly_map=anomaly_map.astype(np.float32),
-        defects=anomaly_map > 1,
+        grid_map=anomaly_map.astype(np.float32),
+        size=anomaly_map.shape,
+        pixel_threshold=1.0,
     )
 
 

@@ -193,7 +193,7 @@ class Pretender:
                 continue
             anomaly = np.full((40, 40), number, np.float32)
             score = float(np.exp(number / 100))
-            yield Prediction(score, 0.5, number > 1000, True, anomaly, anomaly > 5)
+            yield Prediction(score, 0.5, number > 1000, True, anomaly, (40, 40), 5.0)
 
 
 def many(root: Path, count: int) -> Category:

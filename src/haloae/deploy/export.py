@@ -56,7 +56,7 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.network = detector.network
+        self.network = detector.lean
         self.detection = detector.config.detection
         self.usual_images = detector.usual.images
         self.register_buffer("usual_features", detector.usual.features)

@@ -12,6 +12,7 @@ from haloae.detection.calibration import MIN_IMAGES
 from haloae.detection.maps import Residuals, Usual, anomaly_map, image_score, residuals
 from haloae.errors import DataError, TrainingError
 from haloae.network.features import IMAGENET_MEAN, IMAGENET_STD
+from haloae.network.fused import fused
 from haloae.network.haloae import HaloAE
 
 
@@ -51,14 +52,13 @@ def measure_good(
         DataError: fewer than 4 images.
         TrainingError: the network's output is not finite.
     """
-    network.eval()
+    lean = fused(network, image=config.image_weight > 0)
 
     def each() -> Iterator[Residuals]:
         for image in images():
             batch = to_batch([image], network)
             with torch.inference_mode():
-                output = network(batch)
-            yield residuals(output, batch)
+                yield residuals(lean(batch), batch)
 
     total: Residuals | None = None
     n = 0

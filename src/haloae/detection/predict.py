@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from haloae.data.folders import find_images
-from haloae.data.images import Image, read_image, shown_path
+from haloae.data.images import Image, shown_path
 from haloae.detection.overlay import (
     Highest,
     Ranked,
@@ -179,22 +180,15 @@ def _score(
     detector: Predictor, images: Iterable[Input]
 ) -> Iterator[tuple[Input, Image | None, Prediction | ImageError]]:
     """Each image, decoded once for both the score and the pictures; None where it cannot be."""
-    waiting: list[tuple[Input, Image | None]] = []
+    waiting: deque[Input] = deque()
 
-    def decoded() -> Iterator[Image | Path]:
+    def paths() -> Iterator[Path]:
         for item in images:
-            try:
-                image = read_image(item.path)
-            except ImageError:
-                # The detector's own attempt gives the error, in its place.
-                waiting.append((item, None))
-                yield item.path
-            else:
-                waiting.append((item, image))
-                yield image
+            waiting.append(item)
+            yield item.path
 
-    for result in detector.stream(decoded()):
-        yield *waiting.pop(0), result
+    for image, result in detector.stream_with_images(paths()):
+        yield waiting.popleft(), image, result
 
 
 class _Pictures(NamedTuple):

@@ -4,9 +4,12 @@ Kept apart from `haloae.detection.detector` because an exported model needs no t
 """
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -28,12 +31,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 8
-"""Images scored at once."""
+"""Images scored at once; as many more are decoded ahead."""
+DECODERS = min(BATCH, os.cpu_count() or 1)
+"""Threads that decode."""
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a detector says of one image."""
 
@@ -45,10 +50,22 @@ class Prediction:
     """True: the score is above the detector's threshold."""
     extrapolated: bool
     """True: that threshold is a fit to the tail, made from too few good images."""
-    anomaly_map: NDArray[np.float32]
-    """(H, W) at the image's own size, on the scale of the pixel threshold."""
-    defects: NDArray[np.bool_]
-    """(H, W): True where the map is above the pixel threshold."""
+    grid_map: NDArray[np.float32]
+    """(h, w) on the feature grid, on the scale of the pixel threshold."""
+    size: tuple[int, int]
+    """(H, W) of the image."""
+    pixel_threshold: float
+    """A map value above it marks a defect."""
+
+    @cached_property
+    def anomaly_map(self) -> NDArray[np.float32]:
+        """(H, W): `grid_map` at the image's own size; made when it is first asked for."""
+        return resize_map(self.grid_map, self.size)
+
+    @cached_property
+    def defects(self) -> NDArray[np.bool_]:
+        """(H, W): True where the map is above the pixel threshold."""
+        return self.anomaly_map > self.pixel_threshold
 
 
 class Measured(NamedTuple):
@@ -58,6 +75,16 @@ class Measured(NamedTuple):
     """(B,)."""
     maps: NDArray[np.float32]
     """(B, h, w), on the feature grid."""
+
+
+class _Decoded(NamedTuple):
+    """An image, and its pixels as the network takes them: (3, S, S)."""
+
+    image: Image
+    resized: NDArray[np.float32]
+
+
+_Read = _Decoded | ImageError
 
 
 class Predictor(ABC):
@@ -107,42 +134,62 @@ class Predictor(ABC):
     def stream(self, images: "Iterable[ImageLike]") -> Iterator[Prediction | ImageError]:
         """Predict one after the other, in constant memory.
 
-        An image that cannot be scored gives its error, in its place, and the rest go on.
+        An image that cannot be scored gives its error, in its place, and the rest go on. Up to 16
+        images are asked for before the first result.
         """
-        remaining = iter(images)
-        while group := list(islice(remaining, BATCH)):
-            read: list[Image | ImageError] = []
-            for item in group:
-                try:
-                    read.append(image_from(item))
-                except ImageError as error:
-                    read.append(error)
-            good = [image for image in read if isinstance(image, Image)]
-            for image in good:
-                self._warn_if_unlike(image)
-            predictions = iter(self._predict_batch(good) if good else ())
-            for entry in read:
-                yield entry if isinstance(entry, ImageError) else next(predictions)
+        return (result for _, result in self.stream_with_images(images))
 
-    def _predict_batch(self, images: Sequence[Image]) -> list[Prediction]:
-        measured = self.measure(np.stack([resize(i, self.config.image_size) for i in images]))
+    def stream_with_images(
+        self, images: "Iterable[ImageLike]"
+    ) -> Iterator[tuple[Image | None, Prediction | ImageError]]:
+        """As `stream`, with each image as it was decoded, or None where it could not be.
+
+        The next batch is decoded by threads while one is measured.
+        """
+        with ThreadPoolExecutor(DECODERS) as pool:
+            remaining = iter(images)
+
+            def ahead() -> list[Future[_Read]]:
+                return [pool.submit(self._read, item) for item in islice(remaining, BATCH)]
+
+            waiting = ahead()
+            while waiting:
+                read = [future.result() for future in waiting]
+                waiting = ahead()
+                good = [each for each in read if isinstance(each, _Decoded)]
+                for each in good:
+                    self._warn_if_unlike(each.image)
+                predictions = iter(self._predict_batch(good) if good else ())
+                for entry in read:
+                    if isinstance(entry, ImageError):
+                        yield None, entry
+                    else:
+                        yield entry.image, next(predictions)
+
+    def _read(self, item: "ImageLike") -> "_Read":
+        try:
+            image = image_from(item)
+        except ImageError as error:
+            return error
+        return _Decoded(image, resize(image, self.config.image_size))
+
+    def _predict_batch(self, batch: "Sequence[_Decoded]") -> list[Prediction]:
+        measured = self.measure(np.stack([each.resized for each in batch]))
         calibration = self.calibration
-        predictions = []
-        for image, score, small in zip(
-            images, measured.scores.tolist(), measured.maps, strict=True
-        ):
-            full = resize_map(small, (image.height, image.width))
-            predictions.append(
-                Prediction(
-                    score=score,
-                    p_value=calibration.p_value(score),
-                    is_anomalous=score > calibration.threshold.value,
-                    extrapolated=calibration.extrapolated,
-                    anomaly_map=full,
-                    defects=full > calibration.pixel_threshold.value,
-                )
+        return [
+            Prediction(
+                score=score,
+                p_value=calibration.p_value(score),
+                is_anomalous=score > calibration.threshold.value,
+                extrapolated=calibration.extrapolated,
+                grid_map=grid_map,
+                size=(each.image.height, each.image.width),
+                pixel_threshold=calibration.pixel_threshold.value,
             )
-        return predictions
+            for each, score, grid_map in zip(
+                batch, measured.scores.tolist(), measured.maps, strict=True
+            )
+        ]
 
     def _warn_if_unlike(self, image: Image) -> None:
         """Say once that an image is not like those the detector was fitted on."""

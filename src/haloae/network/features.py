@@ -1,6 +1,6 @@
 """Section B: features of a frozen trunk, all on one grid of a quarter of the image's side."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -74,22 +74,51 @@ class FeatureExtractor(nn.Module):
         """
         activations = self.layers(image.contiguous(memory_format=torch.channels_last))
         # One at a time: the first activations are far larger than what they are brought to.
+        size = image.shape[-2:]
         on_grid = [
-            self._to_grid(x, tap, image) for tap, x in zip(self.taps, activations, strict=True)
+            self.to_grid(x, tap, size) for tap, x in zip(self.taps, activations, strict=True)
         ]
         return torch.cat(on_grid, dim=1)
 
-    def _to_grid(self, x: Tensor, tap: Tap, image: Tensor) -> Tensor:
+    def to_grid(self, x: Tensor, tap: Tap, size: Sequence[int]) -> Tensor:
+        """Bring an activation to the grid of all: linear, and the same for every channel.
+
+        Args:
+            x: (B, C, h, w), of the tap, with any number of channels.
+            tap: which one it is.
+            size: (H, W) of the image.
+
+        Returns:
+            (B, C, H // 4, W // 4).
+        """
+        grid = [side // FEATURE_STRIDE for side in size]
         if self.published_taps:
             # The last tap is followed by no padded convolution, so it alone was not padded.
-            x = x if tap is self.taps[-1] else F.pad(x, (1, 1, 1, 1), mode="reflect")
-            return F.avg_pool2d(F.interpolate(x, size=image.shape[-2:]), FEATURE_STRIDE)
+            padded = tap is not self.taps[-1]
+            rows, columns = (
+                _published_resampling(old, new, padded=padded)
+                for old, new in zip(x.shape[-2:], grid, strict=True)
+            )
+            resampled: Tensor = torch.einsum("ih,bchw,jw->bcij", rows.to(x), x, columns.to(x))
+            return resampled
         if tap.stride < FEATURE_STRIDE:
             return F.avg_pool2d(x, FEATURE_STRIDE // tap.stride)
-        grid = [side // FEATURE_STRIDE for side in image.shape[-2:]]
         if list(x.shape[-2:]) == grid:
             return x
         return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+
+
+def _published_resampling(old: int, new: int, *, padded: bool) -> Tensor:
+    """(new, old): one reflected cell a side where `padded`, nearest to 4·new cells, means of four.
+
+    As a matrix, because the map of 4·new cells would be sixteen times as large as its means.
+    """
+    cells = torch.arange(old)
+    if padded:
+        cells = F.pad(cells[None].float(), (1, 1), mode="reflect")[0].long()
+    fine = torch.arange(FEATURE_STRIDE * new) * len(cells) // (FEATURE_STRIDE * new)
+    means: Tensor = torch.eye(old)[cells[fine]].unflatten(0, (new, FEATURE_STRIDE)).mean(1)
+    return means
 
 
 class FeatureReducer(nn.Module):
