@@ -243,28 +243,38 @@ def _load(arguments: argparse.Namespace) -> "Predictor":
     """The detector of a file, native or exported: the latter without torch."""
     from haloae.deploy.runtime import is_exported, load_runtime
 
+    precision = arguments.precision
     if is_exported(arguments.model):
-        return load_runtime(arguments.model, device=arguments.device, threads=arguments.threads)
+        return load_runtime(
+            arguments.model,
+            device=arguments.device,
+            precision=precision,
+            threads=arguments.threads,
+        )
     from haloae.detection.detector import Detector
 
     _set_threads(arguments)
-    return Detector.load(arguments.model, device=arguments.device)
+    return Detector.load(arguments.model, device=arguments.device, precision=precision)
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a model for another runtime, and say how well the two agree."""
-    from haloae.data.folders import good_images
+    from haloae.data.folders import good_images, load_category
     from haloae.deploy.export import check_target, export_model
+    from haloae.deploy.runtime import load_runtime
     from haloae.detection.detector import Detector
 
     check_target(arguments.out, format=arguments.format, overwrite=arguments.overwrite)
     good = list(good_images(arguments.good)) if arguments.good else []
+    category = load_category(arguments.test) if arguments.test else None
     _set_threads(arguments)
+    detector = Detector.load(arguments.model, device="cpu")
     parity = export_model(
-        Detector.load(arguments.model, device="cpu"),
+        detector,
         arguments.out,
         format=arguments.format,
         good=good,
+        input_type=arguments.input_type,
         overwrite=arguments.overwrite,
         threads=arguments.threads,
     )
@@ -274,21 +284,38 @@ def export(arguments: argparse.Namespace) -> int:
             f"{arguments.out}: run on {parity.images} {images}; largest relative difference from "
             f"{arguments.model}: score {parity.score:.1e}, map {parity.map:.1e}"
         )
+    if category is not None:
+        exported = load_runtime(arguments.out, threads=arguments.threads)
+        _print_before_and_after(arguments, category, detector, exported)
     return DONE
+
+
+def _print_before_and_after(
+    arguments: argparse.Namespace, category: "Category", before: "Predictor", after: "Predictor"
+) -> None:
+    """A line for each metric: of the model, and of its export."""
+    from haloae.evaluation.evaluate import score
+
+    metrics = [
+        score(each, category, progress=_progress(arguments, "measuring")).metrics
+        for each in (before, after)
+    ]
+    print(f"  {'on ' + str(category.root):28} {'before':>8} {'after':>8}")
+    for name in ("image_auroc", "pixel_auroc", "pixel_aupro", "false_alarm_rate", "detection_rate"):
+        shown = ["-" if each[name] is None else f"{each[name]:.4f}" for each in metrics]
+        print(f"  {name:28} {shown[0]:>8} {shown[1]:>8}")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a detector on labelled images."""
     from haloae.data.folders import load_category
-    from haloae.detection.detector import Detector
     from haloae.evaluation.evaluate import evaluate, write_evaluation
     from haloae.evaluation.report import REPORT
     from haloae.training.run_folder import LOSS_LOG
 
-    _set_threads(arguments)
     category = load_category(arguments.data)
     _refuse_skipped(arguments, category)
-    detector = Detector.load(arguments.model, device=arguments.device)
+    detector = _load(arguments)
     claim_folder(arguments.out, overwrite=arguments.overwrite)
     result = evaluate(
         detector,

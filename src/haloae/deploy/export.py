@@ -14,22 +14,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from haloae.data.images import read_image, resize
-from haloae.deploy.runtime import INPUT, METADATA_KEY, OUTPUTS, Metadata, load_runtime
+from haloae.deploy.quantise import quantised
+from haloae.deploy.runtime import (
+    INPUT,
+    METADATA_KEY,
+    OUTPUTS,
+    WHITE,
+    ExportPrecision,
+    InputType,
+    Metadata,
+    as_input,
+    load_runtime,
+)
 from haloae.detection.detector import Detector
 from haloae.detection.held_out import normalise
 from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
 from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputError
 from haloae.files import write_atomic
+from haloae.network.fused import fused
 
 if TYPE_CHECKING:
     import onnx
 
-Format = Literal["onnx", "openvino"]
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
-TOLERANCE = 1e-3
-"""Largest relative difference between an export and its detector."""
+Format = Literal["onnx", "openvino", "openvino-int8"]
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "openvino-int8": ".xml"}
+TOLERANCE: dict[Format, float] = {"onnx": 1e-3, "openvino": 1e-3, "openvino-int8": 0.3}
+"""Largest relative difference between an export's scores and maps and its detector's."""
 COMPARED = 8
 """Images they are compared on."""
+QUANTISED_ON = 128
+"""Good images that int8 takes its ranges from, at most."""
 TINY = 1e-12
 
 
@@ -56,7 +70,8 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.network = detector.lean
+        needs_image = detector.config.detection.image_weight > 0
+        self.network = fused(detector.network, image=needs_image)
         self.detection = detector.config.detection
         self.usual_images = detector.usual.images
         self.register_buffer("usual_features", detector.usual.features)
@@ -67,11 +82,13 @@ class DetectorGraph(nn.Module):
         """Measure.
 
         Args:
-            image: (B, 3, S, S) RGB in [0, 1].
+            image: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
 
         Returns:
             Score (B,), p-value (B,), map (B, S/4, S/4).
         """
+        if image.dtype == torch.uint8:
+            image = image.float() / WHITE
         batch = normalise(image)
         usual = Usual(self.usual_features, self.usual_image, self.usual_images)
         anomaly = anomaly_map(residuals(self.network(batch), batch), usual, self.detection)
@@ -88,6 +105,7 @@ def export_model(
     *,
     format: Format,
     good: Sequence[Path] = (),
+    input_type: InputType = "float32",
     overwrite: bool = False,
     threads: int | None = None,
 ) -> Parity:
@@ -96,43 +114,54 @@ def export_model(
     Args:
         detector: on the CPU.
         path: .onnx, or .xml, beside which a .bin is written.
-        format: which runtime it is for.
-        good: good images, to compare on; without any, on seeded textures and noise.
+        format: which runtime it is for, and in which arithmetic.
+        good: good images, to compare on, without any, on seeded textures and noise; for int8, to
+            take the ranges of activations from, at least one.
+        input_type: of the pixels that the export takes.
         overwrite: True: replace what stands at `path`.
         threads: CPU threads of the runtime; None leaves it to the runtime.
 
     Raises:
-        ConfigError: the suffix is not the format's.
+        ConfigError: the suffix is not the format's, or int8 is given no good images.
         ImageError: one of the good images cannot be read.
         OutputError: `path` exists, or cannot be written.
         ExportError: the network cannot be exported, or the export differs from it.
         MissingExtraError: a package is not installed.
     """
     check_target(path, format=format, overwrite=overwrite)
+    is_int8 = format == "openvino-int8"
+    if is_int8 and not good:
+        raise ConfigError("int8 takes its ranges from good images: give a folder with --good.")
     size = detector.config.image_size
-    images = [resize(read_image(file), size) for file in good[:COMPARED]]
-    model = _to_onnx(detector)
+    # Evenly spread, since names are often in the order of recording.
+    step = max(1, len(good) // (QUANTISED_ON if is_int8 else COMPARED))
+    chosen = good[::step][: QUANTISED_ON if is_int8 else COMPARED]
+    images = np.stack([resize(read_image(f), size) for f in chosen]) if good else _textures(size)
+    model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
         made = Path(folder) / f"model{SUFFIX[format]}"
-        text = _metadata(detector).model_dump_json()
+        metadata = _metadata(detector, "int8" if is_int8 else "float32", input_type)
         if format == "onnx":
             entry = model.metadata_props.add()
-            entry.key, entry.value = METADATA_KEY, text
+            entry.key, entry.value = METADATA_KEY, metadata.model_dump_json()
             made.write_bytes(model.SerializeToString())
         else:
-            _write_openvino(model, text, made)
-        compared = np.stack(images) if images else _textures(size)
-        parity = _compare(detector, made, compared, threads)
-        if not max(parity.score, parity.map) <= TOLERANCE:
+            _write_openvino(model, metadata, images, made)
+        parity = _compare(detector, made, images[:COMPARED], threads)
+        if not max(parity.score, parity.map) <= TOLERANCE[format]:
             raise ExportError(
                 f"{path}: not written: the export differs from the detector by "
                 f"{parity.score:.1e} in the score and {parity.map:.1e} in the map, and "
-                f"{TOLERANCE:g} is allowed: please report it."
+                f"{TOLERANCE[format]:g} is allowed: {_way_out(is_int8)}."
             )
         # The graph last: it is the file that is looked for.
         for suffix in (".bin", ".xml") if made.suffix == ".xml" else (made.suffix,):
             write_atomic(path.with_suffix(suffix), made.with_suffix(suffix).read_bytes())
     return parity
+
+
+def _way_out(is_int8: bool) -> str:
+    return "give more good images, or another format" if is_int8 else "please report it"
 
 
 def check_target(path: Path, *, format: Format, overwrite: bool) -> None:
@@ -150,10 +179,11 @@ def check_target(path: Path, *, format: Format, overwrite: bool) -> None:
             raise OutputError(f"{file}: exists: give --overwrite, or choose another --out.")
 
 
-def _metadata(detector: Detector) -> Metadata:
+def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputType) -> Metadata:
     calibration = detector.calibration
     return Metadata(
-        precision="float32",
+        precision=precision,
+        input_type=input_type,
         image_size=detector.config.image_size,
         threshold=calibration.threshold.value,
         pixel_threshold=calibration.pixel_threshold.value,
@@ -163,7 +193,7 @@ def _metadata(detector: Detector) -> Metadata:
     )
 
 
-def _to_onnx(detector: Detector) -> "onnx.ModelProto":
+def _to_onnx(detector: Detector, input_type: InputType) -> "onnx.ModelProto":
     for package in ("onnx", "onnxscript"):
         try:
             __import__(package)
@@ -179,7 +209,7 @@ def _to_onnx(detector: Detector) -> "onnx.ModelProto":
             program = torch.onnx.export(
                 DetectorGraph(detector).eval(),
                 # Of two: a batch of one would be taken for a constant.
-                (torch.zeros(2, 3, size, size),),
+                (torch.zeros(2, 3, size, size, dtype=getattr(torch, input_type)),),
                 dynamo=True,
                 external_data=False,
                 input_names=[INPUT],
@@ -209,7 +239,9 @@ def _strip(model: "onnx.ModelProto") -> None:
         del part.metadata_props[:]
 
 
-def _write_openvino(model: "onnx.ModelProto", metadata: str, path: Path) -> None:
+def _write_openvino(
+    model: "onnx.ModelProto", metadata: Metadata, images: NDArray[np.float32], path: Path
+) -> None:
     try:
         import openvino
     except ImportError as error:
@@ -219,7 +251,9 @@ def _write_openvino(model: "onnx.ModelProto", metadata: str, path: Path) -> None
     source.write_bytes(model.SerializeToString())
     # Not `convert_model`, which reports what it is used for to its maker.
     converted = openvino.Core().read_model(source)
-    converted.set_rt_info(metadata, [METADATA_KEY])
+    if metadata.precision == "int8":
+        converted = quantised(converted, as_input(images, metadata.input_type))
+    converted.set_rt_info(metadata.model_dump_json(), [METADATA_KEY])
     # Halving the weights' precision is for those who ask for it.
     openvino.save_model(converted, path, compress_to_fp16=False)
 
@@ -244,4 +278,5 @@ def _textures(size: int) -> NDArray[np.float32]:
         frequency = rng.uniform(10, 80, (3, 1, 1))
         stripes = 0.5 + 0.3 * np.sin(frequency * (rows + rng.uniform(-1, 1) * columns))
         images.append(stripes + noise * rng.normal(size=(3, size, size)))
-    return np.stack(images).clip(0, 1).astype(np.float32)
+    # In whole 255ths, as most images are, so that an export that takes uint8 sees the same.
+    return (np.rint(np.stack(images).clip(0, 1) * WHITE) / WHITE).astype(np.float32)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from haloae import __version__
-from haloae.config import FEATURE_STRIDE, Config
+from haloae.config import FEATURE_STRIDE, Config, Precision
 from haloae.data.images import shown_path
 from haloae.detection.calibration import Calibration, Threshold
 from haloae.detection.model_file import Provenance
@@ -30,7 +30,10 @@ LABELS = ("normal", "anomalous")
 SUFFIXES = (".onnx", ".xml")
 ONE_LINE = 120
 """Characters of a runtime's own message that are shown."""
-Run = Callable[[NDArray[np.float32]], Sequence[NDArray[Any]]]
+WHITE = 255
+InputType = Literal["float32", "uint8"]
+ExportPrecision = Literal["float32", "int8"]
+Run = Callable[[NDArray[Any]], Sequence[NDArray[Any]]]
 
 
 class Metadata(BaseModel):
@@ -40,7 +43,10 @@ class Metadata(BaseModel):
 
     format_version: Literal[1] = FORMAT_VERSION
     package_version: str = __version__
-    precision: Literal["float32"]
+    precision: ExportPrecision
+    """Of the network's arithmetic."""
+    input_type: InputType
+    """Of the pixels: float32 in [0, 1], or uint8."""
     image_size: PositiveInt
     """Side of the input, in pixels."""
     labels: tuple[str, str] = LABELS
@@ -85,8 +91,9 @@ def _stated(value: float, derived: Threshold) -> Threshold:
 class ExportedDetector(Predictor):
     """An exported detector: it predicts as `Detector` does, on the CPU."""
 
-    def __init__(self, metadata: Metadata, run: Run) -> None:
+    def __init__(self, metadata: Metadata, run: Run, engine: str) -> None:
         self.metadata = metadata
+        self.engine = engine
         self.config = metadata.config
         self.provenance = metadata.provenance
         self.calibration = ExportedCalibration(
@@ -99,8 +106,15 @@ class ExportedDetector(Predictor):
 
     def measure(self, images: NDArray[np.float32]) -> Measured:
         """Scores and maps of resized images, see `Predictor.measure`."""
-        scores, _, maps = self.run(np.ascontiguousarray(images))
+        scores, _, maps = self.run(as_input(images, self.metadata.input_type))
         return Measured(scores, maps)
+
+
+def as_input(images: NDArray[np.float32], input_type: InputType) -> NDArray[Any]:
+    """Pixels in [0, 1] as a model takes them; 8-bit images lose nothing in uint8."""
+    if input_type == "uint8":
+        return np.rint(images * WHITE).astype(np.uint8)
+    return np.ascontiguousarray(images)
 
 
 def is_exported(path: Path) -> bool:
@@ -109,18 +123,23 @@ def is_exported(path: Path) -> bool:
 
 
 def load_runtime(
-    path: str | Path, *, device: str = "auto", threads: int | None = None
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: Precision = "float32",
+    threads: int | None = None,
 ) -> ExportedDetector:
     """Load an exported model: .onnx for ONNX Runtime, .xml, beside its .bin, for OpenVINO.
 
     Args:
         path: the file.
         device: ``auto`` or ``cpu``, which are the same.
+        precision: of what the file has in float32; ``bfloat16`` is OpenVINO's alone.
         threads: CPU threads; None leaves it to the runtime.
 
     Raises:
         ModelFileError: missing, damaged, of another kind, or not exported by haloae.
-        ConfigError: another device.
+        ConfigError: another device, or bfloat16 where it cannot be had.
         MissingExtraError: the runtime is not installed.
     """
     path = Path(path)
@@ -132,8 +151,14 @@ def load_runtime(
         raise ModelFileError(
             f"{shown_path(path)}: no such exported model; `haloae export` writes one."
         )
-    load = _load_onnx if path.suffix.lower() == ".onnx" else _load_openvino
-    return load(path, threads)
+    if path.suffix.lower() == ".xml":
+        return _load_openvino(path, precision, threads)
+    if precision != "float32":
+        raise ConfigError(
+            f"{shown_path(path)}: ONNX Runtime computes it in float32: leave --precision out, or "
+            f"export for openvino."
+        )
+    return _load_onnx(path, threads)
 
 
 def _load_onnx(path: Path, threads: int | None) -> ExportedDetector:
@@ -161,14 +186,15 @@ def _load_onnx(path: Path, threads: int | None) -> ExportedDetector:
         {value.name: list(value.shape) for value in session.get_outputs()},
     )
 
-    def run(images: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
+    def run(images: NDArray[Any]) -> Sequence[NDArray[Any]]:
         outputs: Sequence[NDArray[Any]] = session.run(list(OUTPUTS), {INPUT: images})
         return outputs
 
-    return ExportedDetector(metadata, run)
+    engine = f"onnxruntime {onnxruntime.__version__}, {metadata.precision}"
+    return ExportedDetector(metadata, run, engine)
 
 
-def _load_openvino(path: Path, threads: int | None) -> ExportedDetector:
+def _load_openvino(path: Path, precision: Precision, threads: int | None) -> ExportedDetector:
     try:
         import openvino
     except ImportError as error:
@@ -179,8 +205,9 @@ def _load_openvino(path: Path, threads: int | None) -> ExportedDetector:
         raise ModelFileError(
             f"{shown_path(path)}: {weights.name} is not beside it: copy both files of the export."
         )
-    # On some processors the default is bfloat16, whose scores are not those of the detector.
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    # Always said: on some processors the default is bfloat16.
+    hint = "bf16" if precision == "bfloat16" else "f32"
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
@@ -203,11 +230,13 @@ def _load_openvino(path: Path, threads: int | None) -> ExportedDetector:
         raise _unreadable(path, "OpenVINO", error) from error
     outputs = [compiled.output(name) for name in OUTPUTS]
 
-    def run(images: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
+    def run(images: NDArray[Any]) -> Sequence[NDArray[Any]]:
         results = compiled(images)
         return [results[output].copy() for output in outputs]
 
-    return ExportedDetector(metadata, run)
+    within = precision if metadata.precision == "float32" else f"{metadata.precision}, {precision}"
+    engine = f"openvino {openvino.__version__.partition('-')[0]}, {within}"
+    return ExportedDetector(metadata, run, engine)
 
 
 def _sides(shape: Any) -> list[int | None]:  # noqa: ANN401 - OpenVINO's PartialShape

@@ -52,6 +52,7 @@ class Detector(Predictor):
         self.calibration = calibration
         self.provenance = provenance
         self.precision = precision
+        self.engine = f"torch {torch.__version__}, {precision}"
 
     @cached_property
     def lean(self) -> HaloAE:

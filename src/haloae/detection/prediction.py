@@ -96,6 +96,8 @@ class Predictor(ABC):
     config: Config
     calibration: Calibration
     provenance: Provenance
+    engine: str
+    """What computes, with its version, and in which precision."""
     _has_warned = False
 
     @abstractmethod

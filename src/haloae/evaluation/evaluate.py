@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import read_image, read_mask, resize
-from haloae.detection.detector import Detector, Prediction
+from haloae.detection.prediction import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.metrics import (
     PRO_LIMIT,
@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    detector: Detector,
+    detector: Predictor,
     category: Category,
     *,
     strict: bool = False,
@@ -81,6 +81,16 @@ def evaluate(
         DataError: there are no test images, a mask does not fit, or none can be scored.
         ImageError: with `strict`, an image cannot be read; always, if a mask cannot be.
     """
+    scored = score(detector, category, strict=strict, progress=progress)
+    scored.metrics["pixel_difference_image_auroc"] = pixel_difference(category).auroc
+    section = make_section(detector, category, scored, losses=losses, progress=progress)
+    return Evaluation(scored.metrics, scored.rows, scored.skipped, section)
+
+
+def score(
+    detector: Predictor, category: Category, *, strict: bool = False, progress: Progress = iter
+) -> Scored:
+    """Score the test set and measure, without baseline or report; see `evaluate`."""
     if not category.test:
         raise DataError(
             f"{category.root}: holds no test images: give a folder with test/good and "
@@ -108,10 +118,7 @@ def evaluate(
     metrics = _metrics(rows, pixels, unmasked, detector)
     metrics["ms_per_image"] = 1000 * seconds / len(category.test)
     metrics["skipped"] = len(skipped)
-    metrics["pixel_difference_image_auroc"] = pixel_difference(category).auroc
-    scored = Scored(metrics, rows, samples, pixels.curves(), skipped)
-    section = make_section(detector, category, scored, losses=losses, progress=progress)
-    return Evaluation(metrics, rows, skipped, section)
+    return Scored(metrics, rows, samples, pixels.curves(), skipped)
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
@@ -177,7 +184,7 @@ def _comparable(sample: Sample, prediction: Prediction) -> tuple[np.ndarray, np.
 
 
 def _metrics(
-    rows: list[dict[str, Any]], pixels: PixelMetrics, unmasked: int, detector: Detector
+    rows: list[dict[str, Any]], pixels: PixelMetrics, unmasked: int, detector: Predictor
 ) -> dict[str, Any]:
     is_defect = np.array([row["label"] != GOOD for row in rows])
     is_called = np.array([row["is_anomalous"] for row in rows])
@@ -214,6 +221,7 @@ def _metrics(
         "defective": int(is_defect.sum()),
         "backbone": detector.provenance.backbone,
         "preset": detector.config.preset,
+        "engine": detector.engine,
         "protocol": PROTOCOL,
         "reasons": reasons,
     }

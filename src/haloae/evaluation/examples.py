@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 
 from haloae.data.folders import Sample
 from haloae.data.images import Image, read_image, read_mask, shown_path
-from haloae.detection.detector import Detector, Prediction
+from haloae.detection.prediction import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 
 MOST = 8
@@ -44,7 +44,7 @@ class Example(NamedTuple):
     """True: the true defect is outlined too."""
 
 
-def make_examples(detector: Detector, root: Path, samples: Sequence[Sample]) -> list[Example]:
+def make_examples(detector: Predictor, root: Path, samples: Sequence[Sample]) -> list[Example]:
     """Score some samples once more and draw them; what cannot be read any more is left out."""
     examples = []
     for sample in samples:
@@ -57,7 +57,7 @@ def make_examples(detector: Detector, root: Path, samples: Sequence[Sample]) -> 
 
 
 def most_unusual(
-    detector: Detector, paths: Sequence[Path], *, progress: Progress = iter
+    detector: Predictor, paths: Sequence[Path], *, progress: Progress = iter
 ) -> list[Path]:
     """The images with the highest scores, highest first; those that cannot be read are left out."""
 
@@ -77,7 +77,7 @@ def spread(ordered: Sequence[int]) -> list[int]:
     return [ordered[place] for place in places]
 
 
-def _example(detector: Detector, root: Path, sample: Sample, image: Image) -> Example:
+def _example(detector: Predictor, root: Path, sample: Sample, image: Image) -> Example:
     prediction = detector.predict(image)
     mask = None
     if sample.mask is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from haloae import __version__
 from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import shown_path
-from haloae.detection.detector import Detector
+from haloae.detection.prediction import Predictor
 from haloae.errors import ImageError, MissingExtraError
 from haloae.evaluation.examples import (
     MOST,
@@ -127,16 +127,16 @@ class Section:
 class Scored(NamedTuple):
     """A test set after it was scored."""
 
-    metrics: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    metrics: dict[str, Any]
+    rows: list[dict[str, Any]]
     samples: Sequence[Sample]
     """Of the rows, in their order."""
     curves: PixelCurves | None
-    skipped: Sequence[ImageError]
+    skipped: list[ImageError]
 
 
 def make_section(
-    detector: Detector,
+    detector: Predictor,
     category: Category,
     scored: Scored,
     *,
@@ -272,7 +272,7 @@ def _loss_chart(path: Path | None) -> list[Chart]:
     ]
 
 
-def _galleries(detector: Detector, category: Category, scored: Scored) -> list[Gallery]:
+def _galleries(detector: Predictor, category: Category, scored: Scored) -> list[Gallery]:
     rows = scored.rows
     order = sorted(range(len(rows)), key=lambda index: -rows[index]["score"])
 
@@ -314,7 +314,7 @@ def _galleries(detector: Detector, category: Category, scored: Scored) -> list[G
     ]
 
 
-def _training_gallery(detector: Detector, category: Category, progress: Progress) -> list[Gallery]:
+def _training_gallery(detector: Predictor, category: Category, progress: Progress) -> list[Gallery]:
     if not category.train:
         return []
     paths = most_unusual(detector, category.train, progress=progress)
@@ -357,13 +357,11 @@ def _defects(rows: Sequence[Mapping[str, Any]]) -> tuple[list[DefectRow], int]:
     return table, 0
 
 
-def _settings(detector: Detector, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    import torch
-
+def _settings(detector: Predictor, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, provenance = detector.config, detector.provenance
     return [
         ("haloae", __version__),
-        ("torch", str(torch.__version__)),
+        ("Computed by", detector.engine),
         ("Preset", f"{config.preset}, {config.image_size}² pixels, seed {config.seed}"),
         (
             "Backbone",

@@ -95,12 +95,11 @@ class FeatureExtractor(nn.Module):
         if self.published_taps:
             # The last tap is followed by no padded convolution, so it alone was not padded.
             padded = tap is not self.taps[-1]
-            rows, columns = (
-                _published_resampling(old, new, padded=padded)
-                for old, new in zip(x.shape[-2:], grid, strict=True)
-            )
-            resampled: Tensor = torch.einsum("ih,bchw,jw->bcij", rows.to(x), x, columns.to(x))
-            return resampled
+            for axis, new in zip((2, 3), grid, strict=True):
+                cells = _published_cells(x.shape[axis], new, padded=padded).to(x.device)
+                fine: Tensor = x.index_select(axis, cells).unflatten(axis, (new, FEATURE_STRIDE))
+                x = fine.mean(axis + 1)
+            return x
         if tap.stride < FEATURE_STRIDE:
             return F.avg_pool2d(x, FEATURE_STRIDE // tap.stride)
         if list(x.shape[-2:]) == grid:
@@ -108,17 +107,16 @@ class FeatureExtractor(nn.Module):
         return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
 
 
-def _published_resampling(old: int, new: int, *, padded: bool) -> Tensor:
-    """(new, old): one reflected cell a side where `padded`, nearest to 4·new cells, means of four.
+def _published_cells(old: int, new: int, *, padded: bool) -> Tensor:
+    """(4·new,): which of `old` cells stands where, padded by a reflected one a side, by nearest.
 
-    As a matrix, because the map of 4·new cells would be sixteen times as large as its means.
+    One axis at a time, because the map of (4·new)² cells would be sixteen times as large as the
+    means that are taken of it.
     """
     cells = torch.arange(old)
     if padded:
-        cells = F.pad(cells[None].float(), (1, 1), mode="reflect")[0].long()
-    fine = torch.arange(FEATURE_STRIDE * new) * len(cells) // (FEATURE_STRIDE * new)
-    means: Tensor = torch.eye(old)[cells[fine]].unflatten(0, (new, FEATURE_STRIDE)).mean(1)
-    return means
+        cells = torch.cat([cells[1:2], cells, cells[-2:-1]])
+    return cells[torch.arange(FEATURE_STRIDE * new) * len(cells) // (FEATURE_STRIDE * new)]
 
 
 class FeatureReducer(nn.Module):
