@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ OPTIONS = {
     "evaluate": RUNNING,
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--ablations", "--seeds", "--backbone", "--resume"},
-    "info": COMMON | {"--json"},
+    "info": COMMON | {"--json", "--cost", "--image-size"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "lightning_fabric")
 PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "map"]
@@ -291,6 +291,75 @@ def test_info_json_is_for_scripts(haloae: Run, model: Path) -> None:
     assert values["threshold"] > 0
     assert values["pixel_threshold"] > 0
     assert values["parameters"] > 0
+
+
+def test_info_cost_is_a_table_of_blocks(haloae: Run, category: Path) -> None:
+    Path("c.toml").write_text(TINY.replace("[training]", "classifier = true\n[training]"))
+    train = ("train", category, "--config", "c.toml", "--backbone", "random", "--device", "cpu")
+    assert haloae(*train, "--out", "run", "--max-steps", "1").code == 0
+    model = "run/model.safetensors"
+    plain = haloae("info", model).out
+    result = haloae("info", model, "--cost")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(plain)
+    title, _, _, head, *rows = result.out.removeprefix(plain).splitlines()
+    assert "32² pixels" in title
+    assert head.split() == ["MMAC", "parameters", "MB", "MB", "MMAC", "MB"]
+    names = [row[:16].strip() for row in rows]
+    assert names == [
+        *("trunk layer1", "trunk layer2", "trunk layer3", "features", "head"),
+        *("encoder 1", "decoder 1", "classifier", "total"),
+    ]
+    needless = [name for name, row in zip(names, rows, strict=True) if "not needed" in row]
+    assert needless == ["classifier"]
+
+
+def test_info_cost_in_json_and_at_another_size(haloae: Run, model: Path) -> None:
+    def cost(*arguments: str) -> dict[str, Any]:
+        return dict(json.loads(haloae("info", model, "--json", *arguments).out)["cost"])
+
+    own, large = cost("--cost"), cost("--cost", "--image-size", "64")
+    assert (own["image_size"], large["image_size"]) == (32, 64)
+    for counted in (own, own["in_use"], large, large["in_use"]):
+        for key in ("multiply_adds", "parameters", "weight_bytes", "activation_bytes"):
+            assert counted["total"][key] == sum(block[key] for block in counted["blocks"])
+    assert large["in_use"]["total"]["activation_bytes"] < large["total"]["activation_bytes"]
+    assert large["total"]["parameters"] == own["total"]["parameters"]
+    assert "cost" not in json.loads(haloae("info", model, "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--cost", "--image-size", "130"], ["130", "divisible by 4"]),
+        (["--cost", "--image-size", "16"], ["image_size", "32", "16"]),
+        (["--cost", "--image-size", "0"], ["image_size", "32", "0"]),
+        (["--cost", "--image-size", "8192"], ["image_size", "4096", "8192"]),
+        (["--image-size", "64"], ["--image-size", "--cost"]),
+    ],
+)
+def test_info_refuses_a_bad_size(
+    haloae: Run, model: Path, arguments: list[str], parts: list[str]
+) -> None:
+    refused(haloae("info", model, *arguments), *parts)
+
+
+def test_info_needs_torch_for_the_cost_alone(model: Path) -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from haloae.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, "info", model, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert run().returncode == 0
+    without = run("--cost")
+    assert (without.returncode, without.stdout) == (2, "")
+    assert without.stderr.startswith("haloae: torch is not installed")
 
 
 def test_quiet_prints_nothing(

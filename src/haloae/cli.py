@@ -251,6 +251,12 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", commands.info, "Say what a model file holds.")
     _add_model(info)
     info.add_argument("--json", action="store_true", help="all of it, for a script")
+    info.add_argument(
+        "--cost", action="store_true", help="what one image costs, block by block (needs torch)"
+    )
+    info.add_argument(
+        "--image-size", metavar="N", type=int, help="of --cost, in pixels (default: the model's)"
+    )
     return parser
 
 

@@ -390,7 +390,10 @@ def info(arguments: argparse.Namespace) -> int:
     """Say what a model file holds."""
     from haloae.detection.model_file import read_model
 
+    if arguments.image_size is not None and not arguments.cost:
+        raise ConfigError("--image-size is the size that --cost counts at: give --cost as well.")
     header, tensors = read_model(arguments.model)
+    cost = _cost(header.config, arguments.image_size) if arguments.cost else None
     parameters = sum(array.size for name, array in tensors.items() if name.startswith("network."))
     calibration, provenance, config = header.calibration, header.provenance, header.config
     if arguments.json:
@@ -400,6 +403,8 @@ def info(arguments: argparse.Namespace) -> int:
         values["pixel_threshold"] = calibration.pixel_threshold.value
         values["extrapolated"] = calibration.extrapolated
         values["images_needed"] = calibration.images_needed
+        if cost is not None:
+            values["cost"] = cost
         print(json.dumps(values, indent=2))
         return DONE
     rows = {
@@ -420,7 +425,50 @@ def info(arguments: argparse.Namespace) -> int:
     print(arguments.model)
     for name, value in rows.items():
         print(f"  {name:16} {value}")
+    if cost is not None:
+        _print_cost(cost)
     return DONE
+
+
+def _cost(config: "Config", image_size: int | None) -> dict[str, Any]:
+    """What one image costs, as plain values."""
+    from haloae.network.cost import count_cost, total_cost
+
+    def counted(*, in_use: bool) -> dict[str, Any]:
+        blocks = count_cost(config, image_size=image_size, in_use=in_use)
+        return {
+            "blocks": [block._asdict() for block in blocks],
+            "total": total_cost(blocks)._asdict(),
+        }
+
+    return {
+        "image_size": image_size or config.image_size,
+        **counted(in_use=False),
+        "in_use": counted(in_use=True),
+    }
+
+
+def _print_cost(cost: dict[str, Any]) -> None:
+    size, in_use = cost["image_size"], cost["in_use"]
+    print(f"one image of {size}² pixels in float32, as trained and in use")
+    print("  MMAC: million multiply-adds; MB: weights once, activations read and written")
+    print(
+        f"  {'':14}{'':10}{'':12}{'weights':>9}{'activations':>13}{'in use':>12}{'activations':>13}"
+    )
+    print(f"  {'':14}{'MMAC':>10}{'parameters':>12}{'MB':>9}{'MB':>13}{'MMAC':>12}{'MB':>13}")
+    lean = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
+    for block in (*cost["blocks"], cost["total"]):
+        name = block["name"]
+        print(
+            f"  {name:14}{block['multiply_adds'] / 1e6:10,.1f}{block['parameters']:12,}"
+            f"{block['weight_bytes'] / 1e6:9,.2f}{block['activation_bytes'] / 1e6:13,.1f}"
+            + (
+                f"{lean[name]['multiply_adds'] / 1e6:12,.1f}"
+                f"{lean[name]['activation_bytes'] / 1e6:13,.1f}"
+                if name in lean
+                else f"{'not needed':>12}"
+            )
+        )
 
 
 def _print_calibration(detector: "Predictor") -> None:
