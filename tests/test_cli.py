@@ -43,9 +43,9 @@ OPTIONS = {
     | {"--preset", "--config", "--backbone", "--image-size", "--seed", "--max-steps"}
     | {"--max-minutes", "--false-alarm-rate", "--resume"},
     "calibrate": RUNNING | {"--false-alarm-rate"},
-    "predict": RUNNING | {"--maps", "--overlays"},
-    "export": RUNNING - {"--device", "--strict"} | {"--format", "--good"},
-    "evaluate": RUNNING,
+    "predict": RUNNING | {"--maps", "--overlays", "--precision"},
+    "export": RUNNING - {"--device", "--strict"} | {"--format", "--good", "--test", "--input"},
+    "evaluate": RUNNING | {"--precision"},
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--ablations", "--seeds", "--backbone", "--resume"},
     "info": COMMON | {"--json", "--cost", "--image-size"},

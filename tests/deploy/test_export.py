@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import openvino
 import pytest
 
 from haloae.cli import main
-from haloae.config import Config
+from haloae.config import Config, preset
 from haloae.data.images import read_image, resize
 from haloae.deploy import export
 from haloae.deploy.export import check_target, export_model
+from haloae.deploy.quantise import quantised, spoiled
 from haloae.deploy.runtime import INPUT, METADATA_KEY, ExportedDetector, load_runtime
 from haloae.detection.detector import Detector
 from haloae.detection.prediction import Measured
@@ -55,15 +57,31 @@ def native(good_paths: list[Path], tiny: Config, folder: Path) -> Detector:
     return detector
 
 
+@pytest.fixture(scope="module")
+def test_set(good_paths: list[Path], folder: Path) -> Path:
+    """Three good images and two that are called bent."""
+    for name, paths in (("good", good_paths[:3]), ("bent", good_paths[3:5])):
+        (folder / "data" / "test" / name).mkdir(parents=True)
+        for path in paths:
+            shutil.copy(path, folder / "data" / "test" / name)
+    return folder / "data"
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def exported(
-    request: pytest.FixtureRequest, native: Detector, good_folder: Path, folder: Path
+    request: pytest.FixtureRequest,
+    native: Detector,
+    good_folder: Path,
+    test_set: Path,
+    folder: Path,
 ) -> Path:
     """Each format, exported once, by the command."""
     out = folder / f"model{SUFFIX[request.param]}"
     model = folder / "model.safetensors"
     command = ["export", str(model), "--format", request.param, "--out", str(out)]
-    assert main([*command, "--good", str(good_folder), "--threads", "1"]) == 0
+    command += ["--good", str(good_folder), "--test", str(test_set), "--threads", "1"]
+    with out.with_suffix(".txt").open("w") as shown, redirect_stdout(shown):
+        assert main(command) == 0
     return out
 
 
@@ -173,7 +191,7 @@ def test_metadata_says_all_that_is_not_in_the_graph(native: Detector, exported: 
     values = metadata(exported)
     assert values["image_size"] == 32
     assert values["labels"] == ["normal", "anomalous"]
-    assert values["precision"] == "float32"
+    assert (values["precision"], values["input_type"]) == ("float32", "float32")
     assert values["threshold"] == native.calibration.threshold.value
     assert values["pixel_threshold"] == native.calibration.pixel_threshold.value
     found = load_runtime(exported)
@@ -307,7 +325,125 @@ def test_an_export_that_differs_is_not_written(
     monkeypatch.setattr(Detector, "measure", off)
     graph = onnx.load(exported)
     del graph.metadata_props[:]
-    monkeypatch.setattr(export, "_to_onnx", lambda detector: graph)
+    monkeypatch.setattr(export, "_to_onnx", lambda detector, input_type: graph)
     with pytest.raises(ExportError, match="not written"):
         export_model(native, tmp_path / "m.onnx", format="onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def fast(good_paths: list[Path]) -> Detector:
+    """The preset, small: random weights are not what int8 is for."""
+    config = preset("fast").replace(
+        image_size=64, backbone="bundled", training={"steps": 20, "batch_size": 2}
+    )
+    return fit_detector(good_paths, config, name="textures", device="cpu").detector
+
+
+@pytest.fixture(scope="module")
+def int8(fast: Detector, good_paths: list[Path], folder: Path) -> Path:
+    """Quantised, and taking whole pixels."""
+    out = folder / "int8.xml"
+    export_model(fast, out, format="openvino-int8", good=good_paths, input_type="uint8", threads=1)
+    return out
+
+
+def test_int8_computes_nearly_the_same(fast: Detector, int8: Path, good_paths: list[Path]) -> None:
+    found = load_runtime(int8, threads=1)
+    assert (found.metadata.precision, found.metadata.input_type) == ("int8", "uint8")
+    assert found.engine.endswith("int8, float32")
+    (pixels,) = openvino.Core().read_model(int8).inputs
+    assert pixels.get_element_type() == openvino.Type.u8
+    one, other = (np.array([p.score for p in d.predict(good_paths)]) for d in (found, fast))
+    off = np.abs(one - other) / other
+    assert 1e-4 < np.median(off) < 0.1
+
+
+def is_quantised(operation: Any) -> bool:  # noqa: ANN401 - an operation of OpenVINO
+    # Weights in integers are scaled before use.
+    return bool(operation.input_value(1).get_node().get_type_name() != "Constant")
+
+
+def operations_of(model: openvino.Model, kind: str) -> list[Any]:
+    return [o for o in model.get_ordered_ops() if o.get_type_name() == kind]
+
+
+def test_int8_is_of_the_network_and_of_nothing_that_is_compared(int8: Path) -> None:
+    model = openvino.Core().read_model(int8)
+    convolutions = operations_of(model, "Convolution")
+    exact = [convolution for convolution in convolutions if not is_quantised(convolution)]
+    # The first sees the pixels, two smooth the map, and those in between make what is compared:
+    # three taps of the features, and the decoder's last with its skip.
+    assert len(exact) == 1 + 3 + 2 + 2
+    assert convolutions[0] in exact
+    assert len(convolutions) > 3 * len(exact)
+
+
+def test_int8_leaves_attention_alone(exported: Path, good_paths: list[Path]) -> None:
+    if exported.suffix == ".onnx":
+        return
+    images = np.stack([resize(read_image(path), 32) for path in good_paths])
+    model = quantised(openvino.Core().read_model(exported), images)
+    assert any(is_quantised(o) for o in operations_of(model, "Convolution"))
+    products = operations_of(model, "MatMul")
+    assert len(products) >= 10
+    inputs = [value.get_node() for o in products for value in o.input_values()]
+    assert "FakeQuantize" not in {node.get_type_name() for node in inputs}
+
+
+def test_int8_sees_more_than_good_images() -> None:
+    images = np.full((4, 3, 32, 32), 100, np.uint8)
+    copies = spoiled(images)
+    assert (copies.dtype, copies.shape) == (images.dtype, images.shape)
+    assert (images == 100).all()
+    for image in copies:
+        assert 0.005 < (image != 100).mean() < 1
+    assert (copies.min(), copies.max()) == (0, 255)
+    assert (copies == spoiled(images)).all()
+    as_floats = spoiled(images.astype(np.float32) / 255)
+    assert (as_floats.min(), as_floats.max()) == (0, 1)
+
+
+def test_int8_needs_good_images_and_its_package(
+    native: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.xml"
+    with pytest.raises(ConfigError, match="--good"):
+        export_model(native, out, format="openvino-int8")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(MissingExtraError, match=r"nncf is not.*haloae\[int8\]"):
+        quantised(openvino.Model([], []), np.zeros((1, 3, 32, 32), np.float32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bfloat16_is_for_those_who_ask(
+    native: Detector, exported: Path, good_paths: list[Path]
+) -> None:
+    if exported.suffix == ".onnx":
+        with pytest.raises(ConfigError, match="float32"):
+            load_runtime(exported, precision="bfloat16")
+        return
+    found = load_runtime(exported, precision="bfloat16", threads=1)
+    assert found.engine.endswith(", bfloat16")
+    wanted = native.predict(good_paths[0]).score
+    assert found.predict(good_paths[0]).score == pytest.approx(wanted, rel=0.15)
+
+
+def test_the_command_measures_before_and_after(exported: Path) -> None:
+    shown = exported.with_suffix(".txt").read_text()
+    assert "run on 8 good images" in shown
+    (line,) = [line for line in shown.splitlines() if "image_auroc" in line]
+    _, before, after = line.split()
+    assert before == after
+    assert 0 <= float(before) <= 1
+
+
+def test_an_export_is_evaluated_like_its_detector(
+    exported: Path, test_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "measured"
+    command = ["evaluate", str(exported), str(test_set), "--out", str(out), "--threads", "1"]
+    assert main(command) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["engine"].startswith("onnx" if exported.suffix == ".onnx" else "openvino")
+    assert metrics["engine"] in (out / "report.html").read_text()

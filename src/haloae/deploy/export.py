@@ -279,4 +279,5 @@ def _textures(size: int) -> NDArray[np.float32]:
         stripes = 0.5 + 0.3 * np.sin(frequency * (rows + rng.uniform(-1, 1) * columns))
         images.append(stripes + noise * rng.normal(size=(3, size, size)))
     # In whole 255ths, as most images are, so that an export that takes uint8 sees the same.
-    return (np.rint(np.stack(images).clip(0, 1) * WHITE) / WHITE).astype(np.float32)
+    rounded: NDArray[np.float32] = np.rint(np.stack(images).clip(0, 1) * WHITE).astype(np.float32)
+    return rounded / np.float32(WHITE)

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ def quantised(model: "openvino.Model", images: NDArray[Any]) -> "openvino.Model"
 
     The ranges of activations are taken from good images and from spoiled copies of them: ranges of
     good images alone would clip just what a defect does to them. The first convolution, which
-    sees the pixels, and all that compares features with their reconstruction keep float32: the
-    score is a small difference of large numbers.
+    sees the pixels, what makes the features and their reconstruction, and all that compares the two
+    keep float32: the score is a small difference of large numbers.
 
     Args:
         model: from pixels to scores.
@@ -71,7 +72,7 @@ def spoiled(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _kept_exact(model: "openvino.Model") -> list[str]:
-    """Names of the first convolution, and of what no convolution of the network comes after."""
+    """Names of the operations that stay in float32."""
     operations = model.get_ordered_ops()
     # Smoothing the map is a convolution too, of a single channel.
     convolutions = [
@@ -80,13 +81,24 @@ def _kept_exact(model: "openvino.Model") -> list[str]:
         if operation.get_type_name() == "Convolution"
         and operation.output(0).get_partial_shape()[1].get_length() > 1
     ]
-    network: set[str] = set()
-    waiting = list(convolutions)
+    network = _before(convolutions)
+    after = [o for o in operations if o.get_friendly_name() not in network]
+    # What makes the two that are compared: the last convolutions, and the sums behind them.
+    last = _before(after, until="Convolution")
+    # Softmax magnifies the steps of logits, and those of padding are as low as can be.
+    attention = [o.get_friendly_name() for o in operations if o.get_type_name() == "MatMul"]
+    return sorted({convolutions[0].get_friendly_name(), *last, *attention})
+
+
+def _before(operations: Sequence[Any], *, until: str = "") -> set[str]:
+    """Names of these and of all they are computed from, back to operations of one type."""
+    names: set[str] = set()
+    waiting = list(operations)
     while waiting:
         operation = waiting.pop()
         name = operation.get_friendly_name()
-        if name not in network:
-            network.add(name)
-            waiting += [value.get_node() for value in operation.input_values()]
-    after = [o.get_friendly_name() for o in operations if o.get_friendly_name() not in network]
-    return [convolutions[0].get_friendly_name(), *after]
+        if name not in names:
+            names.add(name)
+            if operation.get_type_name() != until:
+                waiting += [value.get_node() for value in operation.input_values()]
+    return names

@@ -143,4 +143,11 @@ class HaloDecoder(nn.Module):
             noise = torch.randn(code.shape, generator=generator).to(code)
             code = code + self.noise * code.detach().std() * noise
         rebuilt: Tensor = self.blocks(code)
-        return rebuilt if rebuilt.shape[-2:] == grid else F.interpolate(rebuilt, size=grid)
+        if rebuilt.shape[-2:] == grid:
+            return rebuilt
+        # By index and not by `interpolate`: exported, that picks other cells where it rounds.
+        rows, columns = (
+            torch.arange(new, device=code.device) * old // new
+            for new, old in zip(grid, rebuilt.shape[-2:], strict=True)
+        )
+        return rebuilt[:, :, rows][..., columns]

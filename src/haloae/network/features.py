@@ -47,9 +47,7 @@ class FeatureExtractor(nn.Module):
         self.published_taps = published_taps
         self.layers = TRUNKS[trunk].build()
         self.source: Weights | None = None
-        if weights is None:
-            self.layers.to_empty(device="cpu")
-        else:
+        if weights is not None:
             self.source = load_weights(weights, trunk, self.layers.state_dict())
             self.layers.load_state_dict(self.source.tensors, assign=True)
         # Channels last halves the time of these convolutions on a CPU.
@@ -95,11 +93,13 @@ class FeatureExtractor(nn.Module):
         if self.published_taps:
             # The last tap is followed by no padded convolution, so it alone was not padded.
             padded = tap is not self.taps[-1]
-            for axis, new in zip((2, 3), grid, strict=True):
+            # Channels last, as the activations lie in memory.
+            x = x.permute(0, 2, 3, 1)
+            for axis, new in zip((1, 2), grid, strict=True):
                 cells = _published_cells(x.shape[axis], new, padded=padded).to(x.device)
                 fine: Tensor = x.index_select(axis, cells).unflatten(axis, (new, FEATURE_STRIDE))
                 x = fine.mean(axis + 1)
-            return x
+            return x.permute(0, 3, 1, 2)
         if tap.stride < FEATURE_STRIDE:
             return F.avg_pool2d(x, FEATURE_STRIDE // tap.stride)
         if list(x.shape[-2:]) == grid:

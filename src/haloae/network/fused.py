@@ -16,6 +16,7 @@ from haloae.config import FEATURE_STRIDE
 from haloae.network.autoencoder import HaloBlock
 from haloae.network.features import FeatureExtractor, FeatureReducer
 from haloae.network.haloae import HaloAE
+from haloae.network.trunks import Conv2d
 
 
 class ReducedExtractor(nn.Module):
@@ -105,9 +106,7 @@ def _folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     if not is_transposed:
         return cast("nn.Conv2d", both)
     # Of stride 1: correlation with the kernel turned by 180°, padded to the same size.
-    ordinary = nn.Conv2d(
-        both.in_channels, both.out_channels, both.kernel_size, padding="same", device="meta"
-    )
+    ordinary = Conv2d(both.in_channels, both.out_channels, both.kernel_size, padding="same")
     ordinary.weight = nn.Parameter(both.weight.transpose(0, 1).flip(2, 3))
     ordinary.bias = both.bias
     return ordinary

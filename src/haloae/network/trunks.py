@@ -61,6 +61,13 @@ class Trunk:
         return plain
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution without initial values: its weights are about to be loaded."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
 class Vgg(nn.Sequential):
     """VGG: 3×3 convolutions with reflect padding, ReLU, 2×2 max pooling.
 
@@ -76,9 +83,7 @@ class Vgg(nn.Sequential):
             if isinstance(width, str):
                 layers.append(nn.MaxPool2d(2))
                 continue
-            layers.append(
-                nn.Conv2d(channels, width, 3, padding=1, padding_mode="reflect", device="meta")
-            )
+            layers.append(Conv2d(channels, width, 3, padding=1, padding_mode="reflect"))
             layers.append(nn.ReLU())
             channels = width
         super().__init__(*layers)
@@ -97,11 +102,11 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, device="meta")
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, device="meta")
+        self.conv1 = Conv2d(channels, width, 3, stride, padding=1)
+        self.conv2 = Conv2d(width, width, 3, padding=1)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or channels != width:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, device="meta"))
+            self.downsample = nn.Sequential(Conv2d(channels, width, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) → (B, width, H / stride, W / stride)."""
@@ -117,7 +122,7 @@ class ResNet(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, device="meta")
+        self.conv1 = Conv2d(3, widths[0], 7, stride=2, padding=3)
         channels = widths[0]
         self.stages = len(widths)
         for number, width in enumerate(widths, 1):
