@@ -13,7 +13,7 @@ where its time and its multiply-adds go.
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch
@@ -253,7 +253,7 @@ def smooth(anomaly: Tensor) -> Tensor:
     return F.conv2d(padded, kernel[None, None]).squeeze(1)
 
 
-def multiply_adds(run: nn.Module, *inputs: Tensor) -> int:
+def multiply_adds(run: Callable[..., object], *inputs: object) -> int:
     """Multiply-adds of the convolutions and matrix products of one call."""
     # Only this kernel of attention is made of products that the counter sees.
     math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
