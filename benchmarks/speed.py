@@ -6,8 +6,8 @@ Milliseconds an image, one at a time and in batches of 8, with random images and
 through the calls that users make; peak memory; start-up times; the machine's own limit. Detectors
 of anomalib are measured too where it is installed. `--only` takes names or patterns (``fast-*``).
 
-Each contestant lives in a process of its own, which is stopped while another is measured: idle
-thread pools spin. Every round measures all of them once, in an order drawn anew, so that a machine
+Each contestant lives in a process of its own, which is stopped while another is measured: an idle
+thread pool may spin. Every round measures all of them once, in an order drawn anew, so that a machine
 that slows down slows all of them. The folder gets results.json, results.md and speed.svg.
 """
 
@@ -23,12 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import FORMATS, SIDE, Contestant, contestants, good_images
+from benchmarks.contestants import BATCH, FORMATS, SIDE, Contestant, contestants, good_images
 from benchmarks.speed_pages import chart, tables
 from tqdm import tqdm
 
@@ -286,13 +287,22 @@ def machine(threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def choose(patterns: str | None) -> list[Contestant]:
-    """The contestants whose names fit one of the patterns, separated by commas."""
-    found = contestants()
+def choose(patterns: str | None, batches: str) -> list[Contestant]:
+    """The contestants whose names fit one of the patterns, with these batches.
+
+    Args:
+        patterns: separated by commas; None takes all.
+        batches: sizes, separated by commas.
+    """
+    sizes = {int(size) for size in batches.split(",")}
+    found = [
+        replace(each, batches=tuple(size for size in each.batches if size in sizes))
+        for each in contestants()
+    ]
     if patterns:
         wanted = patterns.split(",")
         found = [each for each in found if any(fnmatch(each.name, want) for want in wanted)]
-    return found
+    return [each for each in found if each.batches]
 
 
 def main() -> None:
@@ -304,8 +314,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help=f"rounds, at least {LEAST_ROUNDS}")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", metavar="NAME,...", help="names or patterns")
+    parser.add_argument("--batches", default=f"1,{BATCH}", help=f"1, {BATCH} or both (default)")
     arguments = parser.parse_args()
-    chosen = choose(arguments.only)
+    chosen = choose(arguments.only, arguments.batches)
     if not chosen:
         names = " ".join(each.name for each in contestants())
         parser.error(f"--only fits none of: {names}")

@@ -96,7 +96,7 @@ def _detectors(rows: Sequence[Result], baseline: Result | None, peaks: dict[str,
             continue
         for batch in (SINGLE, BATCHED):
             factor = faster(row, baseline, batch)
-            cells += [_time(row, batch), f"{factor:.3g}" if factor else "–"]
+            cells += [_time(row, batch), _factor(factor) if factor else "–"]
         adds, peak = row["multiply_adds"], peaks.get(row["precision"])
         cells.append(f"{adds / 1e9:.2f}" if adds else "–")
         share = adds and peak and SINGLE in row["ms"]
@@ -141,7 +141,11 @@ def _time(row: Result, batch: str) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def _factor(value: float) -> str:
+    return f"{value:.{0 if value >= 10 else 1}f}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -187,6 +191,7 @@ def _row(row: Result, axis: Axis, y: float, factor: float | None) -> Markup:
             "group" if is_base else "", 20 if is_base else 32, y + 4.5, title
         )
     ]
+    parts.append(Markup('<path class="grid" d="M{},{}H{}"/>').format(LEFT, y, WIDTH - RIGHT))
     for batch, kind in ((BATCHED, "many"), (SINGLE, "one")):
         if batch not in row["ms"]:
             continue
@@ -204,7 +209,7 @@ def _row(row: Result, axis: Axis, y: float, factor: float | None) -> Markup:
     if SINGLE in row["ms"]:
         cells = [(WIDTH - 84, f"{_ms(row['ms'][SINGLE]['median'])} ms")]
         if factor and not is_base:
-            cells.append((WIDTH - 20, f"{factor:.3g}×"))
+            cells.append((WIDTH - 20, f"{_factor(factor)}×"))
         parts += [
             Markup('<text class="value" x="{}" y="{}" text-anchor="end">{}</text>').format(
                 x, y + 4.5, text
