@@ -7,8 +7,8 @@ through the calls that users make; peak memory; start-up times; the machine's ow
 of anomalib are measured too where it is installed. `--only` takes names or patterns (``fast-*``).
 
 Each contestant lives in a process of its own, which is stopped while another is measured: an idle
-thread pool may spin. Every round measures all of them once, in an order drawn anew, so that a machine
-that slows down slows all of them. The folder gets results.json, results.md and speed.svg.
+thread pool may spin. Every round measures all of them once, in an order drawn anew, so that a
+machine that slows down slows all of them. The folder gets results.json, results.md and speed.svg.
 """
 
 import argparse
