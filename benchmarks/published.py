@@ -42,9 +42,9 @@ class Extractor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision.models import vgg19
+        from torchvision.models.vgg import cfgs, make_layers
 
-        self.layers = vgg19(weights=None).features[:-1]
+        self.layers = make_layers(cfgs["E"])[:-1]
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 layer.padding = (0, 0)
