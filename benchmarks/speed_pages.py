@@ -13,7 +13,7 @@ BASELINE = "published"
 DETECTORS = (BASELINE, "paper", "default", "fast")
 SINGLE, BATCHED = "1", str(BATCH)
 
-WIDTH, LEFT, RIGHT, TOP, ROW = 860, 268, 150, 74, 25
+WIDTH, LEFT, RIGHT, TOP, ROW = 860, 282, 150, 74, 25
 STYLE = Markup("""
 :root { --card: #ffffff; --ink: #1b2026; --muted: #5b6570; --line: #dfe2e6; --one: #0072b2;
   --many: #c24e00; }
