@@ -37,9 +37,10 @@ RESOLUTIONS = (128, 256, 512, 1024)
 SIDE = 2048
 """Of the square matrices whose product shows what the machine can do at most."""
 MAX_CALLS = 50
-CALIBRATED_ON = 4
+FEW = 4
+"""Images a detector is calibrated on that no int8 export is made of, or whose images are dear."""
 GOOD = 16
-"""Images an export is calibrated and compared on."""
+"""Images the others are calibrated on, and exports: int8 of a reducer fitted on few is far off."""
 WAYS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("float32", "PyTorch, float32", "native", ".safetensors", "float32"),
     ("bfloat16", "PyTorch, bfloat16", "native", ".safetensors", "bfloat16"),
@@ -145,7 +146,9 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
     torch.set_num_threads(threads)
     preset, _, size = model.partition("-at-")
     config = PRESETS[preset].replace(backbone="bundled")
-    detector = untrained(config.replace(image_size=int(size)) if size else config)
+    if size:
+        config = config.replace(image_size=int(size))
+    detector = untrained(config, FEW if size or not config.network.reduced_channels else GOOD)
     detector.save(folder / f"{model}.safetensors")
     failed = {}
     for file in files:
@@ -166,8 +169,8 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
     return failed
 
 
-def untrained(config: Config) -> "Detector":
-    """A detector with all that training gives but its weights."""
+def untrained(config: Config, count: int) -> "Detector":
+    """A detector with all that training gives but its weights, calibrated on `count` images."""
     import torch
 
     from haloae.detection.calibration import Calibration
@@ -178,7 +181,7 @@ def untrained(config: Config) -> "Detector":
     from haloae.network.haloae import HaloAE
 
     size = config.image_size
-    images = textures(CALIBRATED_ON, size)
+    images = textures(count, size)
     batch = normalise(torch.from_numpy(images))
     network = HaloAE(
         config.network,
@@ -188,9 +191,9 @@ def untrained(config: Config) -> "Detector":
     )
     with torch.no_grad():
         if isinstance(network.reducer, FeatureReducer):
-            network.reducer.fit([network.extractor(batch)])
+            network.reducer.fit(network.extractor(image[None]) for image in batch)
         calm(network)
-        settle(network, batch)
+        settle(network, batch[:FEW])
     usual, scores, peaks = measure_good(network, lambda: iter(images), config.detection)
     source = network.extractor.source
     assert source is not None  # noqa: S101 - it was just loaded
@@ -203,8 +206,8 @@ def untrained(config: Config) -> "Detector":
         ),
         provenance=Provenance(
             data="textures",
-            fitted_on=CALIBRATED_ON,
-            held_out=CALIBRATED_ON,
+            fitted_on=count,
+            held_out=count,
             skipped=0,
             steps=0,
             backbone=source.name,
