@@ -1,0 +1,407 @@
+"""What `benchmarks.speed` measures, each in a process of its own.
+
+    python -m benchmarks.contestants make FOLDER MODEL FILE...
+    python -m benchmarks.contestants serve FOLDER NAME --threads N
+
+`make` builds a detector that was never trained, which takes as long as one that was, saves it and
+exports it. `serve` loads a contestant and then answers, one JSON line for each that it is sent.
+Only what a contestant needs is imported, so that its memory is its own.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haloae.config import PRESETS, Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from haloae.detection.detector import Detector
+
+Images = NDArray[np.float32]
+Kind = Literal["published", "native", "exported", "peer", "product"]
+BATCH = 8
+RESOLUTIONS = (128, 256, 512, 1024)
+SIDE = 2048
+"""Of the square matrices whose product shows what the machine can do at most."""
+MAX_CALLS = 50
+FEW = 4
+"""Images a detector is calibrated on that no int8 export is made of, or whose images are dear."""
+GOOD = 16
+"""Images the others are calibrated on, and exports: int8 of a reducer fitted on few is far off."""
+WAYS: tuple[tuple[str, str, Kind, str, str], ...] = (
+    ("float32", "PyTorch, float32", "native", ".safetensors", "float32"),
+    ("bfloat16", "PyTorch, bfloat16", "native", ".safetensors", "bfloat16"),
+    ("onnx", "ONNX Runtime, float32", "exported", ".onnx", "float32"),
+    ("openvino", "OpenVINO, float32", "exported", ".xml", "float32"),
+    ("openvino-bfloat16", "OpenVINO, bfloat16", "exported", ".xml", "bfloat16"),
+    ("openvino-int8", "OpenVINO, int8", "exported", "-int8.xml", "int8"),
+)
+"""How a detector is run: name, title, kind, the file's end, arithmetic."""
+FORMATS = {".onnx": "onnx", ".xml": "openvino", "-int8.xml": "openvino-int8"}
+PEER_SIZE = 256
+BANK = 20_480
+"""Patches in PatchCore's bank: a coreset of 10 % of 200 images with 32² patches each."""
+PEERS = {
+    "padim": "PaDiM, ResNet-18",
+    "stfpm": "STFPM, ResNet-18",
+    "efficient-ad": "EfficientAD, small",
+    "patchcore-resnet18": "PatchCore, ResNet-18",
+    "patchcore-wide": "PatchCore, Wide ResNet-50",
+    "reverse-distillation": "Reverse distillation, Wide ResNet-50",
+}
+"""Detectors of anomalib: name and title."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """Something whose time is measured."""
+
+    name: str
+    group: str
+    title: str
+    kind: Kind
+    size: int
+    """Side of its images, or of its matrices."""
+    model: str = ""
+    """The detector it runs, as `make` names them."""
+    file: str = ""
+    precision: str = "float32"
+    batches: tuple[int, ...] = (1, BATCH)
+
+
+def contestants() -> list[Contestant]:
+    """All there are."""
+    found = [
+        Contestant(
+            "published", "published", "forward pass as published, float32", "published",
+            PRESETS["paper"].image_size, "paper", "paper.safetensors",
+        )
+    ]  # fmt: skip
+    for preset, config in PRESETS.items():
+        found += [
+            Contestant(
+                f"{preset}-{way}", preset, title, kind, config.image_size, preset,
+                f"{preset}{end}", precision,
+            )
+            for way, title, kind, end, precision in WAYS
+        ]  # fmt: skip
+    found += [
+        Contestant(name, "anomalib", title, "peer", PEER_SIZE) for name, title in PEERS.items()
+    ]
+    for size in RESOLUTIONS:
+        model = f"fast-at-{size}"
+        found.append(
+            Contestant(
+                model, "resolution", f"{size}²", "native", size, model, f"{model}.safetensors",
+                batches=(1,),
+            )
+        )  # fmt: skip
+    found += [
+        Contestant(f"product-{precision}", "machine", f"matrix product, {precision}", "product",
+                   SIDE, precision=precision, batches=(1,))
+        for precision in ("float32", "bfloat16", "int8")
+    ]  # fmt: skip
+    return found
+
+
+def textures(count: int, size: int) -> Images:
+    """Seeded slanted stripes under noise, unlike each other: (count, 3, size, size) in [0, 1]."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:size, :size] / size
+    images = []
+    for _ in range(count):
+        frequency, slant = rng.uniform(20, 60, (3, 1, 1)), rng.uniform(-1, 1)
+        stripes = 0.5 + 0.3 * np.sin(frequency * (rows + slant * columns))
+        noise = rng.uniform(0, 0.5) * rng.normal(size=(3, size, size))
+        images.append(stripes + noise)
+    return np.stack(images).clip(0, 1).astype(np.float32)
+
+
+# Making detectors and their exports
+
+
+def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, str]:
+    """Save a detector and export it.
+
+    Returns:
+        Why a file could not be made, for those that could not.
+    """
+    import torch
+
+    from haloae.deploy.export import export_model
+
+    torch.set_num_threads(threads)
+    preset, _, size = model.partition("-at-")
+    config = PRESETS[preset].replace(backbone="bundled")
+    if size:
+        config = config.replace(image_size=int(size))
+    detector = untrained(config, FEW if size or not config.network.reduced_channels else GOOD)
+    detector.save(folder / f"{model}.safetensors")
+    failed = {}
+    for file in files:
+        end = file.removeprefix(model)
+        if end not in FORMATS:
+            continue
+        try:
+            export_model(
+                detector,
+                folder / file,
+                format=FORMATS[end],
+                good=good_images(folder),
+                overwrite=True,
+                threads=threads,
+            )
+        except Exception as error:  # one that cannot be made does not stop the rest
+            failed[file] = reason(error)
+    return failed
+
+
+def untrained(config: Config, count: int) -> "Detector":
+    """A detector with all that training gives but its weights, calibrated on `count` images."""
+    import torch
+
+    from haloae.detection.calibration import Calibration
+    from haloae.detection.detector import Detector
+    from haloae.detection.held_out import measure_good, normalise
+    from haloae.detection.model_file import ImageKinds, Provenance
+    from haloae.network.features import FeatureReducer
+    from haloae.network.haloae import HaloAE
+
+    size = config.image_size
+    images = textures(count, size)
+    batch = normalise(torch.from_numpy(images))
+    network = HaloAE(
+        config.network,
+        image_size=size,
+        weights=config.backbone,
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        if isinstance(network.reducer, FeatureReducer):
+            network.reducer.fit(network.extractor(image[None]) for image in batch)
+        calm(network)
+        settle(network, batch[:FEW])
+    usual, scores, peaks = measure_good(network, lambda: iter(images), config.detection)
+    source = network.extractor.source
+    assert source is not None  # noqa: S101 - it was just loaded
+    return Detector(
+        config=config,
+        network=network,
+        usual=usual,
+        calibration=Calibration(
+            scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate
+        ),
+        provenance=Provenance(
+            data="textures",
+            fitted_on=count,
+            held_out=count,
+            skipped=0,
+            steps=0,
+            backbone=source.name,
+            backbone_sha256=source.sha256,
+            images=ImageKinds(
+                grey=(False,), depths=(8,), heights=(size, size), widths=(size, size)
+            ),
+        ),
+    )
+
+
+def calm(network: Any) -> None:  # noqa: ANN401 - torch is imported late
+    """Let blocks add little to their skips.
+
+    Else rounding grows from block to block, as it does not after training, and an export that is
+    sound differs from its detector by more than it may.
+    """
+    for block in (*network.encoder.blocks, *network.decoder.blocks):
+        block.norm2.weight *= 0.1
+        if hasattr(block.attention, "to_q"):
+            block.attention.to_q.weight *= 0.1
+
+
+def settle(network: Any, batch: "Tensor") -> None:  # noqa: ANN401 - torch is imported late
+    """Let batch norms see images, so that activations keep their size, as after training."""
+    from torch import nn
+
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(batch)
+    network.eval()
+
+
+def good_images(folder: Path) -> list[Path]:
+    """Textures as files, written where they are missing."""
+    from PIL import Image
+
+    paths = [folder / "images" / f"{number:02}.png" for number in range(GOOD)]
+    if not all(path.is_file() for path in paths):
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        for path, image in zip(paths, textures(GOOD, 256), strict=True):
+            Image.fromarray((255 * image.transpose(1, 2, 0)).astype(np.uint8)).save(path)
+    return paths
+
+
+# One contestant, serving
+
+
+def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Images], object]:
+    """What takes images (B, 3, S, S) in [0, 1] to scores and maps, as users call it."""
+    path = folder / contestant.file
+    given = {} if contestant.precision in ("float32", "int8") else {
+        "precision": contestant.precision
+    }  # fmt: skip
+    if contestant.kind == "exported":
+        from haloae.deploy.runtime import load_runtime
+
+        return load_runtime(path, threads=threads, **given).measure
+
+    import torch
+
+    torch.set_num_threads(threads)
+    if contestant.kind == "native":
+        from haloae.detection.detector import Detector
+
+        return Detector.load(path, device="cpu", **given).measure
+    if contestant.kind == "product":
+        return product(contestant.precision)
+    if contestant.kind == "published":
+        network = published(path)
+    else:
+        from benchmarks.peers import build_peer
+
+        network = build_peer(contestant.name)
+
+    def run(images: Images) -> object:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images))
+
+    return run
+
+
+def published(path: Path) -> Any:  # noqa: ANN401 - torch is imported late
+    """The published network with the weights of a model file of the paper preset."""
+    import torch
+    from benchmarks.published import Published
+
+    from haloae.detection.model_file import read_model
+
+    tensors = {name: torch.from_numpy(array) for name, array in read_model(path)[1].items()}
+    state = {
+        name.removeprefix("network."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("network.")
+    }
+    return Published(state, tensors["usual.features"].mean(0))
+
+
+def product(precision: str) -> Callable[[Images], object]:
+    """The product of two large matrices, whatever images it is given."""
+    import torch
+
+    if precision == "int8":
+        a, b = (torch.randint(-100, 100, (SIDE, SIDE), dtype=torch.int8) for _ in range(2))
+        return lambda _: torch._int_mm(a, b)
+    a, b = (torch.randn(SIDE, SIDE, dtype=getattr(torch, precision)) for _ in range(2))
+    if precision == "float32":
+        # By oneDNN, which runs convolutions too and is faster here than MKL on some processors.
+        a, b = a.to_mkldnn(), b.to_mkldnn()
+    return lambda _: torch.nn.functional.linear(a, b)
+
+
+def serve(contestant: Contestant, folder: Path, threads: int) -> None:
+    """Load a contestant, say so, then answer each request until there are no more.
+
+    A request is ``{"batch": 8, "seconds": 0.2, "warm": true}``: calls are timed until that time is
+    spent, at least one, after one that is not timed where it is to be warm. The answer is
+    ``{"ms": [...], "peak_mb": ...}``, milliseconds a call. ``{"count": 1}`` is answered by the
+    multiply-adds of a call with that batch.
+    """
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**values: object) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        run = build(contestant, folder, threads)
+        is_product = contestant.kind == "product"
+        images = np.zeros((1,)) if is_product else textures(BATCH, contestant.size)
+    except Exception as error:
+        answer(error=reason(error))
+        return
+    answer(peak_mb=peak_mb())
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "count" in request:
+                from benchmarks.published import multiply_adds
+
+                answer(multiply_adds=multiply_adds(run, images[: request["count"]]))
+                continue
+            answer(ms=timed(run, images[: request["batch"]], request), peak_mb=peak_mb())
+        except Exception as error:
+            answer(error=reason(error))
+
+
+def timed(run: Callable[[Images], object], images: Images, request: dict[str, Any]) -> list[float]:
+    """Milliseconds of each call."""
+    if request["warm"]:
+        run(images)
+    times: list[float] = []
+    while not times or (sum(times) < 1000 * request["seconds"] and len(times) < MAX_CALLS):
+        start = time.perf_counter()
+        run(images)
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def peak_mb() -> float:
+    """Most memory this process ever held, in MB."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:  # noqa: PTH123
+        for line in status:
+            # Not getrusage's: there a process starts with what its parent held.
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:200].removesuffix(": ")
+
+
+def main() -> None:
+    """Make files, or serve."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=("make", "serve"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    if arguments.task == "make":
+        model, *files = arguments.names
+        print(json.dumps(make(arguments.folder, model, files, arguments.threads)))
+        return
+    contestant = next(each for each in contestants() if each.name == arguments.names[0])
+    serve(contestant, arguments.folder, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()
