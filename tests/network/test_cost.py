@@ -150,15 +150,15 @@ def test_paper_blocks_against_its_table() -> None:
 def test_paper_beside_the_published_figures() -> None:
     """60.7 GMAC without VGG19's unused layers, 46.1 for the feature map alone.
 
-    Ours resamples the taps by products of matrices, and with positions as channels makes three
-    multiply-adds of every one between a query and a key or a value. Less these, the map needs what
-    is published. The published whole also projects keys and values after windows overlap.
+    With positions as channels, ours makes three multiply-adds of every one between a query and a
+    key or a value. Less these, the map needs what is published. The published whole also projects
+    keys and values after windows overlap.
     """
     blocks = by_name(PAPER)
-    whole = total(PAPER).multiply_adds - blocks["features"].multiply_adds
+    whole = total(PAPER).multiply_adds
     needed = whole - blocks["image decoder"].multiply_adds - blocks["classifier"].multiply_adds
-    assert total(PAPER).multiply_adds == pytest.approx(64.01e9, abs=0.005e9)
-    assert total(PAPER, in_use=True).multiply_adds == pytest.approx(50.62e9, abs=0.005e9)
+    assert total(PAPER).multiply_adds == pytest.approx(63.21e9, abs=0.005e9)
+    assert total(PAPER, in_use=True).multiply_adds == pytest.approx(49.81e9, abs=0.005e9)
     cells, pairs = 60**2, 60**2 * 16**2
     rows = [*ENCODER, *DECODER]
     as_channels = sum(heads for *_, heads in rows) * pairs * 2 * 2 * 16
@@ -216,7 +216,7 @@ def test_what_the_map_does_not_need() -> None:
     assert not_needed(PAPER.replace(detection={"image_weight": 0.5})) == {"classifier"}
     assert not_needed(DEFAULT) == set()
     image = by_name(PAPER)["image decoder"].multiply_adds
-    assert image / total(PAPER).multiply_adds == pytest.approx(0.209, abs=0.001)
+    assert image / total(PAPER).multiply_adds == pytest.approx(0.212, abs=0.001)
 
 
 @pytest.mark.parametrize("config", [PAPER, DEFAULT, FAST])
@@ -258,21 +258,12 @@ def test_cost_grows_with_the_pixels(config: Config, in_use: bool) -> None:
 
 
 def test_papers_cost_for_a_pixel_nears_a_limit() -> None:
-    """Its head takes four cells of the grid, whatever the size.
-
-    But for its taps: each row of the grid is a product with all rows of the tap, so that they grow
-    with the third power of the side.
-    """
-    sizes = (128, 256, 512, 1024)
-    counted = [by_name(PAPER, size, in_use=True) for size in sizes]
-    taps = [blocks["features"].multiply_adds for blocks in counted]
-    assert taps == [8**n * taps[0] for n in range(4)]
-    others = [
-        (total(PAPER, size, in_use=True).multiply_adds - tap) / size**2
-        for size, tap in zip(sizes, taps, strict=True)
+    """Its head takes four cells of the grid, whatever the size."""
+    a_pixel = [
+        total(PAPER, size, in_use=True).multiply_adds / size**2 for size in (128, 256, 512, 1024)
     ]
-    assert others == sorted(others)
-    assert others[3] / others[1] < 1.1
+    assert a_pixel == sorted(a_pixel)
+    assert a_pixel[3] / a_pixel[2] < 1.01
     assert others[3] / others[2] < 1.02
 
 
