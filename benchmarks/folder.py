@@ -1,0 +1,144 @@
+"""A folder of images: images a second against the network alone, and memory against their number.
+
+    python -m benchmarks.folder MODEL CATEGORY --out runs/folder [--threads 2]
+
+MODEL is native or exported. CATEGORY is in MVTec layout, its images at most 512² pixels. Its test
+images are linked as often as it takes. `predict --maps none --overlays none` runs on `SPEED_IMAGES`
+of them, in turn with the bare network on as many resized images, in the same batches; then
+`predict` and `evaluate` run in processes of their own on few and on many images.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haloae.data.images import read_image, resize
+from haloae.deploy.runtime import is_exported, load_runtime
+from haloae.detection.predict import predict_to_folder
+from haloae.detection.prediction import BATCH, Predictor
+
+ROUNDS = 7
+SPEED_IMAGES = 256
+COUNTS = {"predict": (100, 10_000), "evaluate": (100, 2_000)}
+COMMAND = "import sys; from haloae.cli import main; sys.exit(main())"
+
+
+def load(model: Path, threads: int | None) -> Predictor:
+    if is_exported(model):
+        return load_runtime(model, threads=threads)
+    import torch
+
+    from haloae.detection.detector import Detector
+
+    if threads:
+        torch.set_num_threads(threads)
+    return Detector.load(model, device="cpu")
+
+
+@contextmanager
+def many(category: Path, count: int) -> Iterator[Path]:
+    """The category with `count` test images, half of them good, all of them links."""
+    with tempfile.TemporaryDirectory(prefix="haloae-folder-") as made:
+        root = Path(made)
+        (root / "train").symlink_to((category / "train").resolve())
+        kinds = sorted(path.name for path in (category / "test").iterdir() if path.is_dir())
+        shares = {kind: count // 2 // (len(kinds) - 1) for kind in kinds if kind != "good"}
+        shares["good"] = count - sum(shares.values())
+        for kind, share in shares.items():
+            images = sorted((category / "test" / kind).iterdir())
+            masks = category / "ground_truth" / kind
+            (root / "test" / kind).mkdir(parents=True)
+            for number, image in enumerate(islice(cycle(images), share)):
+                name = f"{number:05}"
+                link = root / "test" / kind / f"{name}{image.suffix}"
+                link.symlink_to(image.resolve())
+                for mask in masks.glob(f"{image.stem}_mask.*"):
+                    target = root / "ground_truth" / kind / f"{name}_mask{mask.suffix}"
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.symlink_to(mask.resolve())
+        yield root
+
+
+def throughput(model: Path, category: Path, threads: int | None) -> dict[str, Any]:
+    """Images a second, of the network alone and of `predict`: medians of rounds in turn."""
+    detector = load(model, threads)
+    with many(category, SPEED_IMAGES) as root, tempfile.TemporaryDirectory() as folder:
+        paths = sorted((root / "test").rglob("*.*"))
+        size = detector.config.image_size
+        images = np.stack([resize(read_image(path), size) for path in paths])
+        sides = {read_image(path).pixels.shape[:2] for path in paths}
+        seconds: dict[str, list[float]] = {"network": [], "predict": []}
+        for number in range(ROUNDS + 1):
+            start = time.perf_counter()
+            for first in range(0, len(images), BATCH):
+                detector.measure(images[first : first + BATCH])
+            middle = time.perf_counter()
+            out = Path(folder) / str(number)
+            predict_to_folder(detector, [root / "test"], out, maps="none", overlays="none")
+            end = time.perf_counter()
+            if number:  # the first warms up
+                seconds["network"].append(middle - start)
+                seconds["predict"].append(end - middle)
+    rates = {name: len(paths) / statistics.median(each) for name, each in seconds.items()}
+    return {
+        "sizes": sorted(f"{height}×{width}" for height, width in sides),
+        **rates,
+        "ratio": rates["predict"] / rates["network"],
+    }
+
+
+def peak(command: str, model: Path, category: Path, count: int, threads: int | None) -> float:
+    """Most memory the command ever held, in MB, in a process of its own."""
+    with many(category, count) as root, tempfile.TemporaryDirectory() as folder:
+        data = root / "test" if command == "predict" else root
+        rest = ["--out", f"{folder}/out", "--quiet"]
+        rest += ["--maps", "none", "--overlays", "none"] if command == "predict" else []
+        rest += ["--threads", str(threads)] if threads else []
+        code = (
+            f"import atexit, re; atexit.register(lambda: print(re.search(r'VmHWM:\\s*(\\d+)', "
+            f"open('/proc/self/status').read())[1])); {COMMAND}"
+        )
+        done = subprocess.run(  # noqa: S603 - ourselves
+            [sys.executable, "-c", code, command, str(model), str(data), *rest],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return int(done.stdout.split()[-1]) / 1024
+
+
+def main() -> None:
+    """Measure, and write results.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("category", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--speed-only", action="store_true", help="leave out the memory")
+    arguments = parser.parse_args()
+    model, category, threads = arguments.model, arguments.category, arguments.threads
+    results: dict[str, Any] = {"model": model.name, "category": category.name}
+    results["throughput"] = throughput(model, category, threads)
+    print(json.dumps(results["throughput"]), flush=True)
+    for command, counts in {} if arguments.speed_only else COUNTS.items():
+        results[command] = {n: peak(command, model, category, n, threads) for n in counts}
+        print(command, json.dumps(results[command]), flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "results.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
