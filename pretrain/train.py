@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
     late_size: int
     """That in the last fifth of the first phase: detectors see larger images."""
     tuning_steps: int
-    """Of the second phase."""
+    """Of the second phase; 0 leaves it out."""
     photo_stride: int
     """Every how many-th photograph is used: as many classes as the steps can teach."""
     textures: int
