@@ -17,8 +17,12 @@ from pretrain.pictures import load_pictures
 from pretrain.train import Recipe, train
 
 RECIPES = {
-    "resnet18": Recipe("resnet18", 6000, size=64, late_size=96, photo_stride=2, textures=600),
-    "vgg19": Recipe("vgg19", 2200, size=48, late_size=64, photo_stride=4, textures=300),
+    "resnet18": Recipe(
+        "resnet18", 6000, size=64, late_size=96, tuning_steps=700, photo_stride=2, textures=600
+    ),
+    "vgg19": Recipe(
+        "vgg19", 2200, size=48, late_size=64, tuning_steps=0, photo_stride=4, textures=300
+    ),
 }
 
 
@@ -46,8 +50,8 @@ def main() -> None:
     )
     device = torch.device(arguments.device)
     student, state = train(pictures, recipe, out, device=device, minutes=arguments.minutes)
-    if state["step"] < recipe.steps:
-        print(f"stopped at step {state['step']} of {recipe.steps}: the same command goes on")
+    if state["step"] < recipe.all_steps:
+        print(f"stopped at step {state['step']} of {recipe.all_steps}: the same command goes on")
         return
     path = out / f"{recipe.trunk}.safetensors"
     record = {

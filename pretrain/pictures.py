@@ -19,8 +19,14 @@ SIDE = 176
 """Side of a stored picture, in pixels."""
 DEFECTIVE = 0.5
 """Share of the crops that get a defect."""
+PAIRS_DEFECTIVE = 0.7
+"""That of the second crops of pairs."""
 VISIBLE = 0.03
 """A defect is one where it changes the image by this much, of the range [0, 1]."""
+PLACE = 0.1
+"""What is a crop's own in where the two of a pair are cut, of 1: some pixels and degrees."""
+LIGHT = 0.3
+"""What is a crop's own in the light, focus and noise of the two of a pair, of 1."""
 
 
 class Batch(NamedTuple):
@@ -72,9 +78,28 @@ def make_batch(pictures: Tensor, size: int, count: int, generator: torch.Generat
     return Batch(with_light_and_noise(images, generator), classes, changed)
 
 
-def crop(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def make_pairs(pictures: Tensor, size: int, count: int, generator: torch.Generator) -> Batch:
+    """Draw pairs of crops, all first ones before all second ones, as of two parts of a product.
+
+    Both are cut at nearly the same place in nearly the same light, and most of the second ones are
+    spoiled, some of them faintly.
+    """
+    classes = torch.randint(
+        len(pictures), (count // 2,), generator=generator, device=pictures.device
+    ).repeat(2)
+    images = crop(pictures[classes].float() / 255, size, generator, own=PLACE)
+    good, parts = images.chunk(2)
+    spoiled, _ = with_defects(parts, generator, PAIRS_DEFECTIVE)
+    draws = _uniform(parts, 2, generator)[:, :, None, None, None]
+    spoiled = torch.lerp(parts, spoiled, torch.where(draws[0] < 0.5, 0.15 + 0.85 * draws[1], 1.0))
+    changed = torch.cat([_visible(good, good), _visible(parts, spoiled)])
+    images = with_light_and_noise(torch.cat([good, spoiled]), generator, own=LIGHT)
+    return Batch(images, classes, changed)
+
+
+def crop(pictures: Tensor, size: int, generator: torch.Generator, own: float = 1.0) -> Tensor:
     """Random resized crop with a little rotation, and a flip: (B, 3, ·, ·) → (B, 3, size, size)."""
-    draws = _uniform(pictures, 6, generator)
+    draws = _uniform(pictures, 6, generator, own)
     area = 0.08 + 0.92 * draws[0] ** 1.5
     aspect = torch.exp((draws[1] - 0.5) * 2 * math.log(4 / 3))
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
@@ -94,11 +119,13 @@ def crop(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return F.avg_pool2d(fine, 2)
 
 
-def with_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def with_defects(
+    images: Tensor, generator: torch.Generator, share: float = DEFECTIVE
+) -> tuple[Tensor, Tensor]:
     """Blobs, scratches and patches, filled with colour or with what stands elsewhere.
 
     Returns:
-        The images, half of them spoiled, and (B, S, S) bool, True where one visibly is.
+        The images, a share of them spoiled, and (B, S, S) bool, True where one visibly is.
     """
     shape = _shapes(images, generator)
     draws = _uniform(images, 9, generator)[:, :, None, None, None]
@@ -109,9 +136,13 @@ def with_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Te
     fill = torch.where(kind == 2, images.roll(shift, (2, 3)), fill)
     fill = torch.where(kind == 3, images * torch.exp((draws[4] - 0.5) * 2.5), fill)
     fill = torch.where(kind == 4, images + (draws[5] - 0.5), fill)
-    opacity = (0.35 + 0.65 * draws[6]) * (draws[7] < DEFECTIVE)
+    opacity = (0.35 + 0.65 * draws[6]) * (draws[7] < share)
     spoiled = torch.lerp(images, fill, shape.unsqueeze(1) * opacity).clamp(0, 1)
-    return spoiled, (spoiled - images).abs().mean(1) > VISIBLE
+    return spoiled, _visible(images, spoiled)
+
+
+def _visible(images: Tensor, spoiled: Tensor) -> Tensor:
+    return (spoiled - images).abs().mean(1) > VISIBLE
 
 
 def _shapes(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -140,10 +171,10 @@ def _shapes(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(kind == 0, blob * 2, torch.where(kind == 1, scratch, patch)).clamp(0, 1)
 
 
-def with_light_and_noise(images: Tensor, generator: torch.Generator) -> Tensor:
+def with_light_and_noise(images: Tensor, generator: torch.Generator, own: float = 1.0) -> Tensor:
     """What a good part may do too: exposure, colour cast, uneven light, focus, sensor noise."""
     size = images.shape[-1]
-    draws = _uniform(images, 14, generator)[:, :, None, None, None]
+    draws = _uniform(images, 14, generator, own)[:, :, None, None, None]
     axis = torch.linspace(-0.5, 0.5, size, device=images.device)
     slope = (draws[0] - 0.5) * axis[:, None] + (draws[1] - 0.5) * axis[None, :]
     gain = torch.exp((draws[2] - 0.5) * 1.2) * (1 + 0.8 * slope)
@@ -162,5 +193,11 @@ def with_light_and_noise(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + sigma * noise).clamp(0, 1)
 
 
-def _uniform(images: Tensor, rows: int, generator: torch.Generator) -> Tensor:
-    return torch.rand((rows, len(images)), generator=generator, device=images.device)
+def _uniform(images: Tensor, rows: int, generator: torch.Generator, own: float = 1.0) -> Tensor:
+    """(rows, B) draws; with `own` below 1 the images are pairs, which share the rest of a draw."""
+    draws = torch.rand((rows, len(images)), generator=generator, device=images.device)
+    if own == 1:
+        return draws
+    shape = (rows, len(images) // 2)
+    shared = torch.rand(shape, generator=generator, device=images.device).repeat(1, 2)
+    return torch.lerp(shared, draws, own)

@@ -1,8 +1,13 @@
-"""A trunk with batch norm learns to tell pictures apart and to see defects; resumable."""
+"""A trunk with batch norm learns in two phases, resumable.
+
+First to tell pictures apart and to see defects; then, besides, that defects are far from what is
+good (`pretrain.distance`).
+"""
 
 import json
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +17,8 @@ from torch import Tensor, nn
 
 from haloae.detection.held_out import normalise
 from haloae.network.trunks import TRUNKS, Trunk
-from pretrain.pictures import Batch, make_batch
+from pretrain.distance import distance_losses, log_distances
+from pretrain.pictures import Batch, make_batch, make_pairs
 
 CELL = 4
 """Image pixels per cell of the defect map, in each direction."""
@@ -28,10 +34,13 @@ class Recipe(NamedTuple):
 
     trunk: str
     steps: int
+    """Of the first phase."""
     size: int
     """Side of the crops, in pixels."""
     late_size: int
-    """That in the last fifth of the steps: detectors see larger images."""
+    """That in the last fifth of the first phase: detectors see larger images."""
+    tuning_steps: int
+    """Of the second phase; 0 leaves it out."""
     photo_stride: int
     """Every how many-th photograph is used: as many classes as the steps can teach."""
     textures: int
@@ -40,11 +49,33 @@ class Recipe(NamedTuple):
     weight_decay: float = 5e-5
     smoothing: float = 0.1
     defect_weight: float = 1.0
+    tuning_rate: float = 0.05
+    """Learning rate of the second phase."""
+    naming_weight: float = 0.2
+    """That of telling pictures apart, in the second phase."""
+    distance_weight: float = 3.0
+    """That of each of the two losses of distances."""
     seed: int = 0
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of both phases."""
+        return self.steps + self.tuning_steps
+
+    def is_tuning(self, step: int) -> bool:
+        """Whether a step is one of the second phase."""
+        return step >= self.steps
 
     def size_at(self, step: int) -> int:
         """Side of the crops of a step."""
-        return self.size if step < EARLY_SHARE * self.steps else self.late_size
+        is_late = EARLY_SHARE * self.steps <= step < self.steps
+        return self.late_size if is_late else self.size
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        if self.is_tuning(step):
+            return self.tuning_rate * _schedule((step - self.steps) / self.tuning_steps)
+        return self.learning_rate * _schedule(step / self.steps)
 
 
 class ConvNorm(nn.Module):
@@ -91,21 +122,37 @@ class Student(nn.Module):
             nn.Flatten(),
         )
         self.names = nn.Linear(512, classes)
+        # From the log of a squared distance to the logit of a defect.
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.offset = nn.Parameter(torch.tensor(-1.0))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S), normalised → logits of pictures (B, N) and of defects (B, S/4, S/4)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(B, 3, S, S), normalised → logits of pictures (B, N), of defects (B, S/4, S/4), taps."""
         grid = images.shape[-1] // CELL
         defects: Tensor | float = 0.0
-        x = images
+        taps = []
         heads = zip(self.strides, self.norms, self.seen, self.trunk(images), strict=True)
         for stride, norm, seen, x in heads:
+            taps.append(x)
             at = F.avg_pool2d(x, CELL // stride) if stride < CELL else x
             logit = seen(norm(at))
             if stride > CELL:
                 logit = F.interpolate(logit, size=(grid, grid), mode="bilinear")
             defects = defects + logit[:, 0]
         assert isinstance(defects, Tensor)  # noqa: S101 - there is a tap at least
-        return self.names(self.neck(x)), defects
+        return self.names(self.neck(taps[-1])), defects, taps
+
+    def features(self, taps: list[Tensor], grid: int) -> Tensor:
+        """Taps → (B, C, grid, grid) float32: all on one grid, as a detector sees them."""
+        on_grid = []
+        for stride, tap in zip(self.strides, taps, strict=True):
+            x = tap.float()
+            if stride < CELL:
+                x = F.avg_pool2d(x, CELL // stride)
+            elif stride > CELL:
+                x = F.interpolate(x, size=(grid, grid), mode="bilinear")
+            on_grid.append(x)
+        return torch.cat(on_grid, dim=1)
 
 
 def with_batch_norm(module: nn.Module) -> nn.Module:
@@ -118,18 +165,48 @@ def with_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
-def losses(student: nn.Module, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy over pictures, over cells with and without defects, and the accuracy."""
-    pictures, defects = student(
-        normalise(batch.images).contiguous(memory_format=torch.channels_last)
-    )
+def losses(
+    student: Student,
+    network: nn.Module,
+    batch: Batch,
+    recipe: Recipe,
+    pairs: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a step descends, and its parts for the log.
+
+    Args:
+        student: whose features and scale of distances are taken.
+        network: the same, or compiled.
+        batch: of pairs if `pairs` is given.
+        recipe: gives the weights.
+        pairs: draws the banks; None leaves distances out, as the first phase does.
+    """
+    images = normalise(batch.images).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        pictures, defects, taps = network(images)
     naming = F.cross_entropy(pictures.float(), batch.classes, label_smoothing=recipe.smoothing)
     share = F.avg_pool2d(batch.changed.float().unsqueeze(1), CELL)[:, 0]
     is_defect = (share >= DEFECT_SHARE).float()
     # Cells that a defect only touches are left out.
-    counts = ((share == 0) | (is_defect > 0)).float() * (1 + 2 * is_defect)
-    seeing = F.binary_cross_entropy_with_logits(defects.float(), is_defect, counts)
-    return naming, seeing, (pictures.argmax(1) == batch.classes).float().mean()
+    counts = ((share == 0) | (is_defect > 0)).float()
+    seeing = F.binary_cross_entropy_with_logits(
+        defects.float(), is_defect, counts * (1 + 2 * is_defect)
+    )
+    accuracy = (pictures.argmax(1) == batch.classes).float().mean()
+    parts = {"naming": naming, "seeing": seeing, "accuracy": accuracy}
+    if pairs is None:
+        return naming + recipe.defect_weight * seeing, parts
+    logs = log_distances(student.features(taps, share.shape[-1]), pairs)
+    second = len(logs)
+    distance, ranking = distance_losses(
+        student.scale * logs + student.offset, is_defect[second:], counts[second:]
+    )
+    loss = (
+        recipe.naming_weight * naming
+        + recipe.defect_weight * seeing
+        + recipe.distance_weight * (distance + ranking)
+    )
+    return loss, {**parts, "distance": distance, "ranking": ranking}
 
 
 def train(
@@ -160,29 +237,32 @@ def train(
         state = saved["state"]
     compiled = torch.compile(student) if device.type == "cuda" else student
     start, before = time.monotonic(), state["seconds"]
-    sums = torch.zeros(3)
+    logged, sums = state["step"], Counter[str]()
     student.train()
-    while state["step"] < recipe.steps and time.monotonic() - start < 60 * minutes:
+    while state["step"] < recipe.all_steps and time.monotonic() - start < 60 * minutes:
         step = state["step"]
+        if step == recipe.steps:
+            optimizer.state.clear()  # no momentum from the first phase
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step / recipe.steps)
+            group["lr"] = recipe.rate_at(step)
         generator = torch.Generator(device).manual_seed(recipe.seed * 10**9 + step)
-        batch = make_batch(pictures, recipe.size_at(step), recipe.batch, generator)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            naming, seeing, accuracy = losses(compiled, batch, recipe)
+        make = make_pairs if recipe.is_tuning(step) else make_batch
+        batch = make(pictures, recipe.size_at(step), recipe.batch, generator)
+        pairs = generator if recipe.is_tuning(step) else None
+        loss, parts = losses(student, compiled, batch, recipe, pairs)
         optimizer.zero_grad()
-        (naming + recipe.defect_weight * seeing).backward()
+        loss.backward()
         optimizer.step()
-        sums += torch.stack([naming, seeing, accuracy]).detach().cpu()
+        sums.update({name: part.item() for name, part in parts.items()})
         state["step"] += 1
         state["seconds"] = before + time.monotonic() - start
-        if state["step"] % 200 == 0 or state["step"] == recipe.steps:
-            naming_mean, seeing_mean, accuracy_mean = (sums / 200).tolist()
-            row = {**state, "naming": naming_mean, "seeing": seeing_mean, "accuracy": accuracy_mean}
+        if state["step"] % 200 == 0 or state["step"] in (recipe.steps, recipe.all_steps):
+            count = state["step"] - logged
+            row = {**state, **{name: total / count for name, total in sums.items()}}
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
-            sums.zero_()
+            logged, sums = state["step"], Counter[str]()
             _save(checkpoint, student, optimizer, recipe, state)
     _save(checkpoint, student, optimizer, recipe, state)
     return student, state

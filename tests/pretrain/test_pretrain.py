@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from pretrain.__main__ import RECIPES, main
+from pretrain.distance import distance_losses, log_distances
 from pretrain.export import folded, rescale
 from pretrain.floor import fit_filters
-from pretrain.pictures import SIDE, load_pictures, make_batch, with_defects
+from pretrain.pictures import SIDE, load_pictures, make_batch, make_pairs, with_defects
 from pretrain.textures import FAMILIES, draw
 from pretrain.train import Recipe, Student, train
 from safetensors.torch import load_file
@@ -22,7 +23,9 @@ from haloae.network.features import FeatureExtractor
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import digest
 
-RECIPE = Recipe("resnet18", steps=4, size=32, late_size=48, photo_stride=1, textures=8, batch=8)
+RECIPE = Recipe(
+    "resnet18", steps=3, size=32, late_size=48, tuning_steps=2, photo_stride=1, textures=8, batch=8
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -80,6 +83,51 @@ def test_a_batch_is_a_function_of_its_seed(pictures: Tensor) -> None:
     assert not torch.equal(batch.images, make_batch(pictures, 48, 64, generator(2)).images)
 
 
+def test_pairs_are_two_parts_of_one_product(pictures: Tensor) -> None:
+    pairs = make_pairs(pictures, 48, 64, generator(1))
+    assert pairs.images.shape == (64, 3, 48, 48)
+    assert 0 <= pairs.images.min() <= pairs.images.max() <= 1
+    for one, other in zip(pairs, make_pairs(pictures, 48, 64, generator(1)), strict=True):
+        assert torch.equal(one, other)
+    first, second = pairs.classes.chunk(2)
+    assert torch.equal(first, second)
+    good, measured = pairs.changed.chunk(2)
+    assert not good.any()
+    assert 0.4 < measured.any((1, 2)).float().mean() < 0.9
+    colours, others = pairs.images.mean((2, 3)).chunk(2)
+    unlike = torch.cdist(colours, others)
+    assert unlike.diagonal().mean() < 0.5 * unlike.mean(), "much the same light"
+
+
+def test_a_cell_unlike_every_good_one_is_far() -> None:
+    features = torch.randn(2, 8, 1, 1, generator=generator()).repeat(2, 1, 8, 8)
+    features += 0.1 * torch.randn(features.shape, generator=generator(1))
+    features[2, :, 2:5, 2:5] += 5
+    distances = log_distances(features, generator())
+    assert distances.shape == (2, 8, 8)
+    assert torch.equal(distances, log_distances(features, generator()))
+    assert distances.flatten().argmax() == 3 * 8 + 3
+    assert distances[0, 3, 3] > distances[1].max() + 2
+
+
+def test_the_objective_wants_defects_far_and_the_rest_near() -> None:
+    is_defect = torch.zeros(2, 4, 4)
+    is_defect[0, 1, 1] = 1
+    counts = torch.ones(2, 4, 4)
+    counts[0, 1, 2] = 0
+    level = torch.zeros(2, 4, 4)
+    cells, ranking = distance_losses(level, is_defect, counts)
+    assert ranking.item() == pytest.approx(np.log(15), abs=1e-4), "one of fifteen"
+    far = distance_losses(level + 2 * is_defect, is_defect, counts)
+    near = distance_losses(level - 2 * is_defect, is_defect, counts)
+    assert far[0] < cells < near[0]
+    assert far[1] < ranking < near[1]
+    left_out = level.clone()
+    left_out[0, 1, 2] = 9
+    assert distance_losses(left_out, is_defect, counts) == (cells, ranking)
+    assert distance_losses(level, 0 * is_defect, counts)[1] == 0, "no defect, nothing to rank"
+
+
 def test_defects_are_where_they_are_said_to_be() -> None:
     images = torch.rand(256, 3, 48, 48, generator=generator())
     spoiled, changed = with_defects(images, generator())
@@ -115,21 +163,22 @@ def test_folding_and_rescaling_change_nothing_but_the_scale(trunk: str) -> None:
 @pytest.mark.parametrize("trunk", sorted(TRUNKS))
 def test_the_student_has_the_trunk_that_is_shipped(trunk: str) -> None:
     student = Student(TRUNKS[trunk], 5)
-    pictures, defects = student(torch.zeros(2, 3, 48, 48))
+    pictures, defects, taps = student(torch.zeros(2, 3, 48, 48))
     assert pictures.shape == (2, 5)
     assert defects.shape == (2, 12, 12)
+    assert student.features(taps, 12).shape == (2, TRUNKS[trunk].channels, 12, 12)
     wanted = {name: t.shape for name, t in TRUNKS[trunk].build().state_dict().items()}
     assert {name: t.shape for name, t in folded(student.trunk).items()} == wanted
 
 
 @pytest.mark.slow
 def test_it_learns(pictures: Tensor, tmp_path: Path) -> None:
-    recipe = RECIPE._replace(steps=40, late_size=32, defect_weight=0.3)
+    recipe = RECIPE._replace(steps=40, late_size=32, tuning_steps=0, defect_weight=0.3)
     student, _ = train(pictures, recipe, tmp_path, device=torch.device("cpu"), minutes=10)
     student.eval()
     batch = make_batch(pictures, 32, 64, generator(99))
     with torch.no_grad():
-        named, _ = student(normalise(batch.images))
+        named, _, _ = student(normalise(batch.images))
     assert (named.argmax(1) == batch.classes).float().mean() > 3 / 12, "chance is 1 / 12"
 
 
@@ -141,10 +190,10 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(pictures: Tensor, tmp_path: 
     straight, _ = train(pictures, RECIPE, whole, device=device, minutes=10)
     state = {"step": 0}
     calls = 0
-    while state["step"] < RECIPE.steps:
+    while state["step"] < RECIPE.all_steps:
         calls += 1
         resumed, state = train(pictures, RECIPE, part, device=device, minutes=1e-4)
-    assert calls > 1
+    assert calls == RECIPE.all_steps, "one step a call, so both phases are stopped within"
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(SystemExit, match="another recipe"):
@@ -161,7 +210,8 @@ def test_the_command_writes_weights_that_load(
 ) -> None:
     out = tmp_path / "runs" / trunk
     command = ["pretrain", trunk, "--photos", str(photos), "--out", str(out), "--steps", "2"]
-    command += ["--size", "16", "--late-size", "16", "--batch", "4", "--textures", "4"]
+    command += ["--tuning-steps", "1", "--size", "16", "--late-size", "16", "--batch", "4"]
+    command += ["--textures", "4"]
     monkeypatch.setattr("pretrain.export.SETTLING", 2)
     monkeypatch.setattr(sys, "argv", [*command, "--minutes", "0"])
     main()
