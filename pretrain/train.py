@@ -24,9 +24,9 @@ CELL = 4
 """Image pixels per cell of the defect map, in each direction."""
 DEFECT_SHARE = 0.2
 """Least share of a cell's pixels that must be changed for it to count as defective."""
-
-
 EARLY_SHARE = 0.8
+STEEPEST = 10.0
+"""Longest gradient of the second phase: longer ones are shortened to it."""
 
 
 class Recipe(NamedTuple):
@@ -252,6 +252,8 @@ def train(
         loss, parts = losses(student, compiled, batch, recipe, pairs)
         optimizer.zero_grad()
         loss.backward()
+        if recipe.is_tuning(step):
+            nn.utils.clip_grad_norm_(student.parameters(), STEEPEST)
         optimizer.step()
         sums.update({name: part.item() for name, part in parts.items()})
         state["step"] += 1
