@@ -45,7 +45,7 @@ class Metadata(BaseModel):
     package_version: str = __version__
     precision: ExportPrecision
     """Of the network's arithmetic."""
-    input_type: InputType
+    input_type: InputType = "float32"
     """Of the pixels: float32 in [0, 1], or uint8."""
     image_size: PositiveInt
     """Side of the input, in pixels."""
