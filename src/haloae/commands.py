@@ -267,6 +267,8 @@ def export(arguments: argparse.Namespace) -> int:
     check_target(arguments.out, format=arguments.format, overwrite=arguments.overwrite)
     good = list(good_images(arguments.good)) if arguments.good else []
     category = load_category(arguments.test) if arguments.test else None
+    if category is not None and not category.test:
+        raise DataError(f"{category.root}: holds no test images for --test: leave it out.")
     _set_threads(arguments)
     detector = Detector.load(arguments.model, device="cpu")
     parity = export_model(
