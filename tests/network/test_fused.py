@@ -65,10 +65,15 @@ def test_it_computes_the_same(network: HaloAE) -> None:
 
 
 @torch.inference_mode()
-def test_the_residual_is_the_same_in_float32(network: HaloAE) -> None:
-    wanted, found = network(images()), fused(network, image=False)(images())
-    residuals = [(output.features - output.rebuilt).square().mean(1) for output in (found, wanted)]
-    assert difference(*residuals) < 1e-4
+def test_in_float32_it_is_as_near_to_the_exact_as_the_network_itself(network: HaloAE) -> None:
+    exact = copy.deepcopy(network).double()(images().double())
+    wanted, *found = (
+        (output.features - output.rebuilt).square().mean(1)
+        for output in (exact, network(images()), fused(network, image=False)(images()))
+    )
+    plain, lean = (difference(residual, wanted) for residual in found)
+    assert lean < 3 * plain + 1e-6
+    assert lean < 1e-3
 
 
 @torch.inference_mode()

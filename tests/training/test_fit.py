@@ -353,7 +353,9 @@ def test_every_kind_of_network_trains(
     assert all(t.isfinite().all() for t in network.state_dict().values())
     assert all(t.dtype in (torch.float32, torch.int64) for t in network.state_dict().values())
     has_image = config.network.image_decoder is not None
-    assert (fitted.detector.usual.image is not None) == has_image
+    # Where no map looks at the image, nothing is kept of it.
+    looks = config.detection.image_weight > 0
+    assert (fitted.detector.usual.image is not None) == looks
     columns = set(rows_of(tmp_path)[0])
     assert ("classification" in columns) == config.network.classifier
     assert ("image" in columns) == has_image

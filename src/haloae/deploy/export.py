@@ -134,8 +134,8 @@ def export_model(
         raise ConfigError("int8 takes its ranges from good images: give a folder with --good.")
     size = detector.config.image_size
     # Evenly spread, since names are often in the order of recording.
-    step = max(1, len(good) // (QUANTISED_ON if is_int8 else COMPARED))
-    chosen = good[::step][: QUANTISED_ON if is_int8 else COMPARED]
+    most = min(len(good), QUANTISED_ON if is_int8 else COMPARED)
+    chosen = [good[i * len(good) // most] for i in range(most)]
     images = np.stack([resize(read_image(f), size) for f in chosen]) if good else _textures(size)
     model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
@@ -261,7 +261,10 @@ def _write_openvino(
 def _compare(
     detector: Detector, path: Path, images: NDArray[np.float32], threads: int | None
 ) -> Parity:
-    exported = load_runtime(path, threads=threads).measure(images)
+    runtime = load_runtime(path, threads=threads)
+    exported = runtime.measure(images)
+    if runtime.metadata.input_type == "uint8":  # of deeper images, it sees them rounded
+        images = as_input(images, "uint8").astype(np.float32) / np.float32(WHITE)
     native = detector.measure(images)
     peaks = np.maximum(np.abs(native.maps).max(axis=(1, 2)), TINY)
     maps = np.abs(exported.maps - native.maps).max(axis=(1, 2)) / peaks

@@ -59,7 +59,7 @@ def fused(network: HaloAE, *, image: bool, dtype: torch.dtype | None = None) -> 
     """A lean copy of a trained network, in eval mode.
 
     Args:
-        network: as trained; left as it is.
+        network: as trained; only copied from, and what it learns later is not followed.
         image: True: keep the image decoder, where there is one.
         dtype: of weights and arithmetic; None keeps the network's, and shares the trunk.
 
