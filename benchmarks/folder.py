@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.speed import COMMAND
 
 from haloae.data.images import read_image, resize
 from haloae.deploy.runtime import is_exported, load_runtime
@@ -31,7 +32,6 @@ from haloae.detection.prediction import BATCH, Predictor
 ROUNDS = 7
 SPEED_IMAGES = 256
 COUNTS = {"predict": (100, 10_000), "evaluate": (100, 2_000)}
-COMMAND = "import sys; from haloae.cli import main; sys.exit(main())"
 
 
 def load(model: Path, threads: int | None) -> Predictor:
@@ -106,14 +106,14 @@ def peak(command: str, model: Path, category: Path, count: int, threads: int | N
         rest += ["--maps", "none", "--overlays", "none"] if command == "predict" else []
         rest += ["--threads", str(threads)] if threads else []
         code = (
-            f"import atexit, re; atexit.register(lambda: print(re.search(r'VmHWM:\\s*(\\d+)', "
-            f"open('/proc/self/status').read())[1])); {COMMAND}"
+            "import atexit; from benchmarks.contestants import peak_mb; "
+            f"atexit.register(lambda: print(peak_mb())); {COMMAND}"
         )
         done = subprocess.run(  # noqa: S603 - ourselves
             [sys.executable, "-c", code, command, str(model), str(data), *rest],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        return int(done.stdout.split()[-1]) / 1024
+        return float(done.stdout.split()[-1])
 
 
 def main() -> None:

@@ -286,26 +286,13 @@ def export(arguments: argparse.Namespace) -> int:
             f"{arguments.out}: run on {parity.images} {images}; largest relative difference from "
             f"{arguments.model}: score {parity.score:.1e}, map {parity.map:.1e}"
         )
-    if category is not None:
+    if category is not None and not arguments.quiet:
+        from haloae.evaluation.evaluate import before_and_after
+
         exported = load_runtime(arguments.out, threads=arguments.threads)
-        _print_before_and_after(arguments, category, detector, exported)
+        progress = _progress(arguments, "measuring")
+        print(before_and_after(detector, exported, category, progress=progress))
     return DONE
-
-
-def _print_before_and_after(
-    arguments: argparse.Namespace, category: "Category", before: "Predictor", after: "Predictor"
-) -> None:
-    """A line for each metric: of the model, and of its export."""
-    from haloae.evaluation.evaluate import score
-
-    metrics = [
-        score(each, category, progress=_progress(arguments, "measuring")).metrics
-        for each in (before, after)
-    ]
-    print(f"  {'on ' + str(category.root):28} {'before':>8} {'after':>8}")
-    for name in ("image_auroc", "pixel_auroc", "pixel_aupro", "false_alarm_rate", "detection_rate"):
-        shown = ["-" if each[name] is None else f"{each[name]:.4f}" for each in metrics]
-        print(f"  {name:28} {shown[0]:>8} {shown[1]:>8}")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -395,7 +382,11 @@ def info(arguments: argparse.Namespace) -> int:
     if arguments.image_size is not None and not arguments.cost:
         raise ConfigError("--image-size is the size that --cost counts at: give --cost as well.")
     header, tensors = read_model(arguments.model)
-    cost = _cost(header.config, arguments.image_size) if arguments.cost else None
+    cost = None
+    if arguments.cost:
+        from haloae.network.cost import cost_of, cost_table
+
+        cost = cost_of(header.config, image_size=arguments.image_size)
     parameters = sum(array.size for name, array in tensors.items() if name.startswith("network."))
     calibration, provenance, config = header.calibration, header.provenance, header.config
     if arguments.json:
@@ -428,49 +419,8 @@ def info(arguments: argparse.Namespace) -> int:
     for name, value in rows.items():
         print(f"  {name:16} {value}")
     if cost is not None:
-        _print_cost(cost)
+        print(cost_table(cost))
     return DONE
-
-
-def _cost(config: "Config", image_size: int | None) -> dict[str, Any]:
-    """What one image costs, as plain values."""
-    from haloae.network.cost import count_cost, total_cost
-
-    def counted(*, in_use: bool) -> dict[str, Any]:
-        blocks = count_cost(config, image_size=image_size, in_use=in_use)
-        return {
-            "blocks": [block._asdict() for block in blocks],
-            "total": total_cost(blocks)._asdict(),
-        }
-
-    return {
-        "image_size": image_size or config.image_size,
-        **counted(in_use=False),
-        "in_use": counted(in_use=True),
-    }
-
-
-def _print_cost(cost: dict[str, Any]) -> None:
-    size, in_use = cost["image_size"], cost["in_use"]
-    print(f"one image of {size}² pixels in float32, as trained and in use")
-    print("  MMAC: million multiply-adds; MB: weights once, activations read and written")
-    print(
-        f"  {'':14}{'':10}{'':12}{'weights':>9}{'activations':>13}{'in use':>12}{'activations':>13}"
-    )
-    print(f"  {'':14}{'MMAC':>10}{'parameters':>12}{'MB':>9}{'MB':>13}{'MMAC':>12}{'MB':>13}")
-    lean = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
-    for block in (*cost["blocks"], cost["total"]):
-        name = block["name"]
-        print(
-            f"  {name:14}{block['multiply_adds'] / 1e6:10,.1f}{block['parameters']:12,}"
-            f"{block['weight_bytes'] / 1e6:9,.2f}{block['activation_bytes'] / 1e6:13,.1f}"
-            + (
-                f"{lean[name]['multiply_adds'] / 1e6:12,.1f}"
-                f"{lean[name]['activation_bytes'] / 1e6:13,.1f}"
-                if name in lean
-                else f"{'not needed':>12}"
-            )
-        )
 
 
 def _print_calibration(detector: "Predictor") -> None:

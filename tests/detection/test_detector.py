@@ -155,6 +155,14 @@ def test_an_image_that_cannot_be_scored_keeps_its_place(
         detector.predict([good_paths[0], broken])
 
 
+def test_one_picture_many_times(detector: Detector, good_paths: list[Path]) -> None:
+    """Pillow reads a file that was only opened when it is first used, and by one thread."""
+    picture = Image.open(good_paths[0])
+    (score,) = {found.score for found in detector.predict([picture] * 16)}
+    # Alone, sums may round otherwise than in a batch.
+    assert score == pytest.approx(detector.predict(good_paths[0]).score, rel=1e-5)
+
+
 def test_a_stream_may_have_no_end(detector: Detector) -> None:
     asked = 0
 

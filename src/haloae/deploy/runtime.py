@@ -28,11 +28,13 @@ INPUT = "image"
 OUTPUTS = ("score", "p_value", "anomaly_map")
 LABELS = ("normal", "anomalous")
 SUFFIXES = (".onnx", ".xml")
+PRECISION_HINT = "INFERENCE_PRECISION_HINT"
 ONE_LINE = 120
 """Characters of a runtime's own message that are shown."""
 WHITE = 255
 InputType = Literal["float32", "uint8"]
 ExportPrecision = Literal["float32", "int8"]
+ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 Run = Callable[[NDArray[Any]], Sequence[NDArray[Any]]]
 
 
@@ -184,6 +186,7 @@ def _load_onnx(path: Path, threads: int | None) -> ExportedDetector:
         metadata,
         {value.name: list(value.shape) for value in session.get_inputs()},
         {value.name: list(value.shape) for value in session.get_outputs()},
+        types={ONNX_TYPES.get(value.type, value.type) for value in session.get_inputs()},
     )
 
     def run(images: NDArray[Any]) -> Sequence[NDArray[Any]]:
@@ -207,7 +210,7 @@ def _load_openvino(path: Path, precision: Precision, threads: int | None) -> Exp
         )
     # Always said: on some processors the default is bfloat16.
     hint = "bf16" if precision == "bfloat16" else "f32"
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
+    options: dict[str, Any] = {PRECISION_HINT: hint}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
@@ -224,10 +227,13 @@ def _load_openvino(path: Path, precision: Precision, threads: int | None) -> Exp
             {port.get_any_name(): _sides(port.get_partial_shape()) for port in side}
             for side in (model.inputs, model.outputs)
         ]
-        _check_shapes(path, metadata, *ports)
+        types = {port.get_element_type().to_dtype().name for port in model.inputs}
+        _check_shapes(path, metadata, *ports, types=types)
         compiled = core.compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise _unreadable(path, "OpenVINO", error) from error
+    if precision == "bfloat16" and compiled.get_property(PRECISION_HINT) != openvino.Type.bf16:
+        raise ConfigError("this processor has no bfloat16 for OpenVINO: leave --precision out.")
     outputs = [compiled.output(name) for name in OUTPUTS]
 
     def run(images: NDArray[Any]) -> Sequence[NDArray[Any]]:
@@ -268,7 +274,12 @@ def _parse(path: Path, text: str | None) -> Metadata:
 
 
 def _check_shapes(
-    path: Path, metadata: Metadata, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]
+    path: Path,
+    metadata: Metadata,
+    inputs: dict[str, list[Any]],
+    outputs: dict[str, list[Any]],
+    *,
+    types: set[str],
 ) -> None:
     size = metadata.image_size
     grid = size // FEATURE_STRIDE
@@ -277,12 +288,13 @@ def _check_shapes(
     has_fixed_batch = any(isinstance(shape[0], int) for shape in inputs.values() if shape)
     if (
         has_fixed_batch
+        or types != {metadata.input_type}
         or {name: shape[1:] for name, shape in inputs.items()} != {INPUT: [3, size, size]}
         or any(found.get(name) != shape for name, shape in wanted.items())
     ):
         raise ModelFileError(
             f"{shown_path(path)}: its inputs and outputs are not those of a haloae model of "
-            f"{size}² pixels and any batch: export again."
+            f"{size}² pixels in {metadata.input_type} and any batch: export again."
         )
 
 

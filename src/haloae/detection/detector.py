@@ -56,7 +56,10 @@ class Detector(Predictor):
 
     @cached_property
     def lean(self) -> HaloAE:
-        """The network as it is used: with what the map needs, in the detector's precision."""
+        """The network as it is used: with what the map needs, in the detector's precision.
+
+        Made once, of the network as it then is.
+        """
         needs_image = self.config.detection.image_weight > 0
         return fused(self.network, image=needs_image, dtype=getattr(torch, self.precision))
 
@@ -193,6 +196,8 @@ class Detector(Predictor):
             images: good images, none of which it was fitted on: their statistics replace those
                 it has; None keeps them.
             false_alarm_rate: in (0, 1); None keeps it.
+
+        The statistics are those of float32, whatever the detector's precision.
 
         Raises:
             DataError: fewer than 4 images.

@@ -8,14 +8,17 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 
 from haloae.config import Config
 from haloae.data.images import Image, image_from, resize
@@ -24,9 +27,7 @@ from haloae.detection.model_file import Provenance
 from haloae.errors import ImageError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
-    ImageLike = str | Path | Image | PILImage | NDArray[Any]
+    ImageLike = str | Path | Image | PILImage.Image | NDArray[Any]
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Predictor(ABC):
     engine: str
     """What computes, with its version, and in which precision."""
     _has_warned = False
+    _pillow = Lock()
 
     @abstractmethod
     def measure(self, images: NDArray[np.float32]) -> Measured:
@@ -148,7 +150,8 @@ class Predictor(ABC):
 
         The next batch is decoded by threads while one is measured.
         """
-        with ThreadPoolExecutor(DECODERS) as pool:
+        pool = ThreadPoolExecutor(DECODERS)
+        try:
             remaining = iter(images)
 
             def ahead() -> list[Future[_Read]]:
@@ -167,10 +170,15 @@ class Predictor(ABC):
                         yield None, entry
                     else:
                         yield entry.image, next(predictions)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _read(self, item: "ImageLike") -> "_Read":
+        # A Pillow image is read when it is first used, which two threads must not do at once.
+        guard = self._pillow if isinstance(item, PILImage.Image) else nullcontext()
         try:
-            image = image_from(item)
+            with guard:
+                image = image_from(item)
         except ImageError as error:
             return error
         return _Decoded(image, resize(image, self.config.image_size))

@@ -47,6 +47,9 @@ PROTOCOL = {
 }
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
+COMPARED = ("image_auroc", "pixel_auroc", "pixel_aupro", "false_alarm_rate", "detection_rate")
+"""Metrics that a detector and its export are compared in."""
+
 
 class Evaluation(NamedTuple):
     """What a test set says of a detector."""
@@ -119,6 +122,18 @@ def score(
     metrics["ms_per_image"] = 1000 * seconds / len(category.test)
     metrics["skipped"] = len(skipped)
     return Scored(metrics, rows, samples, pixels.curves(), skipped)
+
+
+def before_and_after(
+    before: Predictor, after: Predictor, category: Category, *, progress: Progress = iter
+) -> str:
+    """A line for each metric: of a detector, and of what was made of it."""
+    both = [score(each, category, progress=progress).metrics for each in (before, after)]
+    lines = [f"  {f'on {category.root}':28} {'before':>8} {'after':>8}"]
+    for name in COMPARED:
+        shown = ["-" if each[name] is None else f"{each[name]:.4f}" for each in both]
+        lines.append(f"  {name:28} {shown[0]:>8} {shown[1]:>8}")
+    return "\n".join(lines)
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:

@@ -107,6 +107,45 @@ def total_cost(blocks: Iterable[BlockCost], name: str = "total") -> BlockCost:
     )
 
 
+def cost_of(config: Config, *, image_size: int | None = None) -> dict[str, Any]:
+    """What one image costs, as trained and in use, as plain values for a script."""
+
+    def counted(*, in_use: bool) -> dict[str, Any]:
+        blocks = count_cost(config, image_size=image_size, in_use=in_use)
+        return {
+            "blocks": [block._asdict() for block in blocks],
+            "total": total_cost(blocks)._asdict(),
+        }
+
+    return {
+        "image_size": image_size or config.image_size,
+        **counted(in_use=False),
+        "in_use": counted(in_use=True),
+    }
+
+
+def cost_table(cost: Mapping[str, Any]) -> str:
+    """The same for people, a line for each block."""
+    size, in_use = cost["image_size"], cost["in_use"]
+    lines = [
+        f"one image of {size}² pixels in float32, as trained and in use",
+        "  MMAC: million multiply-adds; MB: weights once, activations read and written",
+        f"  {'':36}{'weights':>9}{'activations':>13}{'in use':>12}{'activations':>13}",
+        f"  {'':14}{'MMAC':>10}{'parameters':>12}{'MB':>9}{'MB':>13}{'MMAC':>12}{'MB':>13}",
+    ]
+    lean = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
+    for block in (*cost["blocks"], cost["total"]):
+        name, used = block["name"], f"{'not needed':>12}"
+        if name in lean:
+            used = f"{lean[name]['multiply_adds'] / 1e6:12,.1f}"
+            used += f"{lean[name]['activation_bytes'] / 1e6:13,.1f}"
+        lines.append(
+            f"  {name:14}{block['multiply_adds'] / 1e6:10,.1f}{block['parameters']:12,}"
+            f"{block['weight_bytes'] / 1e6:9,.2f}{block['activation_bytes'] / 1e6:13,.1f}{used}"
+        )
+    return "\n".join(lines)
+
+
 class _Tally:
     """What was counted in one block so far."""
 

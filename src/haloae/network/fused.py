@@ -42,13 +42,11 @@ class ReducedExtractor(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)
         total: Tensor | None = None
         for tap, weight, x in zip(taps, weights, self.extractor.layers(image), strict=True):
+            is_coarse = tap.stride > FEATURE_STRIDE
+            x = x if is_coarse else self.extractor.to_grid(x, tap, image.shape[-2:])
             bias = self.reducer.bias if total is None else None
-            if tap.stride > FEATURE_STRIDE:
-                part = F.conv2d(x, weight[:, :, None, None], bias)
-                part = self.extractor.to_grid(part, tap, image.shape[-2:])
-            else:
-                x = self.extractor.to_grid(x, tap, image.shape[-2:])
-                part = F.conv2d(x, weight[:, :, None, None], bias)
+            part = F.conv2d(x, weight[:, :, None, None], bias)
+            part = self.extractor.to_grid(part, tap, image.shape[-2:]) if is_coarse else part
             total = part if total is None else total + part
         assert total is not None  # noqa: S101 - every trunk has taps
         return total
