@@ -28,6 +28,7 @@ from haloae.data.images import read_image, resize
 from haloae.deploy.runtime import is_exported, load_runtime
 from haloae.detection.predict import predict_to_folder
 from haloae.detection.prediction import BATCH, Predictor
+from haloae.machine import keep_freed_memory
 
 ROUNDS = 7
 SPEED_IMAGES = 256
@@ -41,6 +42,7 @@ def load(model: Path, threads: int | None) -> Predictor:
 
     from haloae.detection.detector import Detector
 
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     return Detector.load(model, device="cpu")

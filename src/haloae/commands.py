@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from haloae.errors import ConfigError, DataError, OutputError
 from haloae.files import claim_folder
+from haloae.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from haloae.config import Config
@@ -37,7 +38,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from haloae.demo import DATA, run_demo, table
     from haloae.evaluation.report import REPORT
 
-    _set_threads(arguments)
+    _prepare(arguments)
     outcomes = run_demo(
         out, preset("fast"), device=arguments.device, progress=_wants_progress(arguments)
     )
@@ -73,7 +74,7 @@ def train(arguments: argparse.Namespace) -> int:
     )
     from haloae.training.fit import fit_detector
 
-    _set_threads(arguments)
+    _prepare(arguments)
     fitted = fit_detector(
         category.train,
         config,
@@ -148,7 +149,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
     from haloae.detection.detector import Detector
 
-    _set_threads(arguments)
+    _prepare(arguments)
     detector = Detector.load(arguments.model, device=arguments.device)
     images: list[Path] | None = None
     skipped: list[str] = []
@@ -253,7 +254,7 @@ def _load(arguments: argparse.Namespace) -> "Predictor":
         )
     from haloae.detection.detector import Detector
 
-    _set_threads(arguments)
+    _prepare(arguments)
     return Detector.load(arguments.model, device=arguments.device, precision=precision)
 
 
@@ -269,7 +270,7 @@ def export(arguments: argparse.Namespace) -> int:
     category = load_category(arguments.test) if arguments.test else None
     if category is not None and not category.test:
         raise DataError(f"{category.root}: holds no test images for --test: leave it out.")
-    _set_threads(arguments)
+    _prepare(arguments)
     detector = Detector.load(arguments.model, device="cpu")
     parity = export_model(
         detector,
@@ -354,7 +355,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
             shown = "-" if auroc is None else f"{auroc:.3f}"
             print(f"{name}: image AUROC {shown}, {run['seconds']:.0f} s", flush=True)
 
-    _set_threads(arguments)
+    _prepare(arguments)
     results = run_benchmark(
         arguments.root,
         out,
@@ -436,7 +437,8 @@ def _print_calibration(detector: "Predictor") -> None:
         )
 
 
-def _set_threads(arguments: argparse.Namespace) -> None:
+def _prepare(arguments: argparse.Namespace) -> None:
+    keep_freed_memory()
     if arguments.threads:
         import torch
 

@@ -34,6 +34,7 @@ def test_names_are_unique_and_chosen_by_pattern() -> None:
     chosen = choose("fast-o*,published", "8")
     assert {each.name for each in chosen} == {
         "published", "fast-onnx", "fast-openvino", "fast-openvino-bfloat16", "fast-openvino-int8",
+        "fast-openvino-int8-bfloat16",
     }  # fmt: skip
     assert {each.batches for each in chosen} == {(8,)}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from haloae.network import fused
 from haloae.network.attention import HaloAttention
 from oracles import halo_attention_by_loops, mean_of_values_by_loops, unfolded_attention
 
@@ -39,13 +40,21 @@ def blocks_of(x: Tensor, block: int) -> list[tuple[slice, slice]]:
     ]
 
 
+@pytest.mark.parametrize("pairs_at_once", [1, 100, fused.PAIRS_AT_ONCE])
 @pytest.mark.parametrize("mask_padding", [True, False])
 @pytest.mark.parametrize("grid", [(8, 12), (13, 17), (5, 7), (3, 4), (1, 1)])
 @pytest.mark.parametrize(
     ("block", "halo", "heads", "head_dim"), [(4, 2, 2, 3), (8, 1, 1, 4), (3, 3, 3, 2), (1, 2, 2, 3)]
 )
-def test_it_is_the_definition(
-    grid: tuple[int, int], block: int, halo: int, heads: int, head_dim: int, mask_padding: bool
+def test_it_is_the_definition_as_trained_and_in_use(
+    grid: tuple[int, int],
+    block: int,
+    halo: int,
+    heads: int,
+    head_dim: int,
+    mask_padding: bool,
+    pairs_at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer = attention(
         block=block, halo=halo, heads=heads, head_dim=head_dim, mask_padding=mask_padding
@@ -55,6 +64,10 @@ def test_it_is_the_definition(
         x, layer.state_dict(), block=block, halo=halo, heads=heads, mask_padding=mask_padding
     )
     torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(fused, "PAIRS_AT_ONCE", pairs_at_once)
+    with torch.inference_mode():
+        lean = fused.LeanAttention(layer)(x)
+    torch.testing.assert_close(lean.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])

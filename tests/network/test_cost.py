@@ -158,10 +158,12 @@ def test_paper_beside_the_published_figures() -> None:
     whole = total(PAPER).multiply_adds
     needed = whole - blocks["image decoder"].multiply_adds - blocks["classifier"].multiply_adds
     assert total(PAPER).multiply_adds == pytest.approx(63.21e9, abs=0.005e9)
-    assert total(PAPER, in_use=True).multiply_adds == pytest.approx(49.81e9, abs=0.005e9)
+    assert total(PAPER, in_use=True).multiply_adds == pytest.approx(47.92e9, abs=0.005e9)
     cells, pairs = 60**2, 60**2 * 16**2
     rows = [*ENCODER, *DECODER]
     as_channels = sum(heads for *_, heads in rows) * pairs * 2 * 2 * 16
+    # In use, values are as wide as they are.
+    assert total(PAPER, in_use=True).multiply_adds == needed - as_channels // 2
     assert needed - as_channels == pytest.approx(46.1e9, abs=0.1e9)
     twice = sum(2 * inner * heads * 16 for _, inner, _, _, heads in rows) * cells
     overlap = round(((16 / 12) ** 2 - 1) * twice)
@@ -252,8 +254,8 @@ def test_cost_grows_with_the_pixels(config: Config, in_use: bool) -> None:
     for size in (256, 512, 1024):
         large, times = total(config, size, in_use=in_use), (size // 128) ** 2
         assert large.multiply_adds == times * small.multiply_adds
-        # Positions and one-hots do not grow.
-        assert large.activation_bytes == pytest.approx(times * small.activation_bytes, rel=0.01)
+        # Positions and one-hots do not grow, and the halo around the grid only with its side.
+        assert large.activation_bytes == pytest.approx(times * small.activation_bytes, rel=0.02)
         assert large[2:4] == small[2:4]
 
 
@@ -263,7 +265,8 @@ def test_papers_cost_for_a_pixel_nears_a_limit() -> None:
         total(PAPER, size, in_use=True).multiply_adds / size**2 for size in (128, 256, 512, 1024)
     ]
     assert a_pixel == sorted(a_pixel)
-    assert a_pixel[3] / a_pixel[2] < 1.01
+    assert a_pixel[3] / a_pixel[2] < a_pixel[2] / a_pixel[1]
+    assert a_pixel[3] / a_pixel[2] < 1.02
 
 
 def test_counting_takes_no_memory_and_draws_nothing() -> None:

@@ -128,22 +128,18 @@ class HaloAttention(nn.Module):
 
         q_BNHYXD = q_BNHPD.unflatten(2, (self.block, self.block))
         row_logits = torch.einsum(
-            "nhyxd,ydk->nhyxk", q_BNHYXD, self._offsets(self.rel_height, q_BNHYXD)
+            "nhyxd,ydk->nhyxk", q_BNHYXD, self.offsets(self.rel_height.to(q_BNHYXD.dtype))
         )
         column_logits = torch.einsum(
-            "nhyxd,xdk->nhyxk", q_BNHYXD, self._offsets(self.rel_width, q_BNHYXD)
+            "nhyxd,xdk->nhyxk", q_BNHYXD, self.offsets(self.rel_width.to(q_BNHYXD.dtype))
         )
-        row_mask = self._padding_logits(q_BHWC, rows, height).repeat_interleave(columns, dim=0)
-        column_mask = self._padding_logits(q_BHWC, columns, width).repeat(rows, 1)
+        row_mask = self.padding_logits(q_BHWC, rows, height).repeat_interleave(columns, dim=0)
+        column_mask = self.padding_logits(q_BHWC, columns, width).repeat(rows, 1)
         window_shape = (-1, 1, 1, 1, self.window)
         row_logits = row_logits + row_mask.repeat(batch, 1).view(window_shape)
         column_logits = column_logits + column_mask.repeat(batch, 1).view(window_shape)
 
-        one_hot = torch.eye(self.window, dtype=q_BHWC.dtype, device=q_BHWC.device)
-        place_KW = torch.cat(
-            [one_hot.repeat_interleave(self.window, dim=0), one_hot.repeat(self.window, 1)], dim=1
-        )
-        place_BNHKW = place_KW.expand(*k_BNHKD.shape[:2], -1, -1)
+        place_BNHKW = self.one_hot_places(q_BHWC).expand(*k_BNHKD.shape[:2], -1, -1)
         mixed_BNHPD = F.scaled_dot_product_attention(
             torch.cat([q_BNHPD, row_logits.flatten(2, 3), column_logits.flatten(2, 3)], dim=-1),
             torch.cat([k_BNHKD, place_BNHKW], dim=-1),
@@ -207,13 +203,20 @@ class HaloAttention(nn.Module):
         windows = windows.view(windows.shape[0], 2 * self.heads, self.head_dim, -1)
         return windows.transpose(-1, -2).contiguous()
 
-    def _offsets(self, table: Tensor, like: Tensor) -> Tensor:
+    def one_hot_places(self, like: Tensor) -> Tensor:
+        """(K, 2·window): the row and the column of each key in its window, one-hot."""
+        one_hot = torch.eye(self.window, dtype=like.dtype, device=like.device)
+        return torch.cat(
+            [one_hot.repeat_interleave(self.window, dim=0), one_hot.repeat(self.window, 1)], dim=1
+        )
+
+    def offsets(self, table: Tensor) -> Tensor:
         """(2·window - 1, D) → (block, D, window): embedding of key cell j seen from query cell i.
 
         Row ``j - i + window - 1``, i counted in the block and j in the window. Slices of the small
         table, not an index into the logits, whose backward pass would cost far more than the rest.
         """
-        slides = table.to(like.dtype).unfold(0, self.window, 1)
+        slides = table.unfold(0, self.window, 1)
         return slides[self.window - self.block :].flip(0)
 
     def _inside(self, like: Tensor, blocks: int, size: int, *, reach: int) -> Tensor:
@@ -222,7 +225,7 @@ class HaloAttention(nn.Module):
         cells = starts[:, None] + torch.arange(self.window, device=like.device)
         return (cells >= -reach) & (cells < size + reach)
 
-    def _padding_logits(self, like: Tensor, blocks: int, size: int) -> Tensor:
+    def padding_logits(self, like: Tensor, blocks: int, size: int) -> Tensor:
         """(blocks, window): 0 for cells that may be attended, else far below any real logit.
 
         A quarter of the dtype's range: a key outside in rows and columns gets it twice, and it is

@@ -1,0 +1,24 @@
+"""What is set once a process, for all that it computes."""
+
+import ctypes
+import sys
+from contextlib import suppress
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's `mallopt`."""
+NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, for what is allocated next.
+
+    Each batch allocates its activations anew. glibc gives freed tensors of over 32 MB back to the
+    system, which clears every page before it lends it again: a sixth of the time of `default` in
+    eights, a third of that of `paper`. Without glibc, nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, NEVER)
