@@ -86,8 +86,10 @@ def _kept_exact(model: "openvino.Model") -> list[str]:
     # What makes the two that are compared: the last convolutions, and the sums behind them.
     last = _before(after, until="Convolution")
     # Softmax magnifies the steps of logits, and those of padding are as low as can be.
-    attention = [o.get_friendly_name() for o in operations if o.get_type_name() == "MatMul"]
-    return sorted({convolutions[0].get_friendly_name(), *last, *attention})
+    logits = _before([o for o in operations if o.get_type_name() == "Softmax"], until="Convolution")
+    logits -= {convolution.get_friendly_name() for convolution in convolutions}
+    products = [o.get_friendly_name() for o in operations if o.get_type_name() == "MatMul"]
+    return sorted({convolutions[0].get_friendly_name(), *last, *logits, *products})
 
 
 def _before(operations: Sequence[Any], *, until: str = "") -> set[str]:
