@@ -18,10 +18,17 @@ from pretrain.train import Recipe, train
 
 RECIPES = {
     "resnet18": Recipe(
-        "resnet18", 6000, size=64, late_size=96, tuning_steps=600, photo_stride=2, textures=600
+        "resnet18", 6000, size=64, late_size=96, tuning_steps=700, photo_stride=2, textures=600
     ),
     "vgg19": Recipe(
-        "vgg19", 2200, size=48, late_size=64, tuning_steps=700, photo_stride=4, textures=300
+        "vgg19",
+        2200,
+        size=48,
+        late_size=64,
+        tuning_steps=500,
+        photo_stride=4,
+        textures=300,
+        longest_gradient=10.0,
     ),
 }
 

@@ -8,12 +8,8 @@ BANK_SHARE = 0.25
 """Share of a good crop's cells in the bank of its pair: a bank never holds all that is good."""
 BANK_OTHERS = 256
 """Cells of any good crop that stand in every bank."""
-FLOOR = 1.0
-"""Part of a channel's variance over all good crops that is added to that over one of them.
-
-With little of it, a dull crop is measured by a finer scale than a vivid one. A detector, which has
-one scale for all images of a product, would see defects in dull ones less than light in vivid ones.
-"""
+FLOOR = 0.1
+"""Part of a channel's variance over all good crops that is added to that over one of them."""
 SMALLEST = 1e-3
 """Added to squared distances before the logarithm."""
 

@@ -81,8 +81,8 @@ def make_batch(pictures: Tensor, size: int, count: int, generator: torch.Generat
 def make_pairs(pictures: Tensor, size: int, count: int, generator: torch.Generator) -> Batch:
     """Draw pairs of crops, all first ones before all second ones, as of two parts of a product.
 
-    Both are cut at nearly the same place in nearly the same light, which is often dim and flat, and
-    most of the second ones are spoiled, some of them faintly.
+    Both are cut at nearly the same place in nearly the same light, and most of the second ones are
+    spoiled, some of them faintly.
     """
     classes = torch.randint(
         len(pictures), (count // 2,), generator=generator, device=pictures.device
@@ -93,8 +93,8 @@ def make_pairs(pictures: Tensor, size: int, count: int, generator: torch.Generat
     draws = _uniform(parts, 2, generator)[:, :, None, None, None]
     spoiled = torch.lerp(parts, spoiled, torch.where(draws[0] < 0.5, 0.15 + 0.85 * draws[1], 1.0))
     changed = torch.cat([_visible(good, good), _visible(parts, spoiled)])
-    images = fainter(torch.cat([good, spoiled]), generator, own=LIGHT)
-    return Batch(with_light_and_noise(images, generator, own=LIGHT), classes, changed)
+    images = with_light_and_noise(torch.cat([good, spoiled]), generator, own=LIGHT)
+    return Batch(images, classes, changed)
 
 
 def crop(pictures: Tensor, size: int, generator: torch.Generator, own: float = 1.0) -> Tensor:
@@ -191,15 +191,6 @@ def with_light_and_noise(images: Tensor, generator: torch.Generator, own: float 
     sigma = torch.where(draws[12] < 0.5, 0.06 * draws[13], 0.0)
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     return (images + sigma * noise).clamp(0, 1)
-
-
-def fainter(images: Tensor, generator: torch.Generator, own: float) -> Tensor:
-    """Half of the images with less contrast, half in less light: a dull part has defects too."""
-    draws = _uniform(images, 4, generator, own)[:, :, None, None, None]
-    mean = images.mean((1, 2, 3), keepdim=True)
-    contrast = torch.where(draws[0] < 0.5, torch.exp(-1.6 * draws[1]), 1.0)
-    light = torch.where(draws[2] < 0.5, torch.exp(-1.4 * draws[3]), 1.0)
-    return (mean + (images - mean) * contrast) * light
 
 
 def _uniform(images: Tensor, rows: int, generator: torch.Generator, own: float = 1.0) -> Tensor:

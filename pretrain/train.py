@@ -49,8 +49,8 @@ class Recipe(NamedTuple):
     defect_weight: float = 1.0
     tuning_rate: float = 0.05
     """Learning rate of the second phase."""
-    longest_gradient: float = 10.0
-    """Longer ones of the second phase are shortened to it."""
+    longest_gradient: float = 0.0
+    """Longer ones of the second phase are shortened to it; 0 leaves them."""
     naming_weight: float = 0.2
     """That of telling pictures apart, in the second phase."""
     distance_weight: float = 3.0
@@ -252,7 +252,7 @@ def train(
         loss, parts = losses(student, compiled, batch, recipe, pairs)
         optimizer.zero_grad()
         loss.backward()
-        if recipe.is_tuning(step):
+        if recipe.is_tuning(step) and recipe.longest_gradient:
             nn.utils.clip_grad_norm_(student.parameters(), recipe.longest_gradient)
         optimizer.step()
         sums.update({name: part.item() for name, part in parts.items()})

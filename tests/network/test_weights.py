@@ -26,7 +26,7 @@ UNREACHABLE = f"http://127.0.0.1:9/{CACHED_NAME}"
 FIRST, LAST = "0.weight", "16.bias"
 
 BUNDLED_SHA256 = {
-    "resnet18": "64cb87d7a8b0cc8bd15ab4b8b2f10247ac84f911ee0b094905144a087d10edc5",
+    "resnet18": "deb4550839239f16f8dde50191bb5f9103d92dda7bdc2ae64c7d31c4069bcb60",
     "vgg19": "75d0197750671f078863055ad1fbef8ac24b1be87b461d568d065f49641abc8f",
 }
 """The shipped weights, as docs/backbone.md gives them."""

@@ -12,7 +12,7 @@ from pretrain.__main__ import RECIPES, main
 from pretrain.distance import distance_losses, log_distances
 from pretrain.export import folded, rescale
 from pretrain.floor import fit_filters
-from pretrain.pictures import SIDE, fainter, load_pictures, make_batch, make_pairs, with_defects
+from pretrain.pictures import SIDE, load_pictures, make_batch, make_pairs, with_defects
 from pretrain.textures import FAMILIES, draw
 from pretrain.train import Recipe, Student, train
 from safetensors.torch import load_file
@@ -108,29 +108,6 @@ def test_a_cell_unlike_every_good_one_is_far() -> None:
     assert torch.equal(distances, log_distances(features, generator()))
     assert distances.flatten().argmax() == 3 * 8 + 3
     assert distances[0, 3, 3] > distances[1].max() + 2
-
-
-def test_a_dull_crop_is_measured_by_the_scale_of_all() -> None:
-    vivid = torch.randn(1, 8, 8, 8, generator=generator())
-    good, measured = vivid + 0.1 * torch.randn(2, 1, 8, 8, 8, generator=generator(1))
-    measured[:, :, 2:5, 2:5] += 5
-    crops = torch.cat([good, 0.1 * good, measured, 0.1 * measured])
-    of_vivid, of_dull = log_distances(crops, generator())
-    assert of_vivid[3, 3] > of_dull[3, 3] + 1, "else a faint defect would count as a strong one"
-
-
-def test_half_the_pairs_are_dim_or_flat() -> None:
-    images = torch.rand(512, 3, 16, 16, generator=generator())
-    made = fainter(images, generator(), own=0.3)
-    assert (made >= 0).all()
-    assert (made <= 1).all()
-    brightness = made.mean((1, 2, 3)) / images.mean((1, 2, 3))
-    contrast = made.std((1, 2, 3)) / images.std((1, 2, 3)) / brightness
-    for ratio in (brightness, contrast):
-        assert 0.4 < (ratio > 0.99).float().mean() < 0.7, "nearly half are left as they are"
-        assert ratio.min() < 0.5
-    first, second = brightness.chunk(2)
-    assert (first - second).abs().mean() < 0.5 * (first - second.roll(1)).abs().mean()
 
 
 def test_the_objective_wants_defects_far_and_the_rest_near() -> None:
