@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from haloae.network.trunks import TRUNKS
+from haloae.network.weights import load_weights
 from pretrain.export import export
 from pretrain.pictures import load_pictures
 from pretrain.train import Recipe, train
@@ -31,6 +33,17 @@ RECIPES = {
         longest_gradient=10.0,
     ),
 }
+REFINEMENTS = {
+    "resnet18": RECIPES["resnet18"]._replace(
+        steps=0, tuning_steps=2100, longest_gradient=10.0,
+        naming_weight=1.0, distance_weight=2.0, floor=1.0, dim_share=0.5,
+    ),
+    "vgg19": RECIPES["vgg19"]._replace(
+        steps=0, tuning_steps=2300,
+        naming_weight=1.0, distance_weight=2.0, floor=1.0, dim_share=0.5,
+    ),
+}  # fmt: skip
+"""What `--start` does: the second phase again, longer and with less easy pairs."""
 
 
 def main() -> None:
@@ -39,6 +52,7 @@ def main() -> None:
     parser.add_argument("trunk", choices=sorted(RECIPES))
     parser.add_argument("--photos", type=Path, required=True, help="folder of .jpg photographs")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--start", type=Path, help="weights file to refine; else random filters")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int)
@@ -47,7 +61,10 @@ def main() -> None:
             parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: shipped")
     arguments = parser.parse_args()
     changes = {n: v for n in Recipe._fields if (v := getattr(arguments, n)) is not None}
-    recipe = RECIPES[arguments.trunk]._replace(**changes)
+    recipes = REFINEMENTS if arguments.start else RECIPES
+    recipe = recipes[arguments.trunk]._replace(**changes)
+    wanted = TRUNKS[recipe.trunk].build().state_dict()
+    start = load_weights(arguments.start, recipe.trunk, wanted) if arguments.start else None
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
@@ -56,13 +73,17 @@ def main() -> None:
         arguments.photos, recipe.photo_stride, recipe.textures, recipe.seed, out.parent
     )
     device = torch.device(arguments.device)
-    student, state = train(pictures, recipe, out, device=device, minutes=arguments.minutes)
+    student, state = train(
+        pictures, recipe, out, device=device, minutes=arguments.minutes,
+        start=start.tensors if start else None,
+    )  # fmt: skip
     if state["step"] < recipe.all_steps:
         print(f"stopped at step {state['step']} of {recipe.all_steps}: the same command goes on")
         return
     path = out / f"{recipe.trunk}.safetensors"
     record = {
         "recipe": recipe._asdict(),
+        "start": start.sha256 if start else None,
         "pictures": len(pictures),
         "device": arguments.device,
         "torch": torch.__version__,

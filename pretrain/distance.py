@@ -8,18 +8,19 @@ BANK_SHARE = 0.25
 """Share of a good crop's cells in the bank of its pair: a bank never holds all that is good."""
 BANK_OTHERS = 256
 """Cells of any good crop that stand in every bank."""
-FLOOR = 0.1
-"""Part of a channel's variance over all good crops that is added to that over one of them."""
 SMALLEST = 1e-3
 """Added to squared distances before the logarithm."""
 
 
-def log_distances(features: Tensor, generator: torch.Generator) -> Tensor:
+def log_distances(features: Tensor, generator: torch.Generator, floor: float) -> Tensor:
     """Log of the squared distance, per channel, of each cell to the nearest in a bank.
 
     Args:
         features: (2n, C, h, w) of pairs: n good crops, then n that are measured.
         generator: of the banks' cells.
+        floor: part of a channel's variance over all good crops that is added to that over one of
+            them. With little of it a dull crop is measured by a finer scale than a vivid one; a
+            detector has one scale for all images of a product.
 
     Returns:
         (n, h, w), of the second crops, each against the bank of its pair's first.
@@ -28,7 +29,7 @@ def log_distances(features: Tensor, generator: torch.Generator) -> Tensor:
     good, measured = smoothed.flatten(2).movedim(1, 2).chunk(2)
     everything = good.flatten(0, 1)
     mean = good.mean(1, keepdim=True)
-    scale = (good.var(1, keepdim=True) + FLOOR * everything.var(0) + 1e-6).rsqrt()
+    scale = (good.var(1, keepdim=True) + floor * everything.var(0) + 1e-6).rsqrt()
 
     def some(count: int, of: int) -> Tensor:
         return torch.randperm(of, generator=generator, device=features.device)[:count]

@@ -7,16 +7,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from haloae.detection.held_out import normalise
 from haloae.network.trunks import TRUNKS, ResNet, Vgg
 from haloae.network.weights import digest
-from pretrain.pictures import crop
+from pretrain.pictures import normalised_crops
 from pretrain.train import ConvNorm, Student
-
-SETTLING = 32
-"""Batches that batch norm's statistics are taken anew from, and taps are measured on."""
-SETTLING_SIZE = 128
-"""Side of their crops: detectors see larger images than training did."""
 
 
 @torch.no_grad()
@@ -28,16 +22,7 @@ def export(student: Student, trunk: str, pictures: Tensor, path: Path, seed: int
     """
     device = next(student.parameters()).device
 
-    def batches() -> list[Tensor]:
-        made = []
-        for number in range(SETTLING):
-            generator = torch.Generator().manual_seed(seed + number)
-            chosen = torch.randint(len(pictures), (16,), generator=generator)
-            crops = crop(pictures[chosen.to(pictures.device)].cpu() / 255, SETTLING_SIZE, generator)
-            made.append(normalise(crops).to(device))
-        return made
-
-    inputs = batches()
+    inputs = [batch.to(device) for batch in normalised_crops(pictures, seed)]
     _settle(student, inputs)
     student.eval()
     layers = TRUNKS[trunk].build()

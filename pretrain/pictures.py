@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from haloae.detection.held_out import normalise
 from pretrain.textures import draw
 
 SIDE = 176
@@ -27,6 +28,12 @@ PLACE = 0.1
 """What is a crop's own in where the two of a pair are cut, of 1: some pixels and degrees."""
 LIGHT = 0.3
 """What is a crop's own in the light, focus and noise of the two of a pair, of 1."""
+
+
+SETTLING = 32
+"""Batches that batch norm's statistics are taken anew from, and taps are measured on."""
+SETTLING_SIZE = 128
+"""Side of their crops: detectors see larger images than training did."""
 
 
 class Batch(NamedTuple):
@@ -78,11 +85,13 @@ def make_batch(pictures: Tensor, size: int, count: int, generator: torch.Generat
     return Batch(with_light_and_noise(images, generator), classes, changed)
 
 
-def make_pairs(pictures: Tensor, size: int, count: int, generator: torch.Generator) -> Batch:
+def make_pairs(
+    pictures: Tensor, size: int, count: int, generator: torch.Generator, dim_share: float
+) -> Batch:
     """Draw pairs of crops, all first ones before all second ones, as of two parts of a product.
 
     Both are cut at nearly the same place in nearly the same light, and most of the second ones are
-    spoiled, some of them faintly.
+    spoiled, some of them faintly. A share of the pairs is dim, and as many are flat.
     """
     classes = torch.randint(
         len(pictures), (count // 2,), generator=generator, device=pictures.device
@@ -93,8 +102,10 @@ def make_pairs(pictures: Tensor, size: int, count: int, generator: torch.Generat
     draws = _uniform(parts, 2, generator)[:, :, None, None, None]
     spoiled = torch.lerp(parts, spoiled, torch.where(draws[0] < 0.5, 0.15 + 0.85 * draws[1], 1.0))
     changed = torch.cat([_visible(good, good), _visible(parts, spoiled)])
-    images = with_light_and_noise(torch.cat([good, spoiled]), generator, own=LIGHT)
-    return Batch(images, classes, changed)
+    images = torch.cat([good, spoiled])
+    if dim_share:
+        images = dim_or_flat(images, generator, dim_share)
+    return Batch(with_light_and_noise(images, generator, own=LIGHT), classes, changed)
 
 
 def crop(pictures: Tensor, size: int, generator: torch.Generator, own: float = 1.0) -> Tensor:
@@ -117,6 +128,17 @@ def crop(pictures: Tensor, size: int, generator: torch.Generator, own: float = 1
     grid = F.affine_grid(theta, [len(pictures), 3, 2 * size, 2 * size], align_corners=False)
     fine = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
     return F.avg_pool2d(fine, 2)
+
+
+def normalised_crops(pictures: Tensor, seed: int) -> list[Tensor]:
+    """`SETTLING` batches (16, 3, S, S) of good crops as a trunk sees them, on the CPU."""
+    batches = []
+    for number in range(SETTLING):
+        generator = torch.Generator().manual_seed(seed + number)
+        chosen = torch.randint(len(pictures), (16,), generator=generator)
+        crops = crop(pictures[chosen.to(pictures.device)].cpu() / 255, SETTLING_SIZE, generator)
+        batches.append(normalise(crops))
+    return batches
 
 
 def with_defects(
@@ -191,6 +213,15 @@ def with_light_and_noise(images: Tensor, generator: torch.Generator, own: float 
     sigma = torch.where(draws[12] < 0.5, 0.06 * draws[13], 0.0)
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     return (images + sigma * noise).clamp(0, 1)
+
+
+def dim_or_flat(images: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """A share of the pairs with less contrast (down to a fifth), one in less light (a quarter)."""
+    draws = _uniform(images, 4, generator, LIGHT)[:, :, None, None, None]
+    mean = images.mean((1, 2, 3), keepdim=True)
+    contrast = torch.where(draws[0] < share, torch.exp(-1.6 * draws[1]), 1.0)
+    light = torch.where(draws[2] < share, torch.exp(-1.4 * draws[3]), 1.0)
+    return (mean + (images - mean) * contrast) * light
 
 
 def _uniform(images: Tensor, rows: int, generator: torch.Generator, own: float = 1.0) -> Tensor:

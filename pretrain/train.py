@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from haloae.detection.held_out import normalise
 from haloae.network.trunks import TRUNKS, Trunk
 from pretrain.distance import distance_losses, log_distances
-from pretrain.pictures import Batch, make_batch, make_pairs
+from pretrain.pictures import Batch, make_batch, make_pairs, normalised_crops
 
 CELL = 4
 """Image pixels per cell of the defect map, in each direction."""
@@ -55,6 +56,10 @@ class Recipe(NamedTuple):
     """That of telling pictures apart, in the second phase."""
     distance_weight: float = 3.0
     """That of each of the two losses of distances."""
+    floor: float = 0.1
+    """See `log_distances`."""
+    dim_share: float = 0.0
+    """Share of the pairs that are dim, and of those that are flat."""
     seed: int = 0
 
     @property
@@ -165,6 +170,49 @@ def with_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
+@torch.no_grad()
+def with_weights(trunk: nn.Module, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> None:
+    """Give a trunk with batch norm the weights of one without: what it computes is the same.
+
+    Args:
+        trunk: of `with_batch_norm`.
+        tensors: by the names they have without batch norm, as `pretrain.export.folded` gives them.
+        inputs: normalised images, over which the mean and variance of each filter are taken.
+    """
+    layers = {n: m for n, m in trunk.named_modules() if isinstance(m, ConvNorm)}
+    moments: dict[str, list[Tensor]] = {name: [] for name in layers}
+    hooks = []
+    for name, layer in layers.items():
+        # Filters of the length that random ones have: batch norm undoes it, the optimiser feels it.
+        usual = layer.conv.weight.flatten(1).norm(dim=1).mean()
+        weight = tensors[f"{name}.weight"].to(layer.conv.weight)
+        length = weight.flatten(1).norm(dim=1).clamp_min(1e-6) / usual
+        layer.conv.weight.copy_(weight / length.view(-1, 1, 1, 1))
+        layer.norm.weight.copy_(length * (1 + layer.norm.eps) ** 0.5)
+        layer.norm.bias.copy_(tensors[f"{name}.bias"])
+
+        def measure(
+            module: nn.Module, given: tuple[Tensor, ...], x: Tensor, name: str = name
+        ) -> None:
+            moments[name].append(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))
+
+        hooks.append(layer.conv.register_forward_hook(measure))
+    trunk.eval()
+    device = next(trunk.parameters()).device
+    for batch in inputs:
+        list(trunk(batch.to(device)))
+    for name, layer in layers.items():
+        mean, square = torch.stack(moments[name]).mean(0)
+        layer.norm.running_mean = mean
+        layer.norm.running_var = (square - mean.square()).clamp_min(0)
+        layer.norm.bias.add_(layer.norm.weight / (1 + layer.norm.eps) ** 0.5 * mean)
+        layer.norm.weight.mul_(
+            ((layer.norm.running_var + layer.norm.eps) / (1 + layer.norm.eps)).sqrt()
+        )
+    for hook in hooks:
+        hook.remove()
+
+
 def losses(
     student: Student,
     network: nn.Module,
@@ -196,7 +244,7 @@ def losses(
     parts = {"naming": naming, "seeing": seeing, "accuracy": accuracy}
     if pairs is None:
         return naming + recipe.defect_weight * seeing, parts
-    logs = log_distances(student.features(taps, share.shape[-1]), pairs)
+    logs = log_distances(student.features(taps, share.shape[-1]), pairs, recipe.floor)
     second = len(logs)
     distance, ranking = distance_losses(
         student.scale * logs + student.offset, is_defect[second:], counts[second:]
@@ -210,9 +258,23 @@ def losses(
 
 
 def train(
-    pictures: Tensor, recipe: Recipe, out: Path, *, device: torch.device, minutes: float
+    pictures: Tensor,
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: torch.device,
+    minutes: float,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[Student, dict[str, Any]]:
     """Go on from the checkpoint in `out`, if there is one, for so many minutes or to the end.
+
+    Args:
+        pictures: (N, 3, S, S) uint8, a class each.
+        recipe: what to do.
+        out: folder of the checkpoint and the log.
+        device: where.
+        minutes: after which it stops.
+        start: the trunk's tensors, without batch norm, to start from; None for random filters.
 
     Returns:
         The student, and its state: `step`, `seconds`.
@@ -222,6 +284,8 @@ def train(
     student = Student(TRUNKS[recipe.trunk], len(pictures)).to(
         device, memory_format=torch.channels_last
     )
+    if start is not None:
+        with_weights(student.trunk, start, normalised_crops(pictures, recipe.seed))
     optimizer = torch.optim.SGD(
         student.parameters(), recipe.learning_rate, momentum=0.9, nesterov=True,
         weight_decay=recipe.weight_decay,
@@ -246,9 +310,12 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate_at(step)
         generator = torch.Generator(device).manual_seed(recipe.seed * 10**9 + step)
-        make = make_pairs if recipe.is_tuning(step) else make_batch
-        batch = make(pictures, recipe.size_at(step), recipe.batch, generator)
+        size, count = recipe.size_at(step), recipe.batch
         pairs = generator if recipe.is_tuning(step) else None
+        if pairs:
+            batch = make_pairs(pictures, size, count, pairs, recipe.dim_share)
+        else:
+            batch = make_batch(pictures, size, count, generator)
         loss, parts = losses(student, compiled, batch, recipe, pairs)
         optimizer.zero_grad()
         loss.backward()

@@ -12,16 +12,24 @@ from pretrain.__main__ import RECIPES, main
 from pretrain.distance import distance_losses, log_distances
 from pretrain.export import folded, rescale
 from pretrain.floor import fit_filters
-from pretrain.pictures import SIDE, load_pictures, make_batch, make_pairs, with_defects
+from pretrain.pictures import (
+    SIDE,
+    dim_or_flat,
+    load_pictures,
+    make_batch,
+    make_pairs,
+    with_defects,
+)
 from pretrain.textures import FAMILIES, draw
-from pretrain.train import Recipe, Student, train
+from pretrain.train import Recipe, Student, train, with_weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from haloae.detection.held_out import normalise
+from haloae.errors import WeightsError
 from haloae.network.features import FeatureExtractor
 from haloae.network.trunks import TRUNKS
-from haloae.network.weights import digest
+from haloae.network.weights import BUNDLED, digest, random_weights
 
 RECIPE = Recipe(
     "resnet18", steps=3, size=32, late_size=48, tuning_steps=2, photo_stride=1, textures=8, batch=8
@@ -84,10 +92,10 @@ def test_a_batch_is_a_function_of_its_seed(pictures: Tensor) -> None:
 
 
 def test_pairs_are_two_parts_of_one_product(pictures: Tensor) -> None:
-    pairs = make_pairs(pictures, 48, 64, generator(1))
+    pairs = make_pairs(pictures, 48, 64, generator(1), 0.5)
     assert pairs.images.shape == (64, 3, 48, 48)
     assert 0 <= pairs.images.min() <= pairs.images.max() <= 1
-    for one, other in zip(pairs, make_pairs(pictures, 48, 64, generator(1)), strict=True):
+    for one, other in zip(pairs, make_pairs(pictures, 48, 64, generator(1), 0.5), strict=True):
         assert torch.equal(one, other)
     first, second = pairs.classes.chunk(2)
     assert torch.equal(first, second)
@@ -103,11 +111,44 @@ def test_a_cell_unlike_every_good_one_is_far() -> None:
     features = torch.randn(2, 8, 1, 1, generator=generator()).repeat(2, 1, 8, 8)
     features += 0.1 * torch.randn(features.shape, generator=generator(1))
     features[2, :, 2:5, 2:5] += 5
-    distances = log_distances(features, generator())
+    distances = log_distances(features, generator(), 0.1)
     assert distances.shape == (2, 8, 8)
-    assert torch.equal(distances, log_distances(features, generator()))
+    assert torch.equal(distances, log_distances(features, generator(), 0.1))
     assert distances.flatten().argmax() == 3 * 8 + 3
     assert distances[0, 3, 3] > distances[1].max() + 2
+
+
+def test_the_floor_keeps_a_dull_crop_from_a_scale_of_its_own() -> None:
+    features = torch.randn(4, 8, 8, 8, generator=generator())
+    features[::2] *= 0.1
+    off = torch.zeros(4, 8, 8, 8)
+    off[2:, :, 4, 4] = 9 * torch.tensor([0.1, 1.0])[:, None]
+
+    def gap(floor: float) -> float:
+        dull, vivid = log_distances(features + off, generator(), floor)[:, 4, 4]
+        return (vivid - dull).item()
+
+    assert gap(0) == pytest.approx(0, abs=1), "each by its own scale"
+    assert gap(1) > gap(0.1) > gap(0) + 1
+
+
+def test_dim_and_flat_pairs_keep_what_they_show() -> None:
+    images = torch.rand(200, 3, 16, 16, generator=generator())
+    changed = dim_or_flat(images, generator(), 0.5)
+    assert 0 <= changed.min() <= changed.max() <= 1
+    contrast = changed.flatten(1).std(1) / images.flatten(1).std(1)
+    light = changed.flatten(1).mean(1) / images.flatten(1).mean(1)
+    assert 0.2 < (contrast > 0.999).float().mean() < 0.3, "neither, of half and half"
+    assert contrast.min() > 0.2 * 0.24
+    assert 0.4 < (light > 0.999).float().mean() < 0.6
+    assert 0.24 < light.min() < 0.4
+    correlation = torch.nn.functional.cosine_similarity(
+        changed.flatten(1) - changed.flatten(1).mean(1, keepdim=True),
+        images.flatten(1) - images.flatten(1).mean(1, keepdim=True),
+    )
+    assert correlation.min() > 0.999
+    one, other = contrast.chunk(2)
+    assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.5, "two of a pair are alike"
 
 
 def test_the_objective_wants_defects_far_and_the_rest_near() -> None:
@@ -161,6 +202,27 @@ def test_folding_and_rescaling_change_nothing_but_the_scale(trunk: str) -> None:
 
 
 @pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_training_can_start_from_what_was_folded(trunk: str) -> None:
+    layers = TRUNKS[trunk].build()
+    weights = random_weights(layers.state_dict(), seed=3)
+    weights = {n: t + 0.05 if t.ndim == 1 else t for n, t in weights.items()}
+    layers.load_state_dict(weights, assign=True)
+    images = torch.randn(8, 3, 64, 64, generator=generator())
+    student = Student(TRUNKS[trunk], 5)
+    lengths = [p.flatten(1).norm(dim=1).mean() for p in student.trunk.parameters() if p.ndim > 1]
+    with_weights(student.trunk, weights, [images])
+    with torch.no_grad():
+        wanted = list(layers(images))
+        for mode in (False, True):
+            student.train(mode)
+            for tap, same in zip(student.trunk(images), wanted, strict=True):
+                torch.testing.assert_close(tap, same, atol=1e-3, rtol=1e-3)
+    filters = [p for p in student.trunk.parameters() if p.ndim > 1]
+    for filter, length in zip(filters, lengths, strict=True):
+        assert torch.allclose(filter.flatten(1).norm(dim=1), length), "as long as random ones"
+
+
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
 def test_the_student_has_the_trunk_that_is_shipped(trunk: str) -> None:
     student = Student(TRUNKS[trunk], 5)
     pictures, defects, taps = student(torch.zeros(2, 3, 48, 48))
@@ -193,7 +255,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(pictures: Tensor, tmp_path: 
     while state["step"] < RECIPE.all_steps:
         calls += 1
         resumed, state = train(pictures, RECIPE, part, device=device, minutes=1e-4)
-    assert calls == RECIPE.all_steps, "one step a call, so both phases are stopped within"
+    assert calls >= RECIPE.all_steps, "at most one step a call, so both phases are stopped within"
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(SystemExit, match="another recipe"):
@@ -212,7 +274,7 @@ def test_the_command_writes_weights_that_load(
     command = ["pretrain", trunk, "--photos", str(photos), "--out", str(out), "--steps", "2"]
     command += ["--tuning-steps", "1", "--size", "16", "--late-size", "16", "--batch", "4"]
     command += ["--textures", "4"]
-    monkeypatch.setattr("pretrain.export.SETTLING", 2)
+    monkeypatch.setattr("pretrain.pictures.SETTLING", 2)
     monkeypatch.setattr(sys, "argv", [*command, "--minutes", "0"])
     main()
     assert "the same command goes on" in capsys.readouterr().out
@@ -225,7 +287,34 @@ def test_the_command_writes_weights_that_load(
     assert extractor.source is not None
     assert extractor.source.sha256 == record["sha256"] == digest(weights)
     assert record["recipe"]["steps"] == 2
+    assert record["start"] is None
     assert record["pictures"] == (4 - 1) // RECIPES[trunk].photo_stride + 1 + 4
+
+
+def test_the_command_refines_weights(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["pretrain", "resnet18", "--photos", str(photos), "--out", str(tmp_path / "runs")]
+    command += ["--size", "32", "--batch", "8", "--textures", "4", "--tuning-steps", "1", "--start"]
+    monkeypatch.setattr("pretrain.pictures.SETTLING", 2)
+    bundled = BUNDLED / "resnet18.safetensors"
+    monkeypatch.setattr(sys, "argv", [*command, str(bundled)])
+    main()
+    record = json.loads((tmp_path / "runs" / "record.json").read_text())
+    assert record["start"] == digest(load_file(bundled))
+    assert record["sha256"] != record["start"]
+    assert record["recipe"]["steps"] == 0
+    made = load_file(tmp_path / "runs" / "resnet18.safetensors")
+    for name, tensor in load_file(bundled).items():
+        if tensor.ndim > 1:
+            pair = torch.stack([tensor.float().flatten(), made[name].float().flatten()])
+            assert torch.corrcoef(pair)[0, 1] > 0.8, f"{name}: hardly changed by a step"
+    monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "no.safetensors")])
+    with pytest.raises(WeightsError, match=r"no\.safetensors"):
+        main()
 
 
 def test_the_floor_decorrelates_what_each_layer_sees() -> None:
