@@ -11,11 +11,12 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from haloae.network.trunks import TRUNKS
-from haloae.network.weights import load_weights
-from pretrain.export import export
-from pretrain.pictures import load_pictures
+from haloae.network.weights import digest, load_weights
+from pretrain.export import finished, mixed
+from pretrain.pictures import load_pictures, normalised_crops
 from pretrain.train import Recipe, train
 
 RECIPES = {
@@ -35,8 +36,8 @@ RECIPES = {
 }
 REFINEMENTS = {
     "resnet18": RECIPES["resnet18"]._replace(
-        steps=0, tuning_steps=2100, longest_gradient=10.0,
-        naming_weight=1.0, distance_weight=2.0, floor=1.0, dim_share=0.5,
+        steps=0, tuning_steps=1000, tuning_rate=0.02, longest_gradient=10.0,
+        naming_weight=1.0, distance_weight=2.0, floor=1.0, dim_share=0.5, start_share=0.25,
     ),
     "vgg19": RECIPES["vgg19"]._replace(
         steps=0, tuning_steps=2300,
@@ -65,6 +66,8 @@ def main() -> None:
     recipe = recipes[arguments.trunk]._replace(**changes)
     wanted = TRUNKS[recipe.trunk].build().state_dict()
     start = load_weights(arguments.start, recipe.trunk, wanted) if arguments.start else None
+    if recipe.start_share and not start:
+        parser.error("--start-share: needs --start.")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
@@ -80,7 +83,13 @@ def main() -> None:
     if state["step"] < recipe.all_steps:
         print(f"stopped at step {state['step']} of {recipe.all_steps}: the same command goes on")
         return
+    inputs = [batch.to(device) for batch in normalised_crops(pictures, recipe.seed)]
+    tensors = finished(student.trunk, recipe.trunk, inputs)
+    if start and recipe.start_share:
+        between = mixed(recipe.trunk, start.tensors, tensors, recipe.start_share, inputs)
+        tensors = finished(between, recipe.trunk, inputs)
     path = out / f"{recipe.trunk}.safetensors"
+    save_file(tensors, path, metadata={"trunk": recipe.trunk})
     record = {
         "recipe": recipe._asdict(),
         "start": start.sha256 if start else None,
@@ -88,7 +97,7 @@ def main() -> None:
         "device": arguments.device,
         "torch": torch.__version__,
         "seconds": round(state["seconds"]),
-        "sha256": export(student, recipe.trunk, pictures, path, recipe.seed),
+        "sha256": digest(tensors),
         "bytes": path.stat().st_size,
     }
     (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,52 +1,81 @@
 """A trained student → the file that is shipped: batch norm folded, taps of mean 1, float16."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from haloae.network.trunks import TRUNKS, ResNet, Vgg
-from haloae.network.weights import digest
-from pretrain.pictures import normalised_crops
-from pretrain.train import ConvNorm, Student
+from pretrain.train import ConvNorm, with_batch_norm, with_weights
 
 
 @torch.no_grad()
-def export(student: Student, trunk: str, pictures: Tensor, path: Path, seed: int) -> str:
-    """Write the weights file.
+def finished(trunk: nn.Module, name: str, inputs: list[Tensor]) -> dict[str, Tensor]:
+    """The tensors that are shipped, of a trunk with batch norm.
 
-    Returns:
-        The digest of its tensors, as `haloae.network.weights.digest` gives it.
+    Args:
+        trunk: of `with_batch_norm`; its statistics are taken anew.
+        name: in `TRUNKS`.
+        inputs: of `normalised_crops`.
     """
-    device = next(student.parameters()).device
-
-    inputs = [batch.to(device) for batch in normalised_crops(pictures, seed)]
-    _settle(student, inputs)
-    student.eval()
-    layers = TRUNKS[trunk].build()
-    layers.load_state_dict(folded(student.trunk), assign=True)
-    layers.to(device)
+    _settle(trunk, inputs)
+    trunk.eval()
+    layers = TRUNKS[name].build()
+    layers.load_state_dict(folded(trunk), assign=True)
     rescale(layers, inputs)
-    tensors = {
-        name: tensor.to("cpu", torch.float16).contiguous()
-        for name, tensor in layers.state_dict().items()
+    return {
+        key: tensor.to("cpu", torch.float16).contiguous()
+        for key, tensor in layers.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"trunk": trunk})
-    return digest(tensors)
 
 
-def _settle(student: Student, inputs: list[Tensor]) -> None:
+def mixed(
+    name: str,
+    start: Mapping[str, Tensor],
+    end: Mapping[str, Tensor],
+    start_share: float,
+    inputs: list[Tensor],
+) -> nn.Module:
+    """A trunk with batch norm whose weights lie between those before and after a refinement.
+
+    On that line features lose little of what either end can do (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022, section 3).
+
+    Args:
+        name: of the trunk, in `TRUNKS`.
+        start: its tensors before, without batch norm.
+        end: those after.
+        start_share: 0 is the end, 1 the start.
+        inputs: of `normalised_crops`.
+    """
+    torch.manual_seed(0)  # of the filters that are replaced, which give the scale
+    trunk = with_batch_norm(TRUNKS[name].build())
+    states = []
+    for tensors in (start, end):
+        with_weights(trunk, tensors, inputs)
+        states.append({key: tensor.clone() for key, tensor in trunk.state_dict().items()})
+    before, after = states
+    trunk.load_state_dict(
+        {
+            key: after[key].lerp(before[key], start_share)
+            for key in before
+            if before[key].is_floating_point()
+        },
+        strict=False,  # batch norm's counters, which nothing reads, stay
+    )
+    return trunk
+
+
+def _settle(trunk: nn.Module, inputs: list[Tensor]) -> None:
     """Batch norm's statistics anew, at the size of images that detectors see."""
-    norms = [module for module in student.trunk.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over all batches
-    student.train()
+    trunk.train()
     for batch in inputs:
-        for _ in student.trunk(batch):
+        for _ in trunk(batch):
             pass
 
 

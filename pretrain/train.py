@@ -60,6 +60,8 @@ class Recipe(NamedTuple):
     """See `log_distances`."""
     dim_share: float = 0.0
     """Share of the pairs that are dim, and of those that are flat."""
+    start_share: float = 0.0
+    """Share of the weights that a refinement started from in those it ends with."""
     seed: int = 0
 
     @property
@@ -188,6 +190,7 @@ def with_weights(trunk: nn.Module, tensors: Mapping[str, Tensor], inputs: Sequen
         weight = tensors[f"{name}.weight"].to(layer.conv.weight)
         length = weight.flatten(1).norm(dim=1).clamp_min(1e-6) / usual
         layer.conv.weight.copy_(weight / length.view(-1, 1, 1, 1))
+        layer.norm.reset_running_stats()
         layer.norm.weight.copy_(length * (1 + layer.norm.eps) ** 0.5)
         layer.norm.bias.copy_(tensors[f"{name}.bias"])
 

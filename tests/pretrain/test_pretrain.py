@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pretrain.__main__ import RECIPES, main
 from pretrain.distance import distance_losses, log_distances
-from pretrain.export import folded, rescale
+from pretrain.export import finished, folded, mixed, rescale
 from pretrain.floor import fit_filters
 from pretrain.pictures import (
     SIDE,
@@ -220,6 +220,31 @@ def test_training_can_start_from_what_was_folded(trunk: str) -> None:
     filters = [p for p in student.trunk.parameters() if p.ndim > 1]
     for filter, length in zip(filters, lengths, strict=True):
         assert torch.allclose(filter.flatten(1).norm(dim=1), length), "as long as random ones"
+
+
+def test_weights_between_two_are_between_them() -> None:
+    name = "resnet18"
+    like = TRUNKS[name].build().state_dict()
+    start, end = (random_weights(like, seed) for seed in (1, 2))
+    inputs = [torch.randn(8, 3, 64, 64, generator=generator())]
+
+    def taps(tensors: dict[str, Tensor]) -> Tensor:
+        layers = TRUNKS[name].build()
+        layers.load_state_dict({n: t.float() for n, t in tensors.items()}, assign=True)
+        with torch.no_grad():
+            return torch.cat([tap.flatten() / tap.mean() for tap in layers(inputs[0])])
+
+    made = [finished(mixed(name, start, end, share, inputs), name, inputs) for share in (0, 1, 0.3)]
+    torch.testing.assert_close(taps(made[0]), taps(end), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(taps(made[1]), taps(start), atol=0.05, rtol=0.05)
+    weight = made[2]["conv1.weight"].float().flatten()
+    near, far = (
+        nn.functional.cosine_similarity(weight, other["conv1.weight"].flatten(), dim=0)
+        for other in (end, start)
+    )
+    assert near > far > 0.1
+    again = finished(mixed(name, start, end, 0.3, inputs), name, inputs)
+    assert digest(again) == digest(made[2])
 
 
 @pytest.mark.parametrize("trunk", sorted(TRUNKS))
