@@ -1,14 +1,17 @@
 """Make a bundled backbone: pictures → training → weights file and its record.
 
-    python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/resnet18 [--minutes 10]
+    python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/first [--minutes 10]
+    python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/resnet18 --start FIRST
 
-Called again, it goes on where it stopped; at the end it writes `<trunk>.safetensors` and
+The second command refines the weights file FIRST that the first one made, and its weights are
+those that are shipped. Called again, either goes on where it stopped; at the end it writes `<trunk>.safetensors` and
 `record.json`, the facts of the model card.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,27 +27,24 @@ RECIPES = {
         "resnet18", 6000, size=64, late_size=96, tuning_steps=700, photo_stride=2, textures=600
     ),
     "vgg19": Recipe(
-        "vgg19",
-        2200,
-        size=48,
-        late_size=64,
-        tuning_steps=500,
-        photo_stride=4,
-        textures=300,
-        longest_gradient=10.0,
+        "vgg19", 2200, size=48, late_size=64, tuning_steps=0, photo_stride=4, textures=300
     ),
+}
+HARDER: dict[str, Any] = {
+    "steps": 0,
+    "longest_gradient": 10.0,
+    "naming_weight": 1.0,
+    "distance_weight": 2.0,
+    "floor": 1.0,
+    "dim_share": 0.5,
 }
 REFINEMENTS = {
     "resnet18": RECIPES["resnet18"]._replace(
-        steps=0, tuning_steps=1000, tuning_rate=0.02, longest_gradient=10.0,
-        naming_weight=1.0, distance_weight=2.0, floor=1.0, dim_share=0.5, start_share=0.25,
+        **HARDER, tuning_steps=1000, tuning_rate=0.02, start_share=0.25
     ),
-    "vgg19": RECIPES["vgg19"]._replace(
-        steps=0, tuning_steps=2300,
-        naming_weight=1.0, distance_weight=2.0, floor=1.0, dim_share=0.5,
-    ),
-}  # fmt: skip
-"""What `--start` does: the second phase again, longer and with less easy pairs."""
+    "vgg19": RECIPES["vgg19"]._replace(**HARDER, tuning_steps=1500),
+}
+"""What `--start` does: a second phase with harder pairs."""
 
 
 def main() -> None:
