@@ -3,9 +3,9 @@
     python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/first [--minutes 10]
     python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/resnet18 --start FIRST
 
-The second command refines the weights file FIRST that the first one made, and its weights are
-those that are shipped. Called again, either goes on where it stopped; at the end it writes
-`<trunk>.safetensors` and `record.json`, the facts of the model card.
+The second command refines the weights file FIRST that the first one made. Called again, either goes
+on where it stopped; at the end it writes `<trunk>.safetensors` and `record.json`, the facts of the
+model card. Which are shipped: docs/backbone.md.
 """
 
 import argparse

@@ -26,7 +26,7 @@ UNREACHABLE = f"http://127.0.0.1:9/{CACHED_NAME}"
 FIRST, LAST = "0.weight", "16.bias"
 
 BUNDLED_SHA256 = {
-    "resnet18": "8f67be4cd5e2ee7c16fa9f94946be42eb1ebefb99469c17e676b06f7cb83903f",
+    "resnet18": "deb4550839239f16f8dde50191bb5f9103d92dda7bdc2ae64c7d31c4069bcb60",
     "vgg19": "e709213ad047483a5d18b8198a590f5e2e7b3e931c1dea74e7076733269c41ff",
 }
 """The shipped weights, as docs/backbone.md gives them."""
