@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from haloae.errors import WeightsError
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import digest, load_weights
 from pretrain.export import finished, mixed
@@ -58,14 +59,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int)
     for name, kind in Recipe.__annotations__.items():
-        if name != "trunk":
+        if name not in ("trunk", "start"):
             parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: shipped")
     arguments = parser.parse_args()
+    start = None
+    if arguments.start:
+        wanted = TRUNKS[arguments.trunk].build().state_dict()
+        try:
+            start = load_weights(arguments.start, arguments.trunk, wanted)
+        except WeightsError as error:
+            parser.error(str(error))
+    arguments.start = start.sha256 if start else None
     changes = {n: v for n in Recipe._fields if (v := getattr(arguments, n)) is not None}
-    recipes = REFINEMENTS if arguments.start else RECIPES
-    recipe = recipes[arguments.trunk]._replace(**changes)
-    wanted = TRUNKS[recipe.trunk].build().state_dict()
-    start = load_weights(arguments.start, recipe.trunk, wanted) if arguments.start else None
+    recipe = (REFINEMENTS if start else RECIPES)[arguments.trunk]._replace(**changes)
     if recipe.start_share and not start:
         parser.error("--start-share: needs --start.")
     if arguments.threads:
@@ -92,7 +98,6 @@ def main() -> None:
     save_file(tensors, path, metadata={"trunk": recipe.trunk})
     record = {
         "recipe": recipe._asdict(),
-        "start": start.sha256 if start else None,
         "pictures": len(pictures),
         "device": arguments.device,
         "torch": torch.__version__,

@@ -63,6 +63,8 @@ class Recipe(NamedTuple):
     start_share: float = 0.0
     """Share of the weights that a refinement started from in those it ends with."""
     seed: int = 0
+    start: str = ""
+    """Digest of the weights that the trunk starts from; of none, its filters are random."""
 
     @property
     def all_steps(self) -> int:
@@ -277,7 +279,7 @@ def train(
         out: folder of the checkpoint and the log.
         device: where.
         minutes: after which it stops.
-        start: the trunk's tensors, without batch norm, to start from; None for random filters.
+        start: the trunk's tensors, without batch norm, that `recipe.start` is the digest of.
 
     Returns:
         The student, and its state: `step`, `seconds`.
@@ -287,8 +289,6 @@ def train(
     student = Student(TRUNKS[recipe.trunk], len(pictures)).to(
         device, memory_format=torch.channels_last
     )
-    if start is not None:
-        with_weights(student.trunk, start, normalised_crops(pictures, recipe.seed))
     optimizer = torch.optim.SGD(
         student.parameters(), recipe.learning_rate, momentum=0.9, nesterov=True,
         weight_decay=recipe.weight_decay,
@@ -302,6 +302,8 @@ def train(
         student.load_state_dict(saved["student"])
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
+    elif start is not None:
+        with_weights(student.trunk, start, normalised_crops(pictures, recipe.seed))
     compiled = torch.compile(student) if device.type == "cuda" else student
     start, before = time.monotonic(), state["seconds"]
     logged, sums = state["step"], Counter[str]()

@@ -1,8 +1,10 @@
 """The recipe behind the bundled weights: pictures, batches, training, the file it writes."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +28,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from haloae.detection.held_out import normalise
-from haloae.errors import WeightsError
 from haloae.network.features import FeatureExtractor
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import BUNDLED, digest, random_weights
@@ -269,7 +270,9 @@ def test_it_learns(pictures: Tensor, tmp_path: Path) -> None:
     assert (named.argmax(1) == batch.classes).float().mean() > 3 / 12, "chance is 1 / 12"
 
 
-def test_stopped_and_resumed_is_the_same_to_the_bit(pictures: Tensor, tmp_path: Path) -> None:
+def test_stopped_and_resumed_is_the_same_to_the_bit(
+    pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = torch.device("cpu")
     whole, part = tmp_path / "whole", tmp_path / "part"
     whole.mkdir()
@@ -277,14 +280,18 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(pictures: Tensor, tmp_path: 
     straight, _ = train(pictures, RECIPE, whole, device=device, minutes=10)
     state = {"step": 0}
     calls = 0
+    seconds = itertools.count()
+    monkeypatch.setattr("pretrain.train.time", SimpleNamespace(monotonic=lambda: next(seconds)))
     while state["step"] < RECIPE.all_steps:
         calls += 1
-        resumed, state = train(pictures, RECIPE, part, device=device, minutes=1e-4)
-    assert calls >= RECIPE.all_steps, "at most one step a call, so both phases are stopped within"
+        resumed, state = train(pictures, RECIPE, part, device=device, minutes=2 / 60)
+    assert calls == RECIPE.all_steps, "one step a call, so both phases are stopped within"
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(SystemExit, match="another recipe"):
         train(pictures, RECIPE._replace(seed=1), part, device=device, minutes=1)
+    with pytest.raises(SystemExit, match="another recipe"):
+        train(pictures, RECIPE._replace(start="f00"), part, device=device, minutes=1)
 
 
 @pytest.mark.parametrize("trunk", sorted(TRUNKS))
@@ -312,7 +319,7 @@ def test_the_command_writes_weights_that_load(
     assert extractor.source is not None
     assert extractor.source.sha256 == record["sha256"] == digest(weights)
     assert record["recipe"]["steps"] == 2
-    assert record["start"] is None
+    assert record["recipe"]["start"] == ""
     assert record["pictures"] == (4 - 1) // RECIPES[trunk].photo_stride + 1 + 4
 
 
@@ -329,8 +336,8 @@ def test_the_command_refines_weights(
     monkeypatch.setattr(sys, "argv", [*command, str(bundled)])
     main()
     record = json.loads((tmp_path / "runs" / "record.json").read_text())
-    assert record["start"] == digest(load_file(bundled))
-    assert record["sha256"] != record["start"]
+    assert record["recipe"]["start"] == digest(load_file(bundled))
+    assert record["sha256"] != digest(load_file(bundled))
     assert record["recipe"]["steps"] == 0
     made = load_file(tmp_path / "runs" / "resnet18.safetensors")
     for name, tensor in load_file(bundled).items():
@@ -338,8 +345,10 @@ def test_the_command_refines_weights(
             pair = torch.stack([tensor.float().flatten(), made[name].float().flatten()])
             assert torch.corrcoef(pair)[0, 1] > 0.8, f"{name}: hardly changed by a step"
     monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "no.safetensors")])
-    with pytest.raises(WeightsError, match=r"no\.safetensors"):
+    with pytest.raises(SystemExit) as stop:
         main()
+    assert stop.value.code == 2
+    assert "no.safetensors" in capsys.readouterr().err
 
 
 def test_the_floor_decorrelates_what_each_layer_sees() -> None:
