@@ -92,7 +92,7 @@ def main() -> None:
     inputs = [batch.to(device) for batch in normalised_crops(pictures, recipe.seed)]
     tensors = finished(student.trunk, recipe.trunk, inputs)
     if start and recipe.start_share:
-        between = mixed(recipe.trunk, start.tensors, tensors, recipe.start_share, inputs)
+        between = mixed(recipe.trunk, start.tensors, tensors, recipe.start_share, inputs).to(device)
         tensors = finished(between, recipe.trunk, inputs)
     path = out / f"{recipe.trunk}.safetensors"
     save_file(tensors, path, metadata={"trunk": recipe.trunk})
