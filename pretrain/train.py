@@ -305,10 +305,10 @@ def train(
     elif start is not None:
         with_weights(student.trunk, start, normalised_crops(pictures, recipe.seed))
     compiled = torch.compile(student) if device.type == "cuda" else student
-    start, before = time.monotonic(), state["seconds"]
+    began, before = time.monotonic(), state["seconds"]
     logged, sums = state["step"], Counter[str]()
     student.train()
-    while state["step"] < recipe.all_steps and time.monotonic() - start < 60 * minutes:
+    while state["step"] < recipe.all_steps and time.monotonic() - began < 60 * minutes:
         step = state["step"]
         if step == recipe.steps:
             optimizer.state.clear()  # no momentum from the first phase
@@ -329,7 +329,7 @@ def train(
         optimizer.step()
         sums.update({name: part.item() for name, part in parts.items()})
         state["step"] += 1
-        state["seconds"] = before + time.monotonic() - start
+        state["seconds"] = before + time.monotonic() - began
         if state["step"] % 200 == 0 or state["step"] in (recipe.steps, recipe.all_steps):
             count = state["step"] - logged
             row = {**state, **{name: total / count for name, total in sums.items()}}
