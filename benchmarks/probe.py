@@ -103,7 +103,7 @@ class Gaussian:
 def run_heads(category: Category, trunk: str, weights: str, seeds: list[int]) -> dict[str, Any]:
     """Both heads, all seeds, with one pass over the images each."""
     extractor = FeatureExtractor(weights, trunk)
-    reducer = FeatureReducer(extractor.channels, COMPONENTS)
+    reducer = FeatureReducer([tap.channels for tap in extractor.taps], COMPONENTS)
 
     def features(path: Path) -> Tensor:
         image = torch.from_numpy(resize(read_image(path), SIZE))[None]
@@ -111,7 +111,8 @@ def run_heads(category: Category, trunk: str, weights: str, seeds: list[int]) ->
                             count_include_pad=False)  # fmt: skip
 
     good = [features(path).half() for path in category.train]
-    reducer.fit(good)
+    # Plain: what this measures stays, whatever the product does.
+    reducer.fit(good, floor=0)
     reduced = [reducer(each.float())[0] for each in good]
     cells = torch.cat([each.flatten(1).T for each in reduced])
     heads: dict[str, Any] = {f"nearest|{seed}": Nearest(cells, seed) for seed in seeds}

@@ -1,6 +1,6 @@
 """The frozen trunk and the principal components of its features."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -228,14 +228,16 @@ def correlated(rows: int, channels: int) -> Tensor:
     return torch.einsum("dc,bchw->bdhw", mixing, sources) * scales + 3 * scales
 
 
-def fitted(features: Tensor, reduced: int) -> FeatureReducer:
-    reducer = FeatureReducer(features.shape[1], reduced)
+def fitted(
+    features: Tensor, reduced: int, *, taps: Sequence[int] = (), floor: float = 0
+) -> FeatureReducer:
+    reducer = FeatureReducer(taps or [features.shape[1]], reduced)
 
     def batches() -> Iterator[Tensor]:
         yield features[:1]
         yield features[1:]
 
-    reducer.fit(batches())
+    reducer.fit(batches(), floor)
     return reducer
 
 
@@ -264,10 +266,40 @@ def test_reduction_is_pca_of_standardised_features() -> None:
     assert (reduced**2).sum() == pytest.approx(rows.size, rel=1e-3)
 
 
+def test_quiet_channels_are_not_made_as_loud_as_the_others() -> None:
+    """Each is divided by the root of its variance and a share of the mean one of its own tap."""
+    features = correlated(50, 12)
+    rows = features.movedim(1, -1).flatten(0, 2).double().numpy()
+    variance = rows.var(0)
+    mean = np.repeat([variance[:5].mean(), variance[5:].mean()], [5, 7])
+    scaled = (rows - rows.mean(0)) / np.sqrt(variance + 0.3 * mean)
+    left, singular, _ = np.linalg.svd(scaled, full_matrices=False)
+    expected = left * singular
+    reducer = fitted(features, 12, taps=[5, 7], floor=0.3)
+    reduced = reducer(features).movedim(1, -1).flatten(0, 2).numpy()
+    signs = np.sign((reduced * expected).sum(0))
+    np.testing.assert_allclose(reduced, expected * signs, atol=2e-3)
+
+
+def test_noise_of_a_quiet_channel_stays_quiet_by_default() -> None:
+    features = drawn(2, 6, 40, 40)
+    features[:, 2] *= 1e-3
+    reducer = FeatureReducer([6], 6)
+    reducer.fit([features])
+    moved = features.clone()
+    moved[:, 2] += 1e-2
+    quiet = (reducer(moved) - reducer(features)).square().sum(1)
+    # Ten of its own standard deviations, but a hundredth of any other channel's.
+    assert quiet.max() < 0.1**2
+    loud = FeatureReducer([6], 6)
+    loud.fit([features], floor=0)
+    assert (loud(moved) - loud(features)).square().sum(1).min() > 9**2
+
+
 def test_reduction_does_not_depend_on_how_the_images_are_batched() -> None:
     features = correlated(50, 12)
-    whole = FeatureReducer(12, 7)
-    whole.fit([features])
+    whole = FeatureReducer([12], 7)
+    whole.fit([features], floor=0)
     again = fitted(features, 7)
     assert torch.equal(again.weight, fitted(features, 7).weight)
     assert torch.equal(again.bias, fitted(features, 7).bias)
@@ -296,7 +328,7 @@ def test_a_channel_that_never_fires_weighs_nothing() -> None:
 def test_reducer_has_no_parameters_and_is_saved_whole() -> None:
     reducer = fitted(correlated(50, 12), 7)
     assert not list(reducer.parameters())
-    copy = FeatureReducer(12, 7)
+    copy = FeatureReducer([12], 7)
     copy.load_state_dict(reducer.state_dict())
     image = drawn(1, 12, 5, 6)
     assert torch.equal(copy(image), reducer(image))

@@ -16,6 +16,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEAD = 1e-6
 """A channel that varies less than this share of the liveliest is taken for constant."""
+FLOOR = 0.1
+"""Share of the mean variance of its tap that is added to each channel's, see `FeatureReducer`."""
 
 
 class FeatureExtractor(nn.Module):
@@ -120,14 +122,17 @@ def _published_cells(old: int, new: int, *, padded: bool) -> Tensor:
 
 
 class FeatureReducer(nn.Module):
-    """Features standardised per channel and reduced to principal components: one 1×1 convolution.
+    """Features scaled per channel and reduced to principal components: one 1×1 convolution.
+
+    A channel is divided by the root of its variance and of a share of its tap's mean variance, over
+    good images. So one that is quiet on them is not made as loud as the others, noise and all.
 
     Not in the paper, see docs/adr/0002-reduced-features.md. Fitted once on good images by `fit`,
     then frozen.
 
     Args:
-        channels: of the features.
-        reduced: principal components kept, at most `channels`.
+        taps: channels of each tap, in the order of the features.
+        reduced: principal components kept, at most the channels of all taps.
 
     Raises:
         ConfigError: more components than channels.
@@ -136,8 +141,10 @@ class FeatureReducer(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, channels: int, reduced: int) -> None:
+    def __init__(self, taps: Sequence[int], reduced: int) -> None:
         super().__init__()
+        self.taps = list(taps)
+        channels = sum(taps)
         if reduced > channels:
             raise ConfigError(
                 f"network.reduced_channels is {reduced}, and the features have {channels} channels."
@@ -150,11 +157,13 @@ class FeatureReducer(nn.Module):
         return F.conv2d(features, self.weight[:, :, None, None], self.bias)
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor]) -> None:
+    def fit(self, batches: Iterable[Tensor], floor: float = FLOOR) -> None:
         """Fit to features of good images.
 
         Args:
             batches: (B, channels, H, W) each; only their sums are kept.
+            floor: share of its tap's mean variance added to each channel's; with 0 all channels
+                that vary get variance 1.
         """
         channels = self.weight.shape[1]
         total = torch.zeros(channels, dtype=torch.float64)
@@ -172,11 +181,12 @@ class FeatureReducer(nn.Module):
             count += len(rows)
         mean = total / count
         covariance = products / count - mean[:, None] * mean[None, :]
-        std = covariance.diagonal().clamp_min(0).sqrt()
+        variance = covariance.diagonal().clamp_min(0)
+        floored = torch.cat([tap + floor * tap.mean() for tap in variance.split(self.taps)])
         # A channel that never varies says nothing, and is left out.
-        scale = torch.where(std > DEAD * std.max(), 1 / std, 0.0)
-        correlation = covariance * (scale[:, None] * scale[None, :])
-        _, vectors = torch.linalg.eigh(correlation)
+        std = variance.sqrt()
+        scale = torch.where(std > DEAD * std.max(), floored.rsqrt(), 0.0)
+        _, vectors = torch.linalg.eigh(covariance * (scale[:, None] * scale[None, :]))
         reduced = len(self.weight)
         components = vectors.flip(1)[:, :reduced].T
         # A sign is arbitrary; fixed, so that the same images give the same weights everywhere.

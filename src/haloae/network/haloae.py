@@ -52,7 +52,8 @@ class HaloAE(nn.Module):
         channels = config.reduced_channels or self.extractor.channels
         self.reducer: nn.Module = nn.Identity()
         if config.reduced_channels:
-            self.reducer = FeatureReducer(self.extractor.channels, channels)
+            taps = [tap.channels for tap in self.extractor.taps]
+            self.reducer = FeatureReducer(taps, channels)
         self.encoder = HaloEncoder(config, channels)
         self.decoder = HaloDecoder(config, self.encoder.out_channels, channels)
         self.image_decoder: ImageDecoder | None = None
