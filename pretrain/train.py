@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.detection.held_out import normalise
+from haloae.machine import has_bfloat16
 from haloae.network.trunks import TRUNKS, Trunk
 from pretrain.distance import distance_losses, log_distances
 from pretrain.pictures import Batch, make_batch, make_pairs, normalised_crops
@@ -235,7 +236,8 @@ def losses(
         pairs: draws the banks; None leaves distances out, as the first phase does.
     """
     images = normalise(batch.images).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+    mixed = has_bfloat16(images.device)
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
         pictures, defects, taps = network(images)
     naming = F.cross_entropy(pictures.float(), batch.classes, label_smoothing=recipe.smoothing)
     share = F.avg_pool2d(batch.changed.float().unsqueeze(1), CELL)[:, 0]

@@ -124,7 +124,8 @@ class TrainingConfig(_Frozen):
     schedule: Literal["constant", "cosine"] = "constant"
     """``cosine``: warms up over 5 % of the steps, then falls to zero."""
     precision: Precision = "float32"
-    """Arithmetic of training; weights and scores are float32 either way."""
+    """Arithmetic of training, ``bfloat16`` only where the device has it; weights and scores are
+    float32 either way."""
 
 
 class DetectionConfig(_Frozen):

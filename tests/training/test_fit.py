@@ -362,6 +362,22 @@ def test_every_kind_of_network_trains(
     assert fitted.detector.predict(good_paths[0]).score > 0
 
 
+@pytest.mark.parametrize("has_it", [False, True])
+def test_bfloat16_only_where_the_device_has_it(
+    has_it: bool, good_paths: list[Path], tiny: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = fit(good_paths, tiny, max_steps=2)
+    monkeypatch.setattr(fit_module, "has_bfloat16", lambda device: has_it)
+    mixed = fit(good_paths, tiny.replace(training={"precision": "bfloat16"}), max_steps=2)
+    expected = exact.detector.network.state_dict()
+    differs = [
+        name
+        for name, tensor in mixed.detector.network.state_dict().items()
+        if not torch.equal(tensor, expected[name])
+    ]
+    assert bool(differs) == has_it
+
+
 def test_unreadable_images_are_skipped_or_refused(
     good_paths: list[Path], tiny: Config, tmp_path: Path
 ) -> None:

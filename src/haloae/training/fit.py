@@ -27,6 +27,7 @@ from haloae.detection.detector import Detector, resolve_device
 from haloae.detection.held_out import measure_good, normalise
 from haloae.detection.model_file import Provenance
 from haloae.errors import ImageError, TrainingError
+from haloae.machine import has_bfloat16
 from haloae.network.features import FeatureReducer
 from haloae.network.haloae import HaloAE
 from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey
@@ -133,10 +134,9 @@ def fit_detector(
     )
     fitted_on, held_out = split(len(images), config.seed)
     fingerprint = _fingerprint(images.paths)
+    is_mixed = config.training.precision == "bfloat16" and has_bfloat16(where)
     fabric = Fabric(
-        accelerator=where.type,
-        devices=1,
-        precision="bf16-mixed" if config.training.precision == "bfloat16" else "32-true",
+        accelerator=where.type, devices=1, precision="bf16-mixed" if is_mixed else "32-true"
     )
     saved = load_checkpoint(run) if resume and run else None
     if run and saved:
