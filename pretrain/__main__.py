@@ -43,7 +43,7 @@ REFINEMENTS = {
     "resnet18": RECIPES["resnet18"]._replace(
         **HARDER, tuning_steps=1000, tuning_rate=0.02, start_share=0.25
     ),
-    "vgg19": RECIPES["vgg19"]._replace(**HARDER, tuning_steps=1500),
+    "vgg19": RECIPES["vgg19"]._replace(**HARDER, tuning_steps=1500, start_share=0.1),
 }
 """What `--start` does: a second phase with harder pairs."""
 

@@ -26,8 +26,8 @@ UNREACHABLE = f"http://127.0.0.1:9/{CACHED_NAME}"
 FIRST, LAST = "0.weight", "16.bias"
 
 BUNDLED_SHA256 = {
-    "resnet18": "deb4550839239f16f8dde50191bb5f9103d92dda7bdc2ae64c7d31c4069bcb60",
-    "vgg19": "e709213ad047483a5d18b8198a590f5e2e7b3e931c1dea74e7076733269c41ff",
+    "resnet18": "4dff94374f076a4cb9c23bbb4686b8658f074ce42ad93cdb31c273e9527cd318",
+    "vgg19": "758d37e3bfaab6f0f971afdba6593efd0132ffe3b372ad4392d10305b72f28b5",
 }
 """The shipped weights, as docs/backbone.md gives them."""
 
