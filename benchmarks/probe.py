@@ -111,7 +111,7 @@ def run_heads(category: Category, trunk: str, weights: str, seeds: list[int]) ->
                             count_include_pad=False)  # fmt: skip
 
     good = [features(path).half() for path in category.train]
-    # Plain: what this measures stays, whatever the product does.
+    # No floor: figures stay comparable, whatever the product does.
     reducer.fit(good, floor=0)
     reduced = [reducer(each.float())[0] for each in good]
     cells = torch.cat([each.flatten(1).T for each in reduced])

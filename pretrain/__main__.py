@@ -1,6 +1,6 @@
 """Make a bundled backbone: pictures → training → weights file and its record.
 
-    python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/first [--minutes 10]
+    python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/resnet18-first [--minutes 10]
     python -m pretrain resnet18 --photos FOLDER --out runs/pretrain/resnet18 --start FIRST
 
 The second command refines the weights file FIRST that the first one made. Called again, either goes

@@ -1,9 +1,13 @@
-"""What is set once a process."""
+"""What is asked of the machine, and set once a process."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from haloae.machine import has_bfloat16
 
 CODE = """
 import sys
@@ -30,3 +34,9 @@ def held(how: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="it is of glibc")
 def test_what_is_freed_is_kept() -> None:
     assert held("kept") - held("returned") > 150_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_bfloat16_is_what_the_processor_says() -> None:
+    says = "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    assert has_bfloat16(torch.device("cpu")) == says

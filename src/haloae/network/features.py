@@ -124,7 +124,7 @@ def _published_cells(old: int, new: int, *, padded: bool) -> Tensor:
 class FeatureReducer(nn.Module):
     """Features scaled per channel and reduced to principal components: one 1×1 convolution.
 
-    A channel is divided by the root of its variance and of a share of its tap's mean variance, over
+    A channel is divided by the root of its variance plus a share of its tap's mean variance, over
     good images. So one that is quiet on them is not made as loud as the others, noise and all.
 
     Not in the paper, see docs/adr/0002-reduced-features.md. Fitted once on good images by `fit`,
