@@ -267,7 +267,7 @@ def test_reduction_is_pca_of_standardised_features() -> None:
 
 
 def test_quiet_channels_are_not_made_as_loud_as_the_others() -> None:
-    """Each is divided by the root of its variance and a share of the mean one of its own tap."""
+    """Each is divided by the root of its variance plus a share of the mean one of its own tap."""
     features = correlated(50, 12)
     rows = features.movedim(1, -1).flatten(0, 2).double().numpy()
     variance = rows.var(0)
