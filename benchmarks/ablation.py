@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from haloae.config import FAST, Config
+from haloae.config import Config
 from haloae.data.folders import Category, load_category
-from haloae.data.images import read_image, read_mask, resize
-from haloae.detection.held_out import to_batch
+from haloae.data.images import read_image, read_mask
+from haloae.data.views import resize
+from haloae.detection.good import to_batch
 from haloae.detection.maps import anomaly_map, image_score, residuals
-from haloae.detection.prediction import resize_map
+from haloae.detection.predictor import resize_map
 from haloae.evaluation.evaluate import pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
+from haloae.presets import FAST
 from haloae.training.fit import fit_detector
 
 BASE = FAST.replace(

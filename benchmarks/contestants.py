@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from haloae.config import PRESETS, Config
+from haloae.config import Config
 from haloae.machine import keep_freed_memory
+from haloae.presets import PRESETS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from haloae.detection.detector import Detector
+    from haloae.detector import Detector
 
 Images = NDArray[np.float32]
 Kind = Literal["published", "native", "exported", "peer", "product"]
@@ -176,11 +177,11 @@ def untrained(config: Config, count: int) -> "Detector":
     import torch
 
     from haloae.detection.calibration import Calibration
-    from haloae.detection.detector import Detector
-    from haloae.detection.held_out import measure_good, normalise
+    from haloae.detection.good import measure_good, normalise
     from haloae.detection.model_file import ImageKinds, Provenance
-    from haloae.network.features import FeatureReducer
+    from haloae.detector import Detector
     from haloae.network.haloae import HaloAE
+    from haloae.network.reducer import FeatureReducer
 
     size = config.image_size
     images = textures(count, size)
@@ -276,7 +277,7 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
     keep_freed_memory()
     torch.set_num_threads(threads)
     if contestant.kind == "native":
-        from haloae.detection.detector import Detector
+        from haloae.detector import Detector
 
         return Detector.load(path, device="cpu", **given).measure
     if contestant.kind == "product":

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 from benchmarks.speed import COMMAND
 
-from haloae.data.images import read_image, resize
+from haloae.data.images import read_image
+from haloae.data.views import resize
 from haloae.deploy.runtime import is_exported, load_runtime
-from haloae.detection.predict import predict_to_folder
-from haloae.detection.prediction import BATCH, Predictor
+from haloae.detection.predictor import BATCH, Predictor
 from haloae.machine import keep_freed_memory
+from haloae.outputs.folder import predict_to_folder
 
 ROUNDS = 7
 SPEED_IMAGES = 256
@@ -40,7 +41,7 @@ def load(model: Path, threads: int | None) -> Predictor:
         return load_runtime(model, threads=threads)
     import torch
 
-    from haloae.detection.detector import Detector
+    from haloae.detector import Detector
 
     keep_freed_memory()
     if threads:

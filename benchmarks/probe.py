@@ -31,17 +31,19 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from haloae.config import preset
 from haloae.data.folders import Category, load_category
-from haloae.data.images import read_image, read_mask, resize
-from haloae.detection.held_out import normalise
+from haloae.data.images import read_image, read_mask
+from haloae.data.views import resize
+from haloae.detection.good import normalise
 from haloae.detection.maps import smooth
-from haloae.detection.prediction import resize_map
+from haloae.detection.predictor import resize_map
 from haloae.evaluation.evaluate import evaluate, pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
-from haloae.network.features import FeatureExtractor, FeatureReducer
+from haloae.network.features import FeatureExtractor
+from haloae.network.reducer import FeatureReducer
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import random_weights
+from haloae.presets import preset
 from haloae.training.fit import fit_detector
 
 SIZE = 128

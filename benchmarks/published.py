@@ -264,8 +264,8 @@ def multiply_adds(run: Callable[..., object], *inputs: object) -> int:
 
 def main() -> None:
     """Print milliseconds and multiply-adds of each part, on an untrained network."""
-    from haloae.config import PAPER
     from haloae.network.haloae import HaloAE
+    from haloae.presets import PAPER
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.contestants import BANK, BATCH
 from markupsafe import Markup
 
-from haloae.evaluation.charts import Axis, dot_shape
+from haloae.outputs.report.charts import Axis, dot_shape
 
 Result = dict[str, Any]
 BASELINE = "published"

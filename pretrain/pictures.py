@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from haloae.detection.held_out import normalise
+from haloae.detection.good import normalise
 from pretrain.textures import draw
 
 SIDE = 176

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from haloae.detection.held_out import normalise
+from haloae.detection.good import normalise
 from haloae.machine import has_bfloat16
 from haloae.network.trunks import TRUNKS, Trunk
 from pretrain.distance import distance_losses, log_distances

@@ -205,7 +205,7 @@ def test_choices_are_pinned(haloae: Run) -> None:
 
 
 def test_version_is_the_package_s(haloae: Run) -> None:
-    from haloae import __version__
+    from haloae._version import __version__
 
     assert haloae("--version") == Result(0, f"haloae {__version__}\n", "")
 

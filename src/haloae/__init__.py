@@ -5,17 +5,18 @@ Public names are imported on first use, so that ``import haloae`` stays cheap.
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from haloae._version import __version__
+
 __all__ = ["Detector", "HaloAE", "__version__"]
 
 if TYPE_CHECKING:
-    from haloae.detection.detector import Detector
+    from haloae.detector import Detector
     from haloae.network.haloae import HaloAE
 
 
 def __getattr__(name: str) -> object:
     if name == "Detector":
-        from haloae.detection.detector import Detector
+        from haloae.detector import Detector
 
         return Detector
     if name == "HaloAE":

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from haloae import __version__, commands
+from haloae import commands
+from haloae._version import __version__
 from haloae.errors import HaloaeError, MissingExtraError
 from haloae.files import FULL
 

@@ -19,8 +19,8 @@ from haloae.machine import keep_freed_memory
 if TYPE_CHECKING:
     from haloae.config import Config
     from haloae.data.folders import Category
-    from haloae.detection.predict import Counts
-    from haloae.detection.prediction import Predictor
+    from haloae.detection.predictor import Predictor
+    from haloae.outputs.folder import Counts
 
 DONE, SKIPPED = 0, 1
 """Exit codes: all of it; all but what could not be read, or what failed among others."""
@@ -31,12 +31,12 @@ SHOWN = 10
 
 def demo(arguments: argparse.Namespace) -> int:
     """Make images, fit, measure, and say where the report is."""
-    from haloae.config import preset
+    from haloae.presets import preset
 
     out: Path = arguments.out
     claim_folder(out, overwrite=arguments.overwrite)
-    from haloae.demo import DATA, run_demo, table
-    from haloae.evaluation.report import REPORT
+    from haloae.experiments.demo import DATA, run_demo, table
+    from haloae.outputs.report.page import REPORT
 
     _prepare(arguments)
     outcomes = run_demo(
@@ -108,7 +108,8 @@ def _refuse_skipped(arguments: argparse.Namespace, category: "Category") -> None
 
 def _config(arguments: argparse.Namespace) -> "Config":
     """Preset (or the checkpoint that is resumed), then the TOML file, then the flags."""
-    from haloae.config import preset, read_toml
+    from haloae.config import read_toml
+    from haloae.presets import preset
 
     settings = read_toml(arguments.config) if arguments.config else {}
     base = None
@@ -147,7 +148,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
         raise OutputError(f"{out}: exists: give --overwrite, or choose another --out.")
     if arguments.good_images is None and arguments.false_alarm_rate is None:
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
-    from haloae.detection.detector import Detector
+    from haloae.detector import Detector
 
     _prepare(arguments)
     detector = Detector.load(arguments.model, device=arguments.device)
@@ -195,7 +196,7 @@ def _readable_images(arguments: argparse.Namespace) -> tuple[list[Path], list[st
 
 def predict(arguments: argparse.Namespace) -> int:
     """Score images, native model or exported."""
-    from haloae.detection.predict import OVERLAYS, PREDICTIONS, SHEET, predict_to_folder
+    from haloae.outputs.folder import OVERLAYS, PREDICTIONS, SHEET, predict_to_folder
 
     detector = _load(arguments)
     counts = predict_to_folder(
@@ -224,7 +225,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def _print_highest(counts: "Counts") -> None:
     """The highest scores as a table; names come last, as their width on a screen is not known."""
-    from haloae.detection.overlay import readable, verdict
+    from haloae.outputs.pictures import readable, verdict
 
     if not counts.highest:
         return
@@ -252,7 +253,7 @@ def _load(arguments: argparse.Namespace) -> "Predictor":
             precision=precision,
             threads=arguments.threads,
         )
-    from haloae.detection.detector import Detector
+    from haloae.detector import Detector
 
     _prepare(arguments)
     return Detector.load(arguments.model, device=arguments.device, precision=precision)
@@ -263,7 +264,7 @@ def export(arguments: argparse.Namespace) -> int:
     from haloae.data.folders import good_images, load_category
     from haloae.deploy.export import check_target, export_model
     from haloae.deploy.runtime import load_runtime
-    from haloae.detection.detector import Detector
+    from haloae.detector import Detector
 
     check_target(arguments.out, format=arguments.format, overwrite=arguments.overwrite)
     good = list(good_images(arguments.good)) if arguments.good else []
@@ -300,7 +301,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a detector on labelled images."""
     from haloae.data.folders import load_category
     from haloae.evaluation.evaluate import evaluate, write_evaluation
-    from haloae.evaluation.report import REPORT
+    from haloae.outputs.report.page import REPORT
     from haloae.training.run_folder import LOSS_LOG
 
     category = load_category(arguments.data)
@@ -331,7 +332,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def benchmark(arguments: argparse.Namespace) -> int:
     """Fit and measure over categories, presets, ablations and seeds."""
-    from haloae.evaluation.benchmark import (
+    from haloae.experiments.benchmark import (
         RESULTS,
         TABLES,
         find_categories,
@@ -339,7 +340,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         tables,
         variants,
     )
-    from haloae.evaluation.report import REPORT
+    from haloae.outputs.report.page import REPORT
 
     configs = variants(arguments.presets, arguments.ablations, backbone=arguments.backbone)
     find_categories(arguments.root, arguments.categories)
@@ -385,7 +386,7 @@ def info(arguments: argparse.Namespace) -> int:
     header, tensors = read_model(arguments.model)
     cost = None
     if arguments.cost:
-        from haloae.network.cost import cost_of, cost_table
+        from haloae.experiments.cost import cost_of, cost_table
 
         cost = cost_of(header.config, image_size=arguments.image_size)
     parameters = sum(array.size for name, array in tensors.items() if name.startswith("network."))

@@ -6,10 +6,10 @@ from benchmarks.contestants import settle
 from benchmarks.published import Published, multiply_adds
 from torch import Tensor
 
-from haloae.config import PAPER
-from haloae.detection.held_out import normalise
+from haloae.detection.good import normalise
 from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
 from haloae.network.haloae import HaloAE
+from haloae.presets import PAPER
 
 SIZE = 112
 """A grid of 28 cells, of which the head leaves 24: two blocks a side."""

@@ -12,7 +12,8 @@ from image_files import Array, chunk, encoded, noise, png16, refusal, tiff
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from haloae.data.images import image_from, read_image, resize
+from haloae.data.images import image_from, read_image
+from haloae.data.views import resize
 from haloae.errors import ImageError
 
 GENERATOR_SEED = 7

@@ -14,7 +14,8 @@ import pytest
 from image_files import noise, refusal
 from PIL import Image as PILImage
 
-from haloae.data.images import Image, image_from, read_image, read_mask, resize
+from haloae.data.images import Image, image_from, read_image, read_mask
+from haloae.data.views import resize
 from haloae.errors import ConfigError, DataError, ImageError
 
 GENERATOR_SEED = 7

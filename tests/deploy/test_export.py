@@ -16,15 +16,17 @@ import openvino
 import pytest
 
 from haloae.cli import main
-from haloae.config import Config, preset
-from haloae.data.images import read_image, resize
+from haloae.config import Config
+from haloae.data.images import read_image
+from haloae.data.views import resize
 from haloae.deploy import export
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.quantise import quantised, spoiled
 from haloae.deploy.runtime import INPUT, METADATA_KEY, ExportedDetector, load_runtime
-from haloae.detection.detector import Detector
-from haloae.detection.prediction import Measured
+from haloae.detection.predictor import Measured
+from haloae.detector import Detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
+from haloae.presets import preset
 from haloae.training.fit import fit_detector
 
 RELATIVE = 1e-4

@@ -11,9 +11,10 @@ from scipy import stats
 from torch import Tensor
 
 from haloae.config import Config
-from haloae.data.images import read_image, resize
+from haloae.data.images import read_image
+from haloae.data.views import resize
 from haloae.detection.calibration import Calibration, images_needed, threshold_at
-from haloae.detection.held_out import measure_good, normalise
+from haloae.detection.good import measure_good, normalise
 from haloae.detection.maps import CHANNEL_SHRINKAGE, SHRINKAGE
 from haloae.errors import DataError
 from haloae.network.haloae import HaloAE

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from haloae.config import PAPER, Config, DetectionConfig
+from haloae.config import Config, DetectionConfig
 from haloae.detection.maps import (
     CHANNEL_SHRINKAGE,
     SHRINKAGE,
@@ -18,8 +18,9 @@ from haloae.detection.maps import (
     residuals,
     smooth,
 )
-from haloae.detection.prediction import resize_map
+from haloae.detection.predictor import resize_map
 from haloae.network.haloae import HaloAEOutput
+from haloae.presets import PAPER
 
 KINDS = ("difference", "channel_difference", "none", "channel", "position", "both")
 

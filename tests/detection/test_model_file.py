@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from haloae import __version__
-from haloae.config import PAPER, Config
-from haloae.data.images import read_image, resize
+from haloae._version import __version__
+from haloae.config import Config
+from haloae.data.images import read_image
+from haloae.data.views import resize
 from haloae.detection.calibration import Calibration
-from haloae.detection.detector import Detector
-from haloae.detection.held_out import measure_good
+from haloae.detection.good import measure_good
 from haloae.detection.model_file import (
     FORMAT_VERSION,
     HEADER_KEY,
@@ -26,8 +26,10 @@ from haloae.detection.model_file import (
     Provenance,
     read_model,
 )
+from haloae.detector import Detector
 from haloae.errors import ModelFileError, OutputError
 from haloae.network.haloae import HaloAE
+from haloae.presets import PAPER
 from haloae.training.fit import fit_detector
 
 HEADER = 8

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from haloae.network import fused
+from haloae.network import lean as fused
 from haloae.network.attention import HaloAttention
 from oracles import halo_attention_by_loops, mean_of_values_by_loops, unfolded_attention
 

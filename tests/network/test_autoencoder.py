@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from haloae.config import DEFAULT, FAST, PAPER, Config
+from haloae.config import Config
 from haloae.network.autoencoder import HaloBlock, HaloDecoder, HaloEncoder
+from haloae.network.branches import Classifier, ImageDecoder
 from haloae.network.haloae import HaloAE, HaloAEOutput
-from haloae.network.heads import Classifier, ImageDecoder
+from haloae.presets import DEFAULT, FAST, PAPER
 from oracles import paper_network
 
 ENCODER = [(234, 234, 3, 4), (234, 117, 3, 8), (117, 58, 5, 8), (58, 29, 5, 8)]

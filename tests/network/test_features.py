@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from haloae.config import preset
 from haloae.errors import ConfigError, WeightsError
-from haloae.network.features import FeatureExtractor, FeatureReducer
+from haloae.network.features import FeatureExtractor
+from haloae.network.reducer import FeatureReducer
+from haloae.presets import preset
 from oracles import features_from, nearest, vgg_taps
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from haloae.data.images import read_image, resize
+from haloae.data.images import read_image
+from haloae.data.views import resize
 from haloae.errors import DataError, ImageError
 from haloae.training import batches
 from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey

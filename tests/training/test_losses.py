@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from haloae.config import PAPER, LossConfig
+from haloae.config import LossConfig
 from haloae.network.haloae import HaloAE, HaloAEOutput
+from haloae.presets import PAPER
 from haloae.training.losses import (
     LossTerms,
     dissimilarity,

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from haloae.data.images import read_image, resize
+from haloae.data.images import read_image
+from haloae.data.views import resize
 from haloae.deploy.quantise import quantised
 from haloae.deploy.runtime import (
     INPUT,
@@ -26,12 +27,12 @@ from haloae.deploy.runtime import (
     as_input,
     load_runtime,
 )
-from haloae.detection.detector import Detector
-from haloae.detection.held_out import normalise
+from haloae.detection.good import normalise
 from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
+from haloae.detector import Detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputError
 from haloae.files import write_atomic
-from haloae.network.fused import fused
+from haloae.network.lean import fused
 
 if TYPE_CHECKING:
     import onnx

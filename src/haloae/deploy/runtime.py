@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
-from haloae import __version__
+from haloae._version import __version__
 from haloae.config import FEATURE_STRIDE, Config, Precision
 from haloae.data.images import shown_path
 from haloae.detection.calibration import Calibration, Threshold
 from haloae.detection.model_file import Provenance
-from haloae.detection.prediction import Measured, Predictor
+from haloae.detection.predictor import Measured, Predictor
 from haloae.errors import ConfigError, MissingExtraError, ModelFileError
 
 FORMAT_VERSION: Literal[1] = 1

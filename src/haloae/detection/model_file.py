@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
-from haloae import __version__
+from haloae._version import __version__
 from haloae.config import Config
 from haloae.detection.calibration import Calibration
 from haloae.errors import ModelFileError

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image as PILImage
 
 from haloae.data.folders import GOOD, Category, Sample
-from haloae.data.images import read_image, read_mask, resize
-from haloae.detection.prediction import Prediction, Predictor
+from haloae.data.images import read_image, read_mask
+from haloae.data.views import resize
+from haloae.detection.predictor import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.metrics import (
     PRO_LIMIT,
@@ -27,9 +28,9 @@ from haloae.evaluation.metrics import (
     area_resize,
     image_metrics,
 )
-from haloae.evaluation.report import REPORT, write_report
-from haloae.evaluation.section import Scored, Section, make_section
 from haloae.files import write_atomic
+from haloae.outputs.report.page import REPORT, write_report
+from haloae.outputs.report.section import Scored, Section, make_section
 
 RESOLUTION = 256
 """Side of the square on which pixels are compared."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from haloae.config import FEATURE_STRIDE, NetworkConfig
 from haloae.network.attention import HaloAttention
 from haloae.network.autoencoder import HaloDecoder, HaloEncoder
-from haloae.network.features import FeatureExtractor, FeatureReducer
-from haloae.network.heads import RGB, Classifier, ImageDecoder
+from haloae.network.branches import RGB, Classifier, ImageDecoder
+from haloae.network.features import FeatureExtractor
+from haloae.network.reducer import FeatureReducer
 
 
 class HaloAEOutput(NamedTuple):

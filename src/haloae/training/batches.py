@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from haloae.data.images import Image, read_image, resize
+from haloae.data.images import Image, read_image
+from haloae.data.views import resize
 from haloae.detection.model_file import ImageKinds
 from haloae.errors import DataError, ImageError
 from haloae.training.cutpaste import VIEWS, cutpaste_views

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from haloae.config import Config
 from haloae.detection.calibration import Calibration
-from haloae.detection.detector import Detector, resolve_device
-from haloae.detection.held_out import measure_good, normalise
+from haloae.detection.good import measure_good, normalise
 from haloae.detection.model_file import Provenance
+from haloae.detector import Detector, resolve_device
 from haloae.errors import ImageError, TrainingError
 from haloae.machine import has_bfloat16
-from haloae.network.features import FeatureReducer
 from haloae.network.haloae import HaloAE
+from haloae.network.reducer import FeatureReducer
 from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey
 from haloae.training.losses import LossTerms, loss_terms, loss_weights, total_loss
 from haloae.training.run_folder import (

@@ -1,0 +1,248 @@
+"""Images in, predictions out: what every detector shares, whatever computes its maps.
+
+Kept apart from `haloae.detector` because an exported model needs no torch.
+"""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from haloae.config import Config
+from haloae.data.images import Image, image_from
+from haloae.data.views import resize
+from haloae.detection.calibration import Calibration
+from haloae.detection.model_file import Provenance
+from haloae.errors import ImageError
+
+if TYPE_CHECKING:
+    ImageLike = str | Path | Image | PILImage.Image | NDArray[Any]
+
+log = logging.getLogger(__name__)
+
+BATCH = 8
+"""Images scored at once; as many more are decoded ahead."""
+DECODERS = min(BATCH, os.cpu_count() or 1)
+"""Threads that decode."""
+SIZE_TOLERANCE = 1.25
+"""Images up to this many times larger or smaller than any in training are not remarked on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a detector says of one image."""
+
+    score: float
+    """Higher is more anomalous; not negative."""
+    p_value: float
+    """Share of good images that score at least as high, see `Calibration.p_value`."""
+    is_anomalous: bool
+    """True: the score is above the detector's threshold."""
+    extrapolated: bool
+    """True: that threshold is a fit to the tail, made from too few good images."""
+    grid_map: NDArray[np.float32]
+    """(h, w) on the feature grid, on the scale of the pixel threshold."""
+    size: tuple[int, int]
+    """(H, W) of the image."""
+    pixel_threshold: float
+    """A map value above it marks a defect."""
+
+    @cached_property
+    def anomaly_map(self) -> NDArray[np.float32]:
+        """(H, W): `grid_map` at the image's own size; made when it is first asked for."""
+        return resize_map(self.grid_map, self.size)
+
+    @cached_property
+    def defects(self) -> NDArray[np.bool_]:
+        """(H, W): True where the map is above the pixel threshold."""
+        return self.anomaly_map > self.pixel_threshold
+
+
+class Measured(NamedTuple):
+    """What a network makes of a batch of resized images."""
+
+    scores: NDArray[np.float32]
+    """(B,)."""
+    maps: NDArray[np.float32]
+    """(B, h, w), on the feature grid."""
+
+
+class _Decoded(NamedTuple):
+    """An image, and its pixels as the network takes them: (3, S, S)."""
+
+    image: Image
+    resized: NDArray[np.float32]
+
+
+_Read = _Decoded | ImageError
+
+
+class Predictor(ABC):
+    """Decodes, resizes, batches and judges; a subclass says how a batch is measured.
+
+    Scoring one image does not depend on the others scored with it.
+    """
+
+    config: Config
+    calibration: Calibration
+    provenance: Provenance
+    engine: str
+    """What computes, with its version, and in which precision."""
+    _has_warned = False
+    _pillow = Lock()
+
+    @abstractmethod
+    def measure(self, images: NDArray[np.float32]) -> Measured:
+        """Scores and maps of resized images.
+
+        Args:
+            images: (B, 3, S, S) RGB in [0, 1], S the config's image size.
+        """
+
+    @overload
+    def predict(self, images: "ImageLike") -> Prediction: ...
+    @overload
+    def predict(self, images: "list[Any] | tuple[Any, ...]") -> list[Prediction]: ...
+    def predict(
+        self, images: "ImageLike | list[Any] | tuple[Any, ...]"
+    ) -> Prediction | list[Prediction]:
+        """Score images and outline their defects.
+
+        Args:
+            images: a path, a PIL image or an array, (H, W) or (H, W, 3), uint8, uint16 or float in
+                [0, 1]; a list of them gives a list.
+
+        Raises:
+            ImageError: an image cannot be scored; the message names it.
+        """
+        if not isinstance(images, list | tuple):
+            return self.predict([images])[0]
+        found = []
+        for result in self.stream(images):
+            if isinstance(result, ImageError):
+                raise result
+            found.append(result)
+        return found
+
+    def stream(self, images: "Iterable[ImageLike]") -> Iterator[Prediction | ImageError]:
+        """Predict one after the other, in constant memory.
+
+        An image that cannot be scored gives its error, in its place, and the rest go on. Up to 16
+        images are asked for before the first result.
+        """
+        return (result for _, result in self.stream_with_images(images))
+
+    def stream_with_images(
+        self, images: "Iterable[ImageLike]"
+    ) -> Iterator[tuple[Image | None, Prediction | ImageError]]:
+        """As `stream`, with each image as it was decoded, or None where it could not be.
+
+        The next batch is decoded by threads while one is measured.
+        """
+        pool = ThreadPoolExecutor(DECODERS)
+        try:
+            remaining = iter(images)
+
+            def ahead() -> list[Future[_Read]]:
+                return [pool.submit(self._read, item) for item in islice(remaining, BATCH)]
+
+            waiting = ahead()
+            while waiting:
+                read = [future.result() for future in waiting]
+                waiting = ahead()
+                good = [each for each in read if isinstance(each, _Decoded)]
+                for each in good:
+                    self._warn_if_unlike(each.image)
+                predictions = iter(self._predict_batch(good) if good else ())
+                for entry in read:
+                    if isinstance(entry, ImageError):
+                        yield None, entry
+                    else:
+                        yield entry.image, next(predictions)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, item: "ImageLike") -> "_Read":
+        # A Pillow image is read when it is first used, which two threads must not do at once.
+        guard = self._pillow if isinstance(item, PILImage.Image) else nullcontext()
+        try:
+            with guard:
+                image = image_from(item)
+        except ImageError as error:
+            return error
+        return _Decoded(image, resize(image, self.config.image_size))
+
+    def _predict_batch(self, batch: "Sequence[_Decoded]") -> list[Prediction]:
+        measured = self.measure(np.stack([each.resized for each in batch]))
+        calibration = self.calibration
+        return [
+            Prediction(
+                score=score,
+                p_value=calibration.p_value(score),
+                is_anomalous=score > calibration.threshold.value,
+                extrapolated=calibration.extrapolated,
+                grid_map=grid_map,
+                size=(each.image.height, each.image.width),
+                pixel_threshold=calibration.pixel_threshold.value,
+            )
+            for each, score, grid_map in zip(
+                batch, measured.scores.tolist(), measured.maps, strict=True
+            )
+        ]
+
+    def _warn_if_unlike(self, image: Image) -> None:
+        """Say once that an image is not like those the detector was fitted on."""
+        if self._has_warned:
+            return
+        kinds = self.provenance.images
+        unlike = []
+        if image.grey not in kinds.grey:
+            unlike.append("is grey" if image.grey else "is in colour")
+        if image.depth not in kinds.depths:
+            unlike.append(f"has {image.depth} bits a channel")
+        for name, size, (low, high) in (
+            ("high", image.height, kinds.heights),
+            ("wide", image.width, kinds.widths),
+        ):
+            if not low / SIZE_TOLERANCE <= size <= high * SIZE_TOLERANCE:
+                unlike.append(f"is {size} pixels {name}")
+        if unlike:
+            self._has_warned = True
+            log.warning(
+                "an image %s, unlike any of the training images, so its score may mean little; "
+                "this is said once.",
+                " and ".join(unlike),
+            )
+
+
+def resize_map(anomaly: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bilinear resize, (h, w) → `size`, as torch's interpolate does with align_corners=False.
+
+    Pillow's would widen its filter when shrinking, and lower the map's peaks.
+    """
+    rows, columns = (_bilinear(*sides) for sides in zip(anomaly.shape, size, strict=True))
+    return np.asarray(rows @ anomaly @ columns.T, dtype=np.float32)
+
+
+def _bilinear(old: int, new: int) -> NDArray[np.float32]:
+    """(new, old): the weights of the old cells in each new one, two a row at most."""
+    centres = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    below = np.minimum(centres.astype(np.intp), max(old - 2, 0))
+    share = (centres - below).astype(np.float32)
+    weights = np.zeros((new, old), np.float32)
+    cells = np.arange(new)
+    weights[cells, below] = 1 - share
+    weights[cells, np.minimum(below + 1, old - 1)] += share
+    return weights

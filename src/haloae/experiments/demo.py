@@ -1,0 +1,104 @@
+"""The demo from end to end: makes images, fits a detector to each category, and measures it."""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from haloae.config import Config
+from haloae.data.folders import load_category
+from haloae.demo_set.pictures import write_demo
+from haloae.evaluation.evaluate import evaluate, write_evaluation
+from haloae.outputs.report.page import REPORT, write_report
+from haloae.training.fit import fit_detector
+from haloae.training.run_folder import LOSS_LOG, MODEL
+
+DATA = "data"
+"""Folder of the images, below the demo's own."""
+COLUMNS = {
+    "image AUROC": "image_auroc",
+    "pixel AUROC": "pixel_auroc",
+    "AUPRO": "pixel_aupro",
+    "pixel difference": "pixel_difference_image_auroc",
+    "detected": "detection_rate",
+    "false alarms": "false_alarm_rate",
+}
+"""What the table shows, and what it is called in metrics.json."""
+
+
+class Outcome(NamedTuple):
+    """What came out for one category."""
+
+    category: str
+    metrics: dict[str, Any]
+    """As in its metrics.json."""
+    seconds: float
+    """To train and to evaluate."""
+    backbone: str
+    """The trunk, and which weights it has."""
+
+
+def run_demo(
+    out: Path, config: Config, *, device: str = "auto", progress: bool = False
+) -> list[Outcome]:
+    """Make the images, train and evaluate.
+
+    Args:
+        out: gets ``data/<category>``, beside it ``<category>`` with model and measurements, and
+            ``report.html`` about all of them.
+        config: of every detector.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: True: show bars on stderr.
+
+    Raises:
+        OutputError: something cannot be written.
+        WeightsError: the backbone's weights cannot be had.
+    """
+
+    def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
+        shown: Iterable[Any] = tqdm(items, title, disable=not progress, leave=False)
+        return shown
+
+    outcomes, sections = [], []
+    for folder in write_demo(out / DATA, progress=lambda items: bar(items, "making images")):
+        start = time.perf_counter()
+        category, run = load_category(folder), out / folder.name
+        run.mkdir(exist_ok=True)
+        detector = fit_detector(
+            category.train, config, name=folder.name, run=run, device=device, progress=progress
+        ).detector
+        detector.save(run / MODEL)
+        result = evaluate(
+            detector,
+            category,
+            progress=lambda items: bar(items, "evaluating"),
+            strict=True,
+            losses=run / LOSS_LOG,
+        )
+        sections.append(result.section)
+        write_evaluation(result, run)
+        outcomes.append(
+            Outcome(
+                category=folder.name,
+                metrics=result.metrics,
+                seconds=time.perf_counter() - start,
+                backbone=f"{config.network.trunk}, {detector.provenance.backbone} weights",
+            )
+        )
+    write_report(out / REPORT, "HaloAE demo", sections)
+    return outcomes
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes for a terminal: the backbone, then a line for each category."""
+    rows = [["category", *COLUMNS, "seconds"]]
+    for outcome in outcomes:
+        values = [f"{outcome.metrics[name]:.3f}" for name in COLUMNS.values()]
+        rows.append([outcome.category, *values, f"{outcome.seconds:.0f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    return "\n".join([f"backbone: {outcomes[0].backbone}", *lines])

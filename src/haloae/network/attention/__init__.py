@@ -1,0 +1,5 @@
+"""Kinds of attention."""
+
+from haloae.network.attention.halo import HaloAttention
+
+__all__ = ["HaloAttention"]

@@ -1,0 +1,312 @@
+"""Score images on disk and write what was found: predictions.jsonl, maps, overlays, a sheet."""
+
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image as PILImage
+
+from haloae.data.folders import find_images
+from haloae.data.images import Image, shown_path
+from haloae.detection.predictor import Prediction, Predictor
+from haloae.errors import DataError, ImageError
+from haloae.files import cannot_write, claim_folder, write_atomic
+from haloae.outputs.pictures import (
+    Highest,
+    Ranked,
+    draw_overlay,
+    draw_sheet,
+    readable,
+    thumbnail,
+)
+
+PREDICTIONS = "predictions.jsonl"
+PARTIAL = "predictions.partial.jsonl"
+MAPS = "maps"
+OVERLAYS = "overlays"
+SHEET = "contact_sheet.jpg"
+TINY = 1e-30
+MASKS = "ground_truth"
+LONGEST_NAME = 255
+"""Bytes a file name may have on the usual file systems."""
+MapFormat = Literal["none", "png", "tiff"]
+Overlays = Literal["anomalous", "all", "none"]
+Progress = Callable[[Sequence["Input"]], Iterable["Input"]]
+
+
+class Input(NamedTuple):
+    """One image to score."""
+
+    path: Path
+    relative: PurePosixPath
+    """Where its map and overlay go, below their folders and with another suffix."""
+
+
+class Counts(NamedTuple):
+    """What came of a folder of images."""
+
+    normal: int
+    anomalous: int
+    failed: int
+    skipped: int
+    """Found but left out before decoding: links in a loop, unreadable folders."""
+    highest: list[Ranked]
+    """The highest-scored images, highest first."""
+
+
+class Targets(NamedTuple):
+    """Where an image's pictures go, relative to the output folder; None where none is wanted."""
+
+    map: PurePosixPath | None
+    overlay: PurePosixPath | None
+
+
+def predict_to_folder(
+    detector: Predictor,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    maps: MapFormat = "png",
+    overlays: Overlays = "anomalous",
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: Progress = iter,
+    report: Callable[[str], None] = lambda message: None,
+) -> Counts:
+    """Score every image of `inputs`, in constant memory.
+
+    A run that is stopped leaves its whole lines in predictions.partial.jsonl.
+
+    Args:
+        detector: the fitted detector.
+        inputs: image files, and folders that are searched recursively.
+        out: folder for predictions.jsonl, maps/, overlays/ and contact_sheet.jpg.
+        maps: ``png``, 16 bits, where half the range is the pixel threshold; ``tiff``, float32,
+            the values themselves; ``none``.
+        overlays: which images get a picture for people: ``anomalous``, ``all``, or ``none``, which
+            leaves out the contact sheet too.
+        strict: True: stop at the first image that cannot be scored.
+        overwrite: True: replace the predictions and pictures that `out` holds.
+        progress: wraps the images where someone wants to watch.
+        report: is told of each image that could not be scored.
+
+    Raises:
+        DataError: an input is missing, or there is no image in them.
+        ImageError: with `strict`, an image cannot be scored.
+        OutputError: `out` is not empty, or cannot be written to.
+    """
+    images, skipped = collect(inputs, out)
+    if strict and skipped:
+        raise DataError(skipped[0])
+    claim_folder(out, overwrite=overwrite)
+    _remove_old(out)
+    for message in skipped:
+        report(message)
+    partial = out / PARTIAL
+    normal = anomalous = failed = 0
+    targets = _targets([item.relative for item in images], maps, overlays)
+    places = dict(zip(images, targets, strict=True))
+    pictures = _Pictures(detector, out, overlays, Highest())
+    try:
+        with partial.open("w", encoding="utf-8") as lines:
+            for item, image, result in _score(detector, progress(images)):
+                written = Targets(None, None)
+                if isinstance(result, ImageError):
+                    if strict:
+                        raise result
+                    failed += 1
+                    report(str(result))
+                else:
+                    anomalous += result.is_anomalous
+                    normal += not result.is_anomalous
+                    written = pictures.write(item, image, result, places[item])
+                lines.write(_line(item, result, written) + "\n")
+                lines.flush()
+        ranked = pictures.highest.ranked()
+        if ranked:
+            pictures.write_sheet(ranked, anomalous, anomalous + normal)
+        os.replace(partial, out / PREDICTIONS)  # noqa: PTH105 - says which it replaces
+    except OSError as error:
+        raise cannot_write(partial, error) from error
+    return Counts(normal, anomalous, failed, len(skipped), ranked)
+
+
+def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input], list[str]]:
+    """Every image of the inputs, in order, and a sentence for each thing left out.
+
+    Maps and overlays mirror the paths below each folder; with several inputs, the folder's name
+    comes first. Pictures that an earlier prediction left in `out`, and the masks of an MVTec
+    layout, are no inputs.
+
+    Raises:
+        DataError: an input is missing, or there is no image in them.
+    """
+    images: list[Input] = []
+    messages: list[str] = []
+    for given in inputs:
+        if not os.path.isdir(given):  # noqa: PTH112 - pathlib raises on names that are too long
+            if not os.path.lexists(given):
+                raise DataError(f"{shown_path(given)}: no such file or folder: check the path.")
+            images.append(Input(given, PurePosixPath(given.name)))
+            continue
+        found = find_images(given)
+        prefix = PurePosixPath(given.resolve().name if len(inputs) > 1 else "")
+        is_layout = (given / "test").is_dir() and (given / MASKS).is_dir()
+        images += [
+            Input(path, prefix / path.relative_to(given))
+            for path in found.images
+            if not (is_layout and path.relative_to(given).parts[0] == MASKS)
+        ]
+        messages += [f"{shown_path(s.path)} is left out: {s.reason}." for s in found.skipped]
+    if out is not None:
+        own = {(out / name).resolve() for name in (MAPS, OVERLAYS, SHEET)}
+        images = [item for item in images if not own & _with_parents(item.path.resolve())]
+    if not images:
+        names = ", ".join(shown_path(path) for path in inputs)
+        raise DataError(f"{names}: no image found: give image files, or a folder that holds some.")
+    return images, messages
+
+
+def _with_parents(path: Path) -> set[Path]:
+    return {path, *path.parents}
+
+
+def _score(
+    detector: Predictor, images: Iterable[Input]
+) -> Iterator[tuple[Input, Image | None, Prediction | ImageError]]:
+    """Each image, decoded once for both the score and the pictures; None where it cannot be."""
+    waiting: deque[Input] = deque()
+
+    def paths() -> Iterator[Path]:
+        for item in images:
+            waiting.append(item)
+            yield item.path
+
+    for image, result in detector.stream_with_images(paths()):
+        yield waiting.popleft(), image, result
+
+
+class _Pictures(NamedTuple):
+    """Writes what people look at, one image after the other."""
+
+    detector: Predictor
+    out: Path
+    overlays: Overlays
+    highest: Highest
+
+    def write(
+        self, item: Input, image: Image | None, result: Prediction, targets: Targets
+    ) -> Targets:
+        """Write the map and, where it is wanted, the overlay; says what was written."""
+        calibration = self.detector.calibration
+        if targets.map is not None:
+            _write_map(self.detector, result, self.out / targets.map)
+        if image is None or self.overlays == "none":
+            self.highest.add(str(item.relative), result)
+            return Targets(targets.map, None)
+        self.highest.add(str(item.relative), result, lambda: thumbnail(image, result, calibration))
+        if targets.overlay is None or not (self.overlays == "all" or result.is_anomalous):
+            return Targets(targets.map, None)
+        data = draw_overlay(image, result, calibration)
+        write_atomic(self.out / targets.overlay, data, durable=False)
+        return targets
+
+    def write_sheet(self, ranked: Sequence[Ranked], anomalous: int, scored: int) -> None:
+        """Write the contact sheet, unless no pictures for people are wanted."""
+        if self.overlays == "none":
+            return
+        threshold = readable(self.detector.calibration.threshold.value)
+        headline = f"{anomalous} of {scored} anomalous, threshold {threshold}"
+        if len(ranked) < scored:
+            headline += f", the {len(ranked)} highest scores"
+        write_atomic(self.out / SHEET, draw_sheet(ranked, headline), durable=False)
+
+
+def _line(item: Input, result: Prediction | ImageError, written: Targets) -> str:
+    prediction, error = (None, result) if isinstance(result, ImageError) else (result, None)
+    values: dict[str, Any] = {
+        "path": str(item.path),
+        "score": prediction and prediction.score,
+        "p_value": prediction and prediction.p_value,
+        "is_anomalous": prediction and prediction.is_anomalous,
+        "extrapolated": prediction and prediction.extrapolated,
+        "map": written.map and str(written.map),
+        "overlay": written.overlay and str(written.overlay),
+        "error": error and str(error),
+    }
+    return json.dumps(values)
+
+
+def _targets(
+    relatives: Sequence[PurePosixPath], maps: MapFormat, overlays: Overlays
+) -> list[Targets]:
+    return [
+        Targets(*both)
+        for both in zip(
+            _mirrored(relatives, MAPS, None if maps == "none" else maps),
+            _mirrored(relatives, OVERLAYS, None if overlays == "none" else "jpg"),
+            strict=True,
+        )
+    ]
+
+
+def _mirrored(
+    relatives: Sequence[PurePosixPath], folder: str, suffix: str | None
+) -> list[PurePosixPath | None]:
+    """Where each image's picture goes, relative to the output folder; None without a suffix.
+
+    The image's path with another suffix; where that is taken (a.jpg beside a.png, or a folder of
+    that name), the suffix is added, and then a number.
+    """
+    if suffix is None:
+        return [None] * len(relatives)
+    taken = {parent for relative in relatives for parent in relative.parents}
+    targets: list[PurePosixPath | None] = []
+    for relative in relatives:
+        stem, target, number = relative.name, relative.with_suffix(f".{suffix}"), 1
+        while target in taken or len(os.fsencode(target.name)) > LONGEST_NAME:
+            if len(os.fsencode(stem)) > LONGEST_NAME // 2:
+                stem = stem[: len(stem) // 2]
+            count = "" if number == 1 else f"~{number}"
+            target = relative.with_name(f"{stem}{count}.{suffix}")
+            number += 1
+        taken.add(target)
+        targets.append(PurePosixPath(folder) / target)
+    return targets
+
+
+def _write_map(detector: Predictor, prediction: Prediction, path: Path) -> None:
+    """Write one map, in the format of the path's suffix."""
+    values = prediction.anomaly_map
+    if path.suffix == ".png":
+        threshold = max(detector.calibration.pixel_threshold.value, TINY)
+        values = (np.clip(values / (2 * threshold), 0, 1) * 65535).round().astype(np.uint16)
+    buffer = io.BytesIO()
+    PILImage.fromarray(values).save(buffer, format=path.suffix[1:])
+    write_atomic(path, buffer.getvalue(), durable=False)
+
+
+def _remove_old(out: Path) -> None:
+    """Remove what an earlier prediction left, and nothing else: no picture is out of date."""
+    for name in (PREDICTIONS, PARTIAL):
+        try:
+            with (out / name).open(encoding="utf-8") as lines:
+                (out / SHEET).unlink(missing_ok=True)
+                for line in lines:
+                    values = json.loads(line)
+                    for key, folder in (("map", MAPS), ("overlay", OVERLAYS)):
+                        target = PurePosixPath(values.get(key) or ".")
+                        if target.parts[:1] == (folder,) and ".." not in target.parts:
+                            (out / target).unlink(missing_ok=True)
+            (out / name).unlink()
+        except FileNotFoundError:
+            continue
+        except (ValueError, AttributeError, TypeError):
+            (out / name).unlink()
+        except OSError as error:
+            raise cannot_write(out / name, error) from error

@@ -1,0 +1,1 @@
+"""One HTML page that says how well a detector works: no network, no scripts, all in one file."""
