@@ -5,6 +5,7 @@ file. Sizes that follow from others (the features' channels, the grid) are deriv
 """
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -195,6 +196,48 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error}).") from error
+
+
+def read_assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """Settings from ``name=value``, as `Config.replace` takes them; of two, the later holds.
+
+    A value is TOML, and where it is none, the text itself: ``network.attention.mode=halo``.
+
+    Raises:
+        ConfigError: a text is no assignment, or would choose a preset.
+
+    >>> read_assignments(["loss.feature_terms=['mse']", "network.attention.mode=halo"])
+    {'loss': {'feature_terms': ['mse']}, 'network': {'attention': {'mode': 'halo'}}}
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not all(part.strip() for part in name.split(".")):
+            raise ConfigError(
+                f"--set {text}: give a setting and its value, as in network.attention.mode=halo."
+            )
+        if name.strip() == "preset":
+            raise ConfigError(f"--set {text}: this changes the settings of a preset, not which.")
+        settings = _merge(settings, nested(name, _toml_value(value)))
+    return settings
+
+
+def nested(name: str, value: object) -> dict[str, Any]:
+    """One setting, as `Config.replace` takes it, from its name with dots.
+
+    >>> nested("network.attention.mode", "halo")
+    {'network': {'attention': {'mode': 'halo'}}}
+    """
+    first, *rest = name.split(".", 1)
+    return {first.strip(): nested(rest[0], value) if rest else value}
+
+
+def _toml_value(text: str) -> object:
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return values["value"] if values.keys() == {"value"} else text
 
 
 def parse_config(values: object) -> Config:

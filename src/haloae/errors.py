@@ -37,6 +37,16 @@ class TrainingError(HaloaeError):
     """Training cannot go on: a loss is not finite, or a checkpoint does not fit."""
 
 
+EXTRAS = {
+    **dict.fromkeys(("jinja2", "lightning_fabric", "markupsafe", "onnx", "onnxscript"), "train"),
+    **dict.fromkeys(("sklearn", "torch", "torchvision"), "train"),
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "nncf": "int8",
+}
+"""Which extra installs a package, by the name it is imported by."""
+
+
 class MissingExtraError(HaloaeError):
     """An optional dependency is not installed."""
 

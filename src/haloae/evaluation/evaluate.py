@@ -31,6 +31,7 @@ from haloae.evaluation.metrics import (
 from haloae.files import write_atomic
 from haloae.outputs.report.page import REPORT, write_report
 from haloae.outputs.report.section import Scored, Section, make_section
+from haloae.outputs.tables import terminal
 
 RESOLUTION = 256
 """Side of the square on which pixels are compared."""
@@ -130,11 +131,11 @@ def before_and_after(
 ) -> str:
     """A line for each metric: of a detector, and of what was made of it."""
     both = [score(each, category, progress=progress).metrics for each in (before, after)]
-    lines = [f"  {f'on {category.root}':28} {'before':>8} {'after':>8}"]
-    for name in COMPARED:
-        shown = ["-" if each[name] is None else f"{each[name]:.4f}" for each in both]
-        lines.append(f"  {name:28} {shown[0]:>8} {shown[1]:>8}")
-    return "\n".join(lines)
+    rows = [
+        [name, *("-" if each[name] is None else f"{each[name]:.4f}" for each in both)]
+        for name in COMPARED
+    ]
+    return terminal(rows, [f"on {category.root}", "before", "after"], indent=True)
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:

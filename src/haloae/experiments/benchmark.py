@@ -24,7 +24,8 @@ from haloae.evaluation.evaluate import PROTOCOL, evaluate, write_evaluation
 from haloae.files import write_atomic
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.words import METRICS
-from haloae.presets import preset
+from haloae.outputs.tables import markdown
+from haloae.presets import configure
 from haloae.training.fit import fit_detector
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
@@ -54,7 +55,11 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def variants(
-    presets: Sequence[str], ablations: Sequence[str] = (), *, backbone: str | None = None
+    presets: Sequence[str],
+    ablations: Sequence[str] = (),
+    *,
+    backbone: str | None = None,
+    assignments: Sequence[str] = (),
 ) -> dict[str, Config]:
     """The configurations to compare, by name: every preset, and every ablation of it.
 
@@ -65,15 +70,14 @@ def variants(
         presets: their names.
         ablations: of `ABLATIONS`.
         backbone: replaces every preset's.
+        assignments: settings over every preset, see `configure`.
 
     Raises:
-        ConfigError: there is no such preset or ablation.
+        ConfigError: there is no such preset or ablation, or a setting is wrong.
     """
     configs: dict[str, Config] = {}
     for name in presets:
-        base = preset(name)
-        if backbone is not None:
-            base = base.replace(backbone=backbone)
+        base = configure(name, assignments=assignments, flags={"backbone": backbone})
         configs[name] = base
         for ablation in ablations:
             if ablation not in ABLATIONS:
@@ -312,23 +316,18 @@ def tables(results: Mapping[str, Any]) -> str:
     lines += [f"haloae {results['package_version']}; backbone: {', '.join(results['backbones'])}."]
     lines += ["Mean ± standard deviation over seeds.", ""]
     for metric, title in METRICS.items():
-        lines += [
-            f"## {title}",
-            "",
-            f"| variant | {' | '.join(names)} |",
-            "|---" * (len(names) + 1) + "|",
-        ]
+        table = []
         for variant in dict.fromkeys(row["variant"] for row in rows):
             cells = [_cell(row[metric]) for row in rows if row["variant"] == variant]
-            lines.append(f"| {variant} | {' | '.join(cells)} |")
+            table.append([variant, *cells])
         if metric == "image_auroc":
             values = [results["pixel_difference"].get(name) for name in names]
             cells = ["–" if value is None else f"{value:.3f}" for value in values]
-            lines.append(f"| pixel difference | {' | '.join(cells)} |")
+            table.append(["pixel difference", *cells])
         if results["paper"] and metric in results["paper"]:
             cells = ["–"] * (len(names) - 1) + [f"{results['paper'][metric]:.3f}"]
-            lines.append(f"| the paper | {' | '.join(cells)} |")
-        lines.append("")
+            table.append(["the paper", *cells])
+        lines += [f"## {title}", "", markdown(table, ["variant", *names]), ""]
     failed = [run for run in results["runs"] if "error" in run]
     if failed:
         lines += ["## Failed", ""]

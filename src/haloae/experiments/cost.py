@@ -17,6 +17,7 @@ from haloae.network.branches import RGB
 from haloae.network.features import FeatureExtractor
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import ReducedExtractor, fused
+from haloae.outputs.tables import terminal
 
 aten = torch.ops.aten
 Operation = torch._ops.OpOverload
@@ -126,24 +127,30 @@ def cost_of(config: Config, *, image_size: int | None = None) -> dict[str, Any]:
 
 def cost_table(cost: Mapping[str, Any]) -> str:
     """The same for people, a line for each block."""
-    size, in_use = cost["image_size"], cost["in_use"]
-    lines = [
-        f"one image of {size}² pixels in float32, as trained and in use",
-        "  MMAC: million multiply-adds; MB: weights once, activations read and written",
-        f"  {'':36}{'weights':>9}{'activations':>13}{'in use':>12}{'activations':>13}",
-        f"  {'':14}{'MMAC':>10}{'parameters':>12}{'MB':>9}{'MB':>13}{'MMAC':>12}{'MB':>13}",
+    in_use = cost["in_use"]
+    rows = [
+        ["", "", "", "weights", "activations", "in use", "activations"],
+        ["", "MMAC", "parameters", "MB", "MB", "MMAC", "MB"],
     ]
     lean = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
     for block in (*cost["blocks"], cost["total"]):
-        name, used = block["name"], f"{'not needed':>12}"
-        if name in lean:
-            used = f"{lean[name]['multiply_adds'] / 1e6:12,.1f}"
-            used += f"{lean[name]['activation_bytes'] / 1e6:13,.1f}"
-        lines.append(
-            f"  {name:14}{block['multiply_adds'] / 1e6:10,.1f}{block['parameters']:12,}"
-            f"{block['weight_bytes'] / 1e6:9,.2f}{block['activation_bytes'] / 1e6:13,.1f}{used}"
+        used = lean.get(block["name"])
+        rows.append(
+            [
+                block["name"],
+                f"{block['multiply_adds'] / 1e6:,.1f}",
+                f"{block['parameters']:,}",
+                f"{block['weight_bytes'] / 1e6:,.2f}",
+                f"{block['activation_bytes'] / 1e6:,.1f}",
+                f"{used['multiply_adds'] / 1e6:,.1f}" if used else "not needed",
+                f"{used['activation_bytes'] / 1e6:,.1f}" if used else "",
+            ]
         )
-    return "\n".join(lines)
+    return (
+        f"one image of {cost['image_size']}² pixels in float32, as trained and in use\n"
+        "  MMAC: million multiply-adds; MB: weights once, activations read and written\n"
+        f"{terminal(rows, indent=True)}"
+    )
 
 
 class _Tally:
