@@ -64,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.exit_code
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "haloae")
-        message = error.format_message().removesuffix(".")
-        return _fail(f"{message}: see {command} --help.", BAD_INPUT)
+        said = error.format_message()
+        end = "" if said.endswith((".", "?")) else "."
+        return _fail(f"{said}{end} See `{command} --help`.", BAD_INPUT)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
