@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from haloae.config import (
+    EPOCHS,
     AttentionConfig,
     Config,
     DetectionConfig,
@@ -19,6 +20,7 @@ from haloae.errors import ConfigError
 
 PAPER = Config(
     preset="paper",
+    image_size=256,
     network=NetworkConfig(
         published_taps=True,
         reduced_channels=None,
@@ -43,7 +45,8 @@ PAPER = Config(
         image_decoder=(380, 190, 95, 47, 23),
         image_relu=True,
     ),
-    training=TrainingConfig(steps=251 * 750),
+    loss=LossConfig(),
+    training=TrainingConfig(steps=EPOCHS * 750),
     detection=DetectionConfig(normalisation="difference"),
 )
 # Chosen by the ablations in docs/adr/0004 and 0005, with their tables.

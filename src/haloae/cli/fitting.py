@@ -89,7 +89,7 @@ def train(
         flags=flags | {"detection.false_alarm_rate": false_alarm_rate},
     )
     claim_run(out, resume=resume, overwrite=overwrite)
-    from haloae.training.fit import fit_detector
+    from haloae.detector import fit_detector
 
     prepare(threads)
     fitted = fit_detector(

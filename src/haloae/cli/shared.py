@@ -10,7 +10,7 @@ from haloae.cli.options import Device, Precision
 from haloae.machine import keep_freed_memory
 
 if TYPE_CHECKING:
-    from haloae.detection.predictor import Predictor
+    from haloae.detector import Detector
 
 DONE, SKIPPED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all of it; all but what could not be read, or what failed among others; nothing, for
@@ -34,16 +34,14 @@ def workers() -> int:
 
 def load_any(
     model: Path, *, device: Device, precision: Precision, threads: int | None
-) -> "Predictor":
+) -> "Detector":
     """The detector of a file, native or exported: the latter without torch."""
-    from haloae.deploy.runtime import is_exported, load_runtime
+    from haloae.deploy.runtime import is_exported
+    from haloae.detector import load
 
-    if is_exported(model):
-        return load_runtime(model, device=device, precision=precision, threads=threads)
-    from haloae.detector import Detector
-
-    prepare(threads)
-    return Detector.load(model, device=device, precision=precision)
+    if not is_exported(model):
+        prepare(threads)
+    return load(model, device=device, precision=precision, threads=threads)
 
 
 def wants_progress(quiet: bool) -> bool:

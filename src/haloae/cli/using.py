@@ -103,7 +103,6 @@ def export(
     """Write a model for ONNX Runtime or OpenVINO."""
     from haloae.data.folders import good_images, load_category
     from haloae.deploy.export import check_target, export_model
-    from haloae.deploy.runtime import load_runtime
     from haloae.detector import Detector
 
     check_target(out, format=format, overwrite=overwrite)
@@ -131,7 +130,7 @@ def export(
     if category is not None and not quiet:
         from haloae.evaluation.evaluate import before_and_after
 
-        exported = load_runtime(out, threads=threads)
+        exported = Detector.load(out, threads=threads)
         progress = progress_bar("measuring", quiet=quiet)
         print(before_and_after(detector, exported, category, progress=progress))
     return DONE
