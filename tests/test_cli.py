@@ -1108,7 +1108,7 @@ def lines_in(path: Path) -> int:
 
 
 def test_ctrl_c_in_training_keeps_a_checkpoint(haloae: Run, category: Path) -> None:
-    steps = 100
+    steps = 60
     Path("long.toml").write_text(TINY.replace("steps = 4", f"steps = {steps}"))
     train: list[str | Path] = ["train", category, "--out", "run", "--config", "long.toml"]
     train += ["--backbone", "random", "--device", "cpu"]
