@@ -200,7 +200,6 @@ def test_choices_are_pinned(haloae: Run) -> None:
     assert "--maps <none|png|tiff>" in haloae("predict", "--help").out
     assert "--overlays <anomalous|all|none>" in haloae("predict", "--help").out
     assert "--precision <float32|bfloat16>" in haloae("predict", "--help").out
-    assert "--format <onnx|openvino|openvino-int8>" in haloae("export", "--help").out
     assert "--input <float32|uint8>" in haloae("export", "--help").out
 
 

@@ -187,6 +187,7 @@ def benchmark(
     quiet: options.Quiet = False,
 ) -> int:
     """The paper's experiment, over a root of categories."""
+    from haloae.config import read_assignments
     from haloae.experiments.benchmark import (
         RESULTS,
         TABLES,
@@ -203,7 +204,7 @@ def benchmark(
         options.names(presets, "--presets"),
         options.names(ablations, "--ablations") if ablations is not None else (),
         backbone=backbone,
-        assignments=settings or (),
+        settings=read_assignments(settings or ()),
     )
     find_categories(root, wanted)
     claim_folder(out, overwrite=resume, way_out="give --resume to go on")

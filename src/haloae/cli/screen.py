@@ -53,6 +53,15 @@ def metric_lines(metrics: Mapping[str, Any]) -> str:
     return "\n".join([terminal(rows, align="l", indent=True), *reasons])
 
 
+def comparison_lines(compared: Iterable[tuple[str, float | None, float | None]], title: str) -> str:
+    """Metrics of a detector and of what was made of it."""
+    rows = [
+        [name, *("-" if value is None else f"{value:.4f}" for value in both)]
+        for name, *both in compared
+    ]
+    return terminal(rows, [title, "before", "after"], indent=True)
+
+
 def model_lines(header: "Header", parameters: int) -> str:
     """What a model file says of itself.
 

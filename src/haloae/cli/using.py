@@ -9,6 +9,7 @@ from typer import Argument, Option
 from haloae.cli import options
 from haloae.cli.screen import (
     calibration_lines,
+    comparison_lines,
     highest_scores,
     metric_lines,
     model_lines,
@@ -74,7 +75,7 @@ def export(
     model: options.Model,
     *,
     format: Annotated[
-        Literal["onnx", "openvino", "openvino-int8"], Option(help="int8 needs --good")
+        str, Option(metavar="NAME", help="onnx, openvino or openvino-int8, which needs --good")
     ] = "onnx",
     out: Annotated[Path, Option(metavar="FILE", help=".onnx, or .xml for openvino")],
     good: Annotated[
@@ -128,11 +129,12 @@ def export(
             f"score {parity.score:.1e}, map {parity.map:.1e}"
         )
     if category is not None and not quiet:
-        from haloae.evaluation.evaluate import before_and_after
+        from haloae.evaluation.evaluate import compare
 
         exported = Detector.load(out, threads=threads)
         progress = progress_bar("measuring", quiet=quiet)
-        print(before_and_after(detector, exported, category, progress=progress))
+        compared = compare(detector, exported, category, progress=progress)
+        print(comparison_lines(compared, f"on {category.root}"))
     return DONE
 
 

@@ -31,7 +31,6 @@ from haloae.evaluation.metrics import (
 from haloae.files import write_atomic
 from haloae.outputs.report.page import REPORT, write_report
 from haloae.outputs.report.section import Scored, Section, make_section
-from haloae.outputs.tables import terminal
 
 RESOLUTION = 256
 """Side of the square on which pixels are compared."""
@@ -126,16 +125,12 @@ def score(
     return Scored(metrics, rows, samples, pixels.curves(), skipped)
 
 
-def before_and_after(
+def compare(
     before: Predictor, after: Predictor, category: Category, *, progress: Progress = iter
-) -> str:
-    """A line for each metric: of a detector, and of what was made of it."""
+) -> list[tuple[str, float | None, float | None]]:
+    """Each of `COMPARED`, of a detector and of what was made of it, on one test set."""
     both = [score(each, category, progress=progress).metrics for each in (before, after)]
-    rows = [
-        [name, *("-" if each[name] is None else f"{each[name]:.4f}" for each in both)]
-        for name in COMPARED
-    ]
-    return terminal(rows, [f"on {category.root}", "before", "after"], indent=True)
+    return [(name, both[0][name], both[1][name]) for name in COMPARED]
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:

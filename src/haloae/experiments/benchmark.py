@@ -26,7 +26,7 @@ from haloae.files import write_atomic
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.words import METRICS
 from haloae.outputs.tables import markdown
-from haloae.presets import configure
+from haloae.presets import preset
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def variants(
     ablations: Sequence[str] = (),
     *,
     backbone: str | None = None,
-    assignments: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Config]:
     """The configurations to compare, by name: every preset, and every ablation of it.
 
@@ -70,14 +70,16 @@ def variants(
         presets: their names.
         ablations: of `ABLATIONS`.
         backbone: replaces every preset's.
-        assignments: settings over every preset, see `configure`.
+        settings: replace every preset's, as `Config.replace` takes them; ablations come after.
 
     Raises:
-        ConfigError: there is no such preset or ablation, or a setting is wrong.
+        ConfigError: there is no such preset, ablation or setting, or settings do not fit.
     """
     configs: dict[str, Config] = {}
     for name in presets:
-        base = configure(name, assignments=assignments, flags={"backbone": backbone})
+        base = preset(name).replace(**settings or {})
+        if backbone is not None:
+            base = base.replace(backbone=backbone)
         configs[name] = base
         for ablation in ablations:
             if ablation not in ABLATIONS:
