@@ -3,6 +3,7 @@
 import heapq
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -195,7 +196,9 @@ def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
         _sign(draw, (left, text, size), entry.is_anomalous)
         words = f"{verdict(entry.is_anomalous)} {readable(entry.score)}"
         draw.text((left + size + 6, text + middle), words, INK, _font(size), "lm")
-        name = _shortened(_drawable(entry.name), size - 3, box)
+        # Codes for what Pillow's own font has no glyphs for.
+        name = entry.name.encode("ascii", "backslashreplace").decode("ascii")
+        name = _shortened(name, size - 3, box)
         draw.text((left, text + round(1.4 * size) + middle), name, INK, _font(size - 3), "lm")
     return _jpeg(canvas)
 
@@ -324,19 +327,16 @@ def _wrap(parts: Sequence[str], size: int, width: int) -> list[str]:
 
 def _shortened(name: str, size: int, width: int) -> str:
     """The name, its middle left out where it does not fit; its end is what tells images apart."""
-    if len(name) > 2 * width:
-        name = name[:width] + name[-width:]
-    shown, keep = name, len(name)
-    while keep > 1 and _font(size).getlength(shown) > width:
-        keep -= 1
+
+    def cut(keep: int) -> str:
         head = keep // 3
-        shown = f"{name[:head]}…{name[head - keep :]}"
-    return shown
+        return f"{name[:head]}…{name[head - keep :]}"
 
-
-def _drawable(name: str) -> str:
-    """The name with codes for what Pillow's own font has no glyphs for."""
-    return name.encode("ascii", "backslashreplace").decode("ascii")
+    measure = _font(size).getlength
+    if measure(name) <= width:
+        return name
+    fitting = bisect_right(range(1, len(name)), width, key=lambda keep: measure(cut(keep)))
+    return cut(max(1, fitting))
 
 
 @lru_cache
