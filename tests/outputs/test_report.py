@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from haloae.config import Config
 from haloae.data.folders import Category, load_category
 from haloae.detector import Detector, Prediction
 from haloae.errors import ImageError
-from haloae.evaluation.evaluate import Evaluation, evaluate, score
+from haloae.evaluation.evaluate import Evaluation, evaluate
 from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.examples import most_unusual, spread
 from haloae.outputs.report.page import write_benchmark_report, write_report
@@ -195,7 +194,7 @@ class Pretender:
                 continue
             anomaly = np.full((40, 40), number, np.float32)
             score = float(np.exp(number / 100))
-            yield Prediction(score, 0.5, number > 1000, True, anomaly, (40, 40), 5.0)
+            yield Prediction(score, 0.5, number > 300, True, anomaly, (40, 40), 5.0)
 
 
 def many(root: Path, count: int) -> Category:
@@ -214,9 +213,9 @@ def test_a_page_does_not_grow_with_the_test_set(
 ) -> None:
     monkeypatch.setattr("haloae.evaluation.evaluate.PixelMetrics.update", lambda *_: None)
     pretender: Any = Pretender(detector)
-    category = many(tmp_path / "many", 2000)
+    category = many(tmp_path / "many", 600)
     result = evaluate(pretender, category)
-    assert len(result.rows) == 1999
+    assert len(result.rows) == 599
     section = write_evaluation(result, pretender, category, tmp_path / "out")
     assert [len(gallery.examples) for gallery in section.galleries] == [MOST] * 3
     page = tmp_path / "out/report.html"
@@ -235,27 +234,6 @@ def test_spread() -> None:
     assert spread([]) == []
     assert spread([4, 2]) == [4, 2]
     assert spread(list(range(100))) == [0, 14, 28, 42, 57, 71, 85, 99]
-
-
-@pytest.mark.parametrize(
-    ("auroc", "plain", "words"),
-    [
-        (0.98, 0.77, "ranks images with AUROC 0.98, against 0.77 for the plain pixel difference."),
-        (0.5, 0.77, "AUROC 0.50, worse than the plain pixel difference with 0.77."),
-        (1.0, 1.0, "AUROC 1.00, no better than the plain pixel difference with 1.00."),
-        (0.98, None, "ranks images with AUROC 0.98."),
-    ],
-)
-def test_the_verdict(
-    detector: Detector, root: Path, auroc: float, plain: float | None, words: str
-) -> None:
-    metrics = score(detector, load_category(root)).metrics
-    counts = {"good": 36, "defective": 65, "detection_rate": 61 / 65, "false_alarm_rate": 1 / 36}
-    said = verdict(
-        replace(metrics, **counts, image_auroc=auroc, pixel_difference_image_auroc=plain)
-    )
-    assert said.startswith("Finds 61 of 65 defects with 1 false alarm in 36 good images; ")
-    assert said.endswith(words)
 
 
 BENCHMARK: dict[str, Any] = {
