@@ -11,9 +11,8 @@ from PIL import Image
 from conftest import texture
 from haloae.config import Config
 from haloae.data.folders import Category, load_category
-from haloae.detector import Detector
+from haloae.detector import Detector, fit_detector
 from haloae.evaluation.evaluate import COMPARED, PROTOCOL, compare, evaluate, score
-from haloae.training.fit import fit_detector
 
 KEYS = [
     *("image_auroc", "image_ap", "image_f1max"),

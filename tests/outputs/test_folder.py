@@ -13,10 +13,9 @@ from conftest import texture
 from data.image_files import png16
 from haloae.cli import main
 from haloae.config import Config
-from haloae.detector import Detector
+from haloae.detector import Detector, fit_detector
 from haloae.errors import OutputError
 from haloae.outputs.folder import Counts, predict_to_folder
-from haloae.training.fit import fit_detector
 
 
 def on_disk(path: Path, pixels: np.ndarray) -> None:

@@ -17,7 +17,8 @@ from PIL import Image as PILImage
 from conftest import texture
 from haloae.config import Config
 from haloae.data.folders import Category, load_category
-from haloae.detector import Detector, Prediction
+from haloae.detection.predictor import Prediction
+from haloae.detector import Detector
 from haloae.errors import ImageError
 from haloae.evaluation.evaluate import Evaluation, evaluate
 from haloae.outputs.folder import write_evaluation

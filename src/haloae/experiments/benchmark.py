@@ -19,6 +19,7 @@ from tqdm import tqdm
 from haloae._version import __version__
 from haloae.config import AttentionMode, Config
 from haloae.data.folders import GOOD, Category, load_category
+from haloae.detector import fit_detector
 from haloae.errors import ConfigError, DataError, HaloaeError
 from haloae.evaluation.evaluate import PROTOCOL, evaluate
 from haloae.files import write_atomic
@@ -26,7 +27,6 @@ from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.words import METRICS
 from haloae.presets import preset
-from haloae.training.fit import fit_detector
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
 log = logging.getLogger(__name__)

@@ -231,8 +231,7 @@ def _visible(image: Image, size: tuple[int, int]) -> Pixels:
     ]
     small = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     white = max(float(np.percentile(small, 99.9)), TINY)
-    visible: Pixels = (np.clip(small, 0, white) * (255 / white)).round().astype(np.uint8)
-    return visible
+    return np.asarray((np.clip(small, 0, white) * (255 / white)).round(), dtype=np.uint8)
 
 
 def _in_thresholds(
@@ -335,7 +334,8 @@ def _shortened(name: str, size: int, width: int) -> str:
     measure = _font(size).getlength
     if measure(name) <= width:
         return name
-    fitting = bisect_right(range(1, len(name)), width, key=lambda keep: measure(cut(keep)))
+    keeps = range(1, len(name))
+    fitting = bisect_right(keeps, float(width), key=lambda keep: float(measure(cut(keep))))
     return cut(max(1, fitting))
 
 
