@@ -50,7 +50,8 @@ class TrainingError(HaloaeError):
 
 EXTRAS = {
     **dict.fromkeys(("jinja2", "markupsafe", "onnx", "onnxscript"), "train"),
-    **dict.fromkeys(("sklearn", "torch", "torchvision"), "train"),
+    **dict.fromkeys(("scipy", "sklearn", "torch", "torchvision"), "train"),
+    "imagecodecs": "deep",
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "int8",

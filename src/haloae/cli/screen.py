@@ -9,6 +9,7 @@ from haloae.outputs.tables import terminal
 if TYPE_CHECKING:
     from haloae.detection.calibration import Calibration
     from haloae.detection.model_file import Header
+    from haloae.evaluation.evaluate import Metrics
     from haloae.outputs.folder import Counts
 
 SHOWN = 10
@@ -42,14 +43,14 @@ def highest_scores(counts: "Counts") -> str:
     return f"  highest {len(shown)} of {counts.normal + counts.anomalous} scores:\n{table}"
 
 
-def metric_lines(metrics: Mapping[str, Any]) -> str:
+def metric_lines(metrics: "Metrics") -> str:
     """The metrics that are numbers, and why others are missing."""
     rows = [
         (name, "-" if value is None else f"{value:.4g}")
-        for name, value in metrics.items()
+        for name, value in metrics.as_dict().items()
         if isinstance(value, float) or value is None
     ]
-    reasons = [f"  no {name}: {reason}" for name, reason in metrics["reasons"].items()]
+    reasons = [f"  no {name}: {reason}" for name, reason in metrics.reasons.items()]
     return "\n".join([terminal(rows, align="l", indent=True), *reasons])
 
 

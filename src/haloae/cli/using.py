@@ -152,21 +152,18 @@ def evaluate(
 ) -> int:
     """Measure: writes DIR/report.html and metrics.json."""
     from haloae.data.folders import load_category
-    from haloae.evaluation.evaluate import evaluate, write_evaluation
+    from haloae.evaluation.evaluate import evaluate
+    from haloae.outputs.folder import write_evaluation
     from haloae.outputs.report.page import REPORT
     from haloae.training.run_folder import LOSS_LOG
 
     category = load_category(data, strict=strict)
     detector = load_any(model, device=device, precision=precision, threads=threads)
     claim_folder(out, overwrite=overwrite)
-    result = evaluate(
-        detector,
-        category,
-        strict=strict,
-        progress=progress_bar("evaluating", quiet=quiet),
-        losses=model.parent / LOSS_LOG,
-    )
-    write_evaluation(result, out)
+    progress = progress_bar("evaluating", quiet=quiet)
+    result = evaluate(detector, category, strict=strict, progress=progress)
+    losses = model.parent / LOSS_LOG
+    write_evaluation(result, detector, category, out, losses=losses, progress=progress)
     report_skipped(result.skipped)
     if not quiet:
         print(out / "metrics.json")
