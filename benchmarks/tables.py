@@ -91,16 +91,16 @@ def _plain(cell: object) -> str:
     return str(cell).strip("*`")
 
 
-def markdown(table: Table) -> str:
-    """The table in Markdown; columns with numbers are set right."""
-    texts = [[cell_text(v, table.digits.get(c, 3)) for c, v in zip(table.columns, row, strict=True)]
-             for row in table.rows]  # fmt: skip
-    rule = [
-        "---" if all(isinstance(row[i], str | None) for row in table.rows) else "--:"
-        for i in range(len(table.columns))
-    ]
-    lines = [f"| {' | '.join(row)} |" for row in (table.columns, *texts)]
-    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+def markdown(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
+
+
+def texts(table: Table) -> list[list[str]]:
+    """Every cell as it is read."""
+    digits = [table.digits.get(column, 3) for column in table.columns]
+    return [[cell_text(*cell) for cell in zip(row, digits, strict=True)] for row in table.rows]
 
 
 def cell_text(value: Any, digits: int) -> str:  # noqa: ANN401 - what JSON holds
@@ -140,10 +140,10 @@ def filled(text: str, folder: Path) -> str:
 def _filled(match: re.Match[str], folder: Path) -> str:
     """One marker with what belongs into it."""
     try:
-        table = markdown(_asked_for(match["what"], folder))
+        table = _asked_for(match["what"], folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{match['what']}: {error}") from error
-    return f"{match['open']}{table}\n{match['close']}"
+    return f"{match['open']}{markdown(texts(table), table.columns)}\n{match['close']}"
 
 
 def _asked_for(what: str, folder: Path) -> Table:
