@@ -31,7 +31,7 @@ from haloae.machine import has_bfloat16
 from haloae.network.haloae import HaloAE
 from haloae.network.reducer import FeatureReducer
 from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey
-from haloae.training.losses import LossTerms, loss_terms, loss_weights, total_loss
+from haloae.training.losses import SCHEDULES, loss_terms, loss_weights, total_loss, weights_of
 from haloae.training.run_folder import (
     CHECKPOINT,
     MODEL,
@@ -239,7 +239,7 @@ def _train(
             state.step += 1
             row = _row(state.step, terms, weights, optimizer.param_groups[0]["lr"])
             log_row(row)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in LossTerms._fields})
+            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in SCHEDULES})
             bar.update()
             is_over = interrupted() or time.monotonic() >= deadline
             if is_over:
@@ -253,7 +253,7 @@ def _train(
             raise KeyboardInterrupt
 
 
-def _step(views: Tensor, state: _State) -> tuple[LossTerms, tuple[float, float, float]]:
+def _step(views: Tensor, state: _State) -> tuple[dict[str, Tensor], dict[str, float]]:
     training, network = state.config.training, state.network
     device = next(network.parameters()).device
     views = network.normalise(views.to(device))
@@ -263,8 +263,8 @@ def _step(views: Tensor, state: _State) -> tuple[LossTerms, tuple[float, float, 
         output = network(views.flatten(0, 1), generator=noise)
     terms = loss_terms(output, views, state.config.loss)
     weights = loss_weights(state.step * EPOCHS // training.steps, state.config.loss)
-    for name, term in terms._asdict().items():
-        if term is not None and not torch.isfinite(term):
+    for name, term in terms.items():
+        if not torch.isfinite(term):
             raise TrainingError(
                 f"the {name} loss is {term.item()} at step {state.step}: lower "
                 f"training.learning_rate."
@@ -287,14 +287,11 @@ def _learning_rate(step: int, config: Config) -> float:
 
 
 def _row(
-    step: int, terms: LossTerms, weights: tuple[float, float, float], learning_rate: float
+    step: int, terms: dict[str, Tensor], weights: dict[str, float], learning_rate: float
 ) -> dict[str, float]:
     row: dict[str, float] = {"step": step}
-    present = sum(w for term, w in zip(terms, weights, strict=True) if term is not None)
-    for name, term, weight in zip(LossTerms._fields, terms, weights, strict=True):
-        if term is not None:
-            row[name] = term.item()
-            row[f"{name}_weight"] = weight / present
+    for name, weight in weights_of(terms, weights).items():
+        row |= {name: terms[name].item(), f"{name}_weight": weight}
     return {**row, "learning_rate": learning_rate}
 
 
