@@ -177,7 +177,7 @@ def untrained(config: Config, count: int) -> "Detector":
     import torch
 
     from haloae.detection.calibration import Calibration
-    from haloae.detection.good import measure_good, normalise
+    from haloae.detection.good import measure_good
     from haloae.detection.model_file import ImageKinds, Provenance
     from haloae.detector import Detector
     from haloae.network.haloae import HaloAE
@@ -185,13 +185,13 @@ def untrained(config: Config, count: int) -> "Detector":
 
     size = config.image_size
     images = textures(count, size)
-    batch = normalise(torch.from_numpy(images))
     network = HaloAE(
         config.network,
         image_size=size,
         weights=config.backbone,
         generator=torch.Generator().manual_seed(0),
     )
+    batch = network.normalise(torch.from_numpy(images))
     with torch.no_grad():
         if isinstance(network.reducer, FeatureReducer):
             network.reducer.fit(network.extractor(image[None]) for image in batch)

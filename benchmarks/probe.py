@@ -34,7 +34,6 @@ from torch import Tensor
 from haloae.data.folders import Category, load_category
 from haloae.data.images import read_image, read_mask
 from haloae.data.views import resize
-from haloae.detection.good import normalise
 from haloae.detection.maps import smooth
 from haloae.detection.predictor import resize_map
 from haloae.evaluation.evaluate import evaluate, pixel_difference
@@ -109,7 +108,7 @@ def run_heads(category: Category, trunk: str, weights: str, seeds: list[int]) ->
 
     def features(path: Path) -> Tensor:
         image = torch.from_numpy(resize(read_image(path), SIZE))[None]
-        return F.avg_pool2d(extractor(normalise(image)), 3, stride=1, padding=1,
+        return F.avg_pool2d(extractor(extractor.normalise(image)), 3, stride=1, padding=1,
                             count_include_pad=False)  # fmt: skip
 
     good = [features(path).half() for path in category.train]

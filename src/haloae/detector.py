@@ -26,7 +26,7 @@ except ImportError as error:
 from haloae.detection.good import measure_good, to_batch
 from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
 from haloae.network.haloae import HaloAE
-from haloae.network.lean import fused
+from haloae.network.lean import lean
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Detector(Predictor):
         Made once, of the network as it then is.
         """
         needs_image = self.config.detection.image_weight > 0
-        return fused(self.network, image=needs_image, dtype=getattr(torch, self.precision))
+        return lean(self.network, image=needs_image, dtype=getattr(torch, self.precision))
 
     @classmethod
     def fit(

@@ -27,12 +27,11 @@ from haloae.deploy.runtime import (
     as_input,
     load_runtime,
 )
-from haloae.detection.good import normalise
 from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
 from haloae.detector import Detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputError
 from haloae.files import write_atomic
-from haloae.network.lean import fused
+from haloae.network.lean import lean
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +71,7 @@ class DetectorGraph(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         needs_image = detector.config.detection.image_weight > 0
-        self.network = fused(detector.network, image=needs_image)
+        self.network = lean(detector.network, image=needs_image)
         self.detection = detector.config.detection
         self.usual_images = detector.usual.images
         self.register_buffer("usual_features", detector.usual.features)
@@ -86,11 +85,11 @@ class DetectorGraph(nn.Module):
             image: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
 
         Returns:
-            Score (B,), p-value (B,), map (B, S/4, S/4).
+            Score (B,), p-value (B,), map (B, S/stride, S/stride).
         """
         if image.dtype == torch.uint8:
             image = image.float() / WHITE
-        batch = normalise(image)
+        batch = self.network.normalise(image)
         usual = Usual(self.usual_features, self.usual_image, self.usual_images)
         anomaly = anomaly_map(residuals(self.network(batch), batch), usual, self.detection)
         score = image_score(anomaly, self.detection.top_share)

@@ -11,22 +11,15 @@ from haloae.config import DetectionConfig
 from haloae.detection.calibration import MIN_IMAGES
 from haloae.detection.maps import Residuals, Usual, anomaly_map, image_score, residuals
 from haloae.errors import DataError, TrainingError
-from haloae.network.features import IMAGENET_MEAN, IMAGENET_STD
 from haloae.network.haloae import HaloAE
-from haloae.network.lean import fused
-
-
-def normalise(images: Tensor) -> Tensor:
-    """RGB in [0, 1] → ImageNet-normalised: (..., 3, H, W) → the same shape."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images - mean) / std
+from haloae.network.lean import lean
+from haloae.network.trunks import normalise as normalise
 
 
 def to_batch(images: Sequence[NDArray[np.float32]], network: HaloAE) -> Tensor:
     """(3, S, S) arrays in [0, 1] → (B, 3, S, S), normalised, on the network's device."""
     batch = torch.from_numpy(np.stack(images))
-    return normalise(batch.to(next(network.parameters()).device))
+    return network.normalise(batch.to(next(network.parameters()).device))
 
 
 def measure_good(
@@ -52,13 +45,13 @@ def measure_good(
         DataError: fewer than 4 images.
         TrainingError: the network's output is not finite.
     """
-    lean = fused(network, image=config.image_weight > 0)
+    in_use = lean(network, image=config.image_weight > 0)
 
     def each() -> Iterator[Residuals]:
         for image in images():
             batch = to_batch([image], network)
             with torch.inference_mode():
-                yield residuals(lean(batch), batch)
+                yield residuals(in_use(batch), batch)
 
     total: Residuals | None = None
     n = 0

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from haloae.config import Config
 from haloae.detection.calibration import Calibration
-from haloae.detection.good import measure_good, normalise
+from haloae.detection.good import measure_good
 from haloae.detection.model_file import Provenance
 from haloae.detector import Detector, resolve_device
 from haloae.errors import ImageError, TrainingError
@@ -199,7 +199,7 @@ def _start(
     if isinstance(network.reducer, FeatureReducer):
         chosen = fitted_on[:: max(1, len(fitted_on) // REDUCER_IMAGES)]
         inputs = (torch.from_numpy(images[i])[None].to(where) for i in bar(chosen, "reducing"))
-        network.reducer.fit(network.extractor(normalise(image)) for image in inputs)
+        network.reducer.fit(network.extractor(network.normalise(image)) for image in inputs)
     source = network.extractor.source
     backbone = (source.name, source.sha256) if source else ("", "")
     return _State(network, _optimizer(network, config), 0, backbone, config, fingerprint)
@@ -263,7 +263,7 @@ def _step(
     state: _State,
 ) -> tuple[LossTerms, tuple[float, float, float]]:
     training = state.config.training
-    views = normalise(fabric.to_device(views))
+    views = state.network.normalise(fabric.to_device(views))
     noise = torch.Generator().manual_seed(seed_of(state.config.seed, state.step, 1))
     output = network(views.flatten(0, 1), generator=noise)
     terms = loss_terms(output, views, state.config.loss)
