@@ -10,20 +10,24 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from haloae.network import lean as fused
-from haloae.network.attention import HaloAttention
+from haloae.errors import ConfigError
+from haloae.network.attention import ATTENTION, Attention, HaloAttention, register_attention
+from haloae.network.attention.halo import PAIRS_AT_ONCE
+from haloae.network.haloae import HaloAE
+from haloae.network.lean import lean
+from haloae.presets import preset
 from oracles import halo_attention_by_loops, mean_of_values_by_loops, unfolded_attention
 
 WINDOW_MODES = ("halo", "published", "window_mean")
 SIZES = {"dim": 5, "block": 4, "halo": 2, "heads": 2, "head_dim": 3}
 
 
-def attention(**changes: Any) -> HaloAttention:  # noqa: ANN401 - any setting of the layer
+def attention(mode: str = "halo", **changes: Any) -> Attention:  # noqa: ANN401 - any setting
     """A small layer whose every weight is drawn, biases too."""
-    layer = HaloAttention(**(SIZES | changes))
+    layer = ATTENTION[mode](**(SIZES | changes))
     generator = torch.Generator().manual_seed(1)
     layer.reset_parameters(generator)
-    if layer.mode != "none":
+    if mode != "none":
         nn.init.normal_(layer.to_out.bias, generator=generator)
     return layer
 
@@ -62,11 +66,11 @@ def test_it_is_the_definition_as_trained_and_in_use(
         x, layer.state_dict(), block=block, halo=halo, heads=heads, mask_padding=mask_padding
     )
     torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
-    for pairs_at_once in (100, fused.PAIRS_AT_ONCE):
-        monkeypatch.setattr(fused, "PAIRS_AT_ONCE", pairs_at_once)
+    for pairs_at_once in (100, PAIRS_AT_ONCE):
+        monkeypatch.setattr("haloae.network.attention.halo.PAIRS_AT_ONCE", pairs_at_once)
         with torch.inference_mode():
-            lean = fused.LeanAttention(layer)(x)
-        torch.testing.assert_close(lean.double(), expected, atol=1e-5, rtol=1e-5)
+            in_use = layer.lean()(x)
+        torch.testing.assert_close(in_use.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
@@ -389,3 +393,38 @@ def test_initial_weights_follow_the_generator_and_have_the_published_spread() ->
     assert spreads["rel_height"] == pytest.approx(16**-0.5, rel=0.15)
     assert spreads["rel_width"] == pytest.approx(16**-0.5, rel=0.15)
     assert not layers[0].to_out.bias.any()
+
+
+class Doubled(Attention):
+    """A kind from outside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def test_a_kind_from_outside_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haloae.network.attention.ATTENTION", dict(ATTENTION))
+    register_attention("doubled", Doubled)
+    config = preset("fast").replace(network={"attention": {"mode": "doubled"}}).network
+    network = HaloAE(config, image_size=64, weights="random").eval()
+    x = drawn(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted, found = network(x).rebuilt, lean(network, image=False)(x).rebuilt
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_an_unknown_kind_is_refused_by_name() -> None:
+    config = preset("fast").replace(network={"attention": {"mode": "doubled"}}).network
+    with pytest.raises(ConfigError, match=r"network\.attention\.mode is 'doubled': .*'halo'"):
+        HaloAE(config, image_size=64, weights="random")
+
+
+@pytest.mark.parametrize("mode", ATTENTION)
+def test_the_lean_form_computes_the_same_of_weights_its_own(mode: str) -> None:
+    layer = attention(mode=mode)
+    x = drawn(2, SIZES["dim"], 13, 17)
+    in_use = layer.lean().requires_grad_(False)
+    torch.testing.assert_close(in_use(x), layer(x), atol=1e-5, rtol=1e-5)
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+    ours = {p.data_ptr() for p in layer.parameters()}
+    assert not ours & {p.data_ptr() for p in in_use.parameters()}
