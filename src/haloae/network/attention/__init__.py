@@ -1,7 +1,5 @@
 """The kinds of attention, one file each, all in one table: `ATTENTION`."""
 
-from typing import Any
-
 from haloae.errors import ConfigError
 from haloae.network.attention.base import Attention
 from haloae.network.attention.global_grid import GlobalAttention
@@ -10,7 +8,7 @@ from haloae.network.attention.none import NoAttention
 from haloae.network.attention.published import PublishedAttention
 from haloae.network.attention.window_mean import WindowMean
 
-__all__ = ["ATTENTION", "Attention", "HaloAttention", "build_attention", "register_attention"]
+__all__ = ["ATTENTION", "Attention", "HaloAttention", "find_attention", "register_attention"]
 
 ATTENTION: dict[str, type[Attention]] = {
     "halo": HaloAttention,
@@ -27,8 +25,8 @@ def register_attention(mode: str, kind: type[Attention]) -> None:
     ATTENTION[mode] = kind
 
 
-def build_attention(dim: int, *, mode: str, **sizes: Any) -> Attention:  # noqa: ANN401
-    """Attention of a kind, of the sizes that `Attention` takes.
+def find_attention(mode: str) -> type[Attention]:
+    """A kind by its name.
 
     Raises:
         ConfigError: no kind has this name.
@@ -36,4 +34,4 @@ def build_attention(dim: int, *, mode: str, **sizes: Any) -> Attention:  # noqa:
     if mode not in ATTENTION:
         known = ", ".join(map(repr, ATTENTION))
         raise ConfigError(f"network.attention.mode is {mode!r}: choose one of {known}.")
-    return ATTENTION[mode](dim, **sizes)
+    return ATTENTION[mode]

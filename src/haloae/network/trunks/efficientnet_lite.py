@@ -7,7 +7,6 @@ stage is a row of the EfficientNet paper's table 1; those past the last tap are 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,6 +120,15 @@ def _in_order(
     return renamed
 
 
+def _convolutions(stages: tuple[Stage, ...]) -> tuple[str, ...]:
+    """Names of all convolutions, in order."""
+    names = ["stem"]
+    for number, stage in enumerate(stages):
+        parts = ["expand.0"] * (stage.expansion > 1) + ["depthwise", "project"]
+        names += [f"stages.{number}.{b}.{part}" for b in range(stage.blocks) for part in parts]
+    return tuple(names)
+
+
 def _trunk(stages: tuple[Stage, ...], imagenet: Package) -> Trunk:
     """The trunk of these stages, tapped where the grid is about to be halved, and at the end."""
     tapped = (2, 3, 5)
@@ -128,9 +136,7 @@ def _trunk(stages: tuple[Stage, ...], imagenet: Package) -> Trunk:
     def build() -> EfficientNetLite:
         return EfficientNetLite(stages, tapped)
 
-    with torch.device("meta"):
-        layers = build()
-    names = tuple(n for n, layer in layers.named_modules() if isinstance(layer, nn.Conv2d))
+    names = _convolutions(stages)
     strides = [2]
     for stage in stages:
         strides.append(strides[-1] * stage.stride)
