@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.config import AttentionConfig, NetworkConfig, Stage
-from haloae.network.attention import find_attention
+from haloae.network.attention import attention_named
 from haloae.network.lean import folded, frozen, lean_each, with_parts
 
 Convolution = type[nn.Conv2d] | type[nn.ConvTranspose2d]
@@ -44,7 +44,7 @@ class HaloBlock(nn.Module):
         self.conv1 = convolution(in_channels, inner, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(inner)
         sizes = attention.model_dump(exclude={"mode"})
-        self.attention = find_attention(attention.mode)(inner, heads=stage.heads, **sizes)
+        self.attention = attention_named(attention.mode)(inner, heads=stage.heads, **sizes)
         self.conv2 = convolution(
             inner, out_channels, stage.kernel, padding=stage.kernel // 2, bias=False
         )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.network.reducer import FeatureReducer
-from haloae.network.trunks import Tap, find_trunk
+from haloae.network.trunks import Tap, trunk_named
 from haloae.network.weights import Weights, load_weights
 
 
@@ -39,7 +39,7 @@ class FeatureExtractor(nn.Module):
         stride: int = 4,
     ) -> None:
         super().__init__()
-        self.trunk = find_trunk(trunk)
+        self.trunk = trunk_named(trunk)
         self.taps = self.trunk.taps
         self.channels = self.trunk.channels
         self.published_taps = published_taps

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from haloae.errors import WeightsError
 from haloae.network.published import read_state
-from haloae.network.trunks import find_trunk
+from haloae.network.trunks import trunk_named
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def load_weights(source: str | Path, trunk: str, expected: Mapping[str, Tensor])
     if source == "random":
         return _named("random", random_weights(expected))
     if source == "imagenet":
-        published = find_trunk(trunk).imagenet
+        published = trunk_named(trunk).imagenet
         if published is None:
             raise WeightsError(f"ImageNet weights of {trunk} are not known: name a file of them.")
         state, where = published.read()
@@ -104,7 +104,7 @@ def _bundled_path(trunk: str) -> Path:
 
 def _best_source(trunk: str) -> str:
     """What ``auto`` is for a trunk: ``imagenet`` or ``bundled``."""
-    imagenet = find_trunk(trunk).imagenet
+    imagenet = trunk_named(trunk).imagenet
     source, why = "bundled", "no ImageNet weights are cached"
     if imagenet and (imagenet.is_at_hand() or not _bundled_path(trunk).is_file()):
         source, why = "imagenet", imagenet.origin
@@ -116,9 +116,9 @@ def _fit(
     state: Mapping[str, Any], trunk: str, expected: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
     """Pick the trunk's tensors out of a state dict, published or our own."""
-    prefix = find_trunk(trunk).prefix
+    prefix = trunk_named(trunk).prefix
     try:
-        state = find_trunk(trunk).folded({k: v for k, v in state.items() if isinstance(v, Tensor)})
+        state = trunk_named(trunk).folded({k: v for k, v in state.items() if isinstance(v, Tensor)})
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"{where}: its batch norm does not fit {trunk} ({error}).") from error
     tensors = {}

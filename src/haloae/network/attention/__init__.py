@@ -1,37 +1,18 @@
-"""The kinds of attention, one file each, all in one table: `ATTENTION`."""
+"""The kinds of attention, one file each, registered in one table.
 
-from haloae.errors import ConfigError
-from haloae.network.attention.base import Attention
-from haloae.network.attention.global_grid import GlobalAttention
-from haloae.network.attention.halo import HaloAttention
-from haloae.network.attention.none import NoAttention
-from haloae.network.attention.published import PublishedAttention
-from haloae.network.attention.window_mean import WindowMean
+`network.attention.mode` in the config names one.
+"""
 
-__all__ = ["ATTENTION", "Attention", "HaloAttention", "find_attention", "register_attention"]
+from haloae.network.attention import global_grid as global_grid
+from haloae.network.attention import halo as halo
+from haloae.network.attention import none as none
+from haloae.network.attention import published as published
+from haloae.network.attention import window_mean as window_mean
+from haloae.network.attention.base import (
+    ATTENTION,
+    Attention,
+    attention_named,
+    register_attention,
+)
 
-ATTENTION: dict[str, type[Attention]] = {
-    "halo": HaloAttention,
-    "published": PublishedAttention,
-    "window_mean": WindowMean,
-    "global": GlobalAttention,
-    "none": NoAttention,
-}
-"""By the name that `network.attention.mode` gives."""
-
-
-def register_attention(mode: str, kind: type[Attention]) -> None:
-    """Make a kind known by a name, before a network or a model file asks for it."""
-    ATTENTION[mode] = kind
-
-
-def find_attention(mode: str) -> type[Attention]:
-    """A kind by its name.
-
-    Raises:
-        ConfigError: no kind has this name.
-    """
-    if mode not in ATTENTION:
-        known = ", ".join(map(repr, ATTENTION))
-        raise ConfigError(f"network.attention.mode is {mode!r}: choose one of {known}.")
-    return ATTENTION[mode]
+__all__ = ["ATTENTION", "Attention", "attention_named", "register_attention"]

@@ -1,4 +1,4 @@
-"""What a kind of attention must offer, and the projections that most share.
+"""What a kind of attention must offer, the table they stand in, and what most share.
 
 Shape suffixes, in all kinds: B batch, N blocks, H heads, P = block² queries, K = window² keys,
 D = head dim, W = window = block + 2·halo, Y × X = rows × columns of one block. BN stands for B·N.
@@ -6,10 +6,13 @@ D = head dim, W = window = block + 2·halo, Y × X = rows × columns of one bloc
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from haloae.errors import ConfigError
 
 
 class Attention(nn.Module, ABC):
@@ -23,8 +26,6 @@ class Attention(nn.Module, ABC):
         halo: cells by which the window reaches past the block on each side.
         heads: number of heads.
         head_dim: channels of one head.
-        mask_padding: True: zero padding around the grid is never attended (ours); False: it is
-            attended with k = v = 0, as in HaloNet.
     """
 
     def __init__(
@@ -35,12 +36,10 @@ class Attention(nn.Module, ABC):
         halo: int,
         heads: int,
         head_dim: int,
-        mask_padding: bool = True,
     ) -> None:
         super().__init__()
         self.dim, self.block, self.halo = dim, block, halo
         self.heads, self.head_dim = heads, head_dim
-        self.mask_padding = mask_padding
         self.window = block + 2 * halo
 
     @abstractmethod
@@ -71,6 +70,33 @@ class Attention(nn.Module, ABC):
     def lean(self) -> nn.Module:
         """The layer in the form it is used in: the same without a gradient, of weights its own."""
         return copy.deepcopy(self)
+
+
+A = TypeVar("A", bound=Attention)
+ATTENTION: dict[str, type[Attention]] = {}
+"""By the name that `network.attention.mode` has."""
+
+
+def register_attention(name: str) -> Callable[[type[A]], type[A]]:
+    """Put a kind into the table, under a name of its own."""
+
+    def register(kind: type[A]) -> type[A]:
+        ATTENTION[name] = kind
+        return kind
+
+    return register
+
+
+def attention_named(name: str) -> type[Attention]:
+    """The kind of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in ATTENTION:
+        known = ", ".join(map(repr, ATTENTION))
+        raise ConfigError(f"network.attention.mode is {name!r}: choose one of {known}.")
+    return ATTENTION[name]
 
 
 class ProjectedAttention(Attention):

@@ -5,9 +5,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from haloae.network.attention.base import ProjectedAttention
+from haloae.network.attention.base import ProjectedAttention, register_attention
 
 
+@register_attention("global")
 class GlobalAttention(ProjectedAttention):
     """Softmax attention over the whole grid: cost is quadratic in the number of positions."""
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from haloae.network.attention.base import Attention
+from haloae.network.attention.base import Attention, register_attention
 from haloae.network.attention.window import WindowAttention, padding_logits
 
 PAIRS_AT_ONCE = 2**19
@@ -19,13 +19,14 @@ In an exported graph and on other devices, that is left to who runs it.
 """
 
 
+@register_attention("halo")
 class HaloAttention(WindowAttention):
     """Block-local multi-head self-attention with separable relative positions.
 
     Per head, with q scaled by head_dim^-½:
     ``logit(i, j) = q_i·k_j + q_i·(rel_height[Δrow] + rel_width[Δcol])``, Δ = key - query, where
-    offset Δ stands in row ``Δ + halo + window - 1`` of its table. Padding to whole blocks is masked
-    whatever `mask_padding` says. Cost is linear in the number of positions: H·W·window² pairs.
+    offset Δ stands in row ``Δ + halo + window - 1`` of its table. Padding around the grid is never
+    attended. Cost is linear in the number of positions: H·W·window² pairs.
     """
 
     def mix_windows(self, q_BHWC: Tensor, kv_BHWC: Tensor, rows: int, columns: int) -> Tensor:
@@ -124,7 +125,6 @@ class LeanHaloAttention(Attention):
             halo=attention.halo,
             heads=attention.heads,
             head_dim=attention.head_dim,
-            mask_padding=attention.mask_padding,
         )
         scaled = attention.to_q.weight * self.head_dim**-0.5
         self.to_qkv = nn.Parameter(torch.cat([scaled, attention.to_kv.weight]))

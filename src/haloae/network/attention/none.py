@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from haloae.network.attention.base import Attention
+from haloae.network.attention.base import Attention, register_attention
 
 
+@register_attention("none")
 class NoAttention(Attention):
     """The input itself."""
 

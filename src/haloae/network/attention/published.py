@@ -2,9 +2,11 @@
 
 from torch import Tensor
 
+from haloae.network.attention.base import register_attention
 from haloae.network.attention.window import WindowAttention
 
 
+@register_attention("published")
 class PublishedAttention(WindowAttention):
     """The mean of V over the window where it holds no padding, else zeros.
 

@@ -52,8 +52,8 @@ class WindowAttention(ProjectedAttention):
         """Mean of V over every window's real positions (B·N, C), and their number (B·N,)."""
         height, width = v_BHWC.shape[1:3]
         sums_BNC = self.windows_of(v_BHWC, rows, columns).sum(dim=(-2, -1)).flatten(0, 2)
-        inside_rows = is_inside(self, v_BHWC, rows, height, reach=0)
-        inside_columns = is_inside(self, v_BHWC, columns, width, reach=0)
+        inside_rows = is_inside(self, v_BHWC, rows, height)
+        inside_columns = is_inside(self, v_BHWC, columns, width)
         count_N = (inside_rows.sum(1)[:, None] * inside_columns.sum(1)[None, :]).flatten()
         count_BN = count_N.repeat(v_BHWC.shape[0])
         return sums_BNC / count_BN[:, None], count_BN
@@ -81,11 +81,11 @@ class WindowAttention(ProjectedAttention):
         return padded.unfold(1, self.window, self.block).unfold(2, self.window, self.block)
 
 
-def is_inside(layer: Attention, like: Tensor, blocks: int, size: int, *, reach: int) -> Tensor:
-    """(blocks, window) bool: True where a window's cell is at most `reach` past the grid."""
+def is_inside(layer: Attention, like: Tensor, blocks: int, size: int) -> Tensor:
+    """(blocks, window) bool: True where a window's cell lies on the grid."""
     starts = torch.arange(blocks, device=like.device) * layer.block - layer.halo
     cells = starts[:, None] + torch.arange(layer.window, device=like.device)
-    return (cells >= -reach) & (cells < size + reach)
+    return (cells >= 0) & (cells < size)
 
 
 def padding_logits(layer: Attention, like: Tensor, blocks: int, size: int) -> Tensor:
@@ -100,6 +100,5 @@ def padding_logits(layer: Attention, like: Tensor, blocks: int, size: int) -> Te
         blocks: in this direction.
         size: of the grid in this direction, in cells.
     """
-    reach = 0 if layer.mask_padding else layer.halo
-    is_padding = ~is_inside(layer, like, blocks, size, reach=reach)
+    is_padding = ~is_inside(layer, like, blocks, size)
     return is_padding.to(like.dtype) * (-torch.finfo(like.dtype).max / 4)

@@ -2,9 +2,11 @@
 
 from torch import Tensor
 
+from haloae.network.attention.base import register_attention
 from haloae.network.attention.window import WindowAttention
 
 
+@register_attention("window_mean")
 class WindowMean(WindowAttention):
     """The mean of V over the window's real positions, the same for each query of a block.
 

@@ -1,4 +1,4 @@
-"""What a trunk is: its layers, its taps, what it wants of an image, its published weights.
+"""What a trunk is, and the table they stand in.
 
 A trunk is convolutions with biases, activations and pooling, nothing else: batch norm, where the
 published network has it, is folded into the convolution before it.
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from haloae.errors import ConfigError
 from haloae.network.published import Published
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -94,3 +95,24 @@ class Trunk:
             plain[f"{conv}.weight"] = plain[f"{conv}.weight"] * scale.view(-1, 1, 1, 1)
             plain[f"{conv}.bias"] = shift * scale + bias
         return plain
+
+
+TRUNKS: dict[str, Trunk] = {}
+"""By the name that `network.trunk` has."""
+
+
+def register_trunk(name: str, trunk: Trunk) -> None:
+    """Put a trunk into the table, under a name of its own."""
+    TRUNKS[name] = trunk
+
+
+def trunk_named(name: str) -> Trunk:
+    """The trunk of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TRUNKS:
+        known = ", ".join(map(repr, TRUNKS))
+        raise ConfigError(f"network.trunk is {name!r}: choose one of {known}.")
+    return TRUNKS[name]

