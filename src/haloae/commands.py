@@ -67,13 +67,14 @@ def train(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.data}: there are no good images in train/good to fit on.")
     _refuse_skipped(arguments, category)
     config = _config(arguments)
+    from haloae.detector import check_names, fit_detector
+
+    check_names(config)
     claim_folder(
         out,
         overwrite=arguments.overwrite or arguments.resume,
         way_out="give --resume to go on or --overwrite to start anew",
     )
-    from haloae.detector import fit_detector
-
     _prepare(arguments)
     fitted = fit_detector(
         category.train,

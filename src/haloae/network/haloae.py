@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from haloae.config import NetworkConfig
-from haloae.network.attention import Attention, attention_named
+from haloae.network.attention import Attention
 from haloae.network.autoencoder import HaloDecoder, HaloEncoder
 from haloae.network.branches import RGB, Classifier, ImageDecoder
 from haloae.network.features import FeatureExtractor
@@ -52,7 +52,6 @@ class HaloAE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        attention_named(config.attention.mode)  # before the trunk's weights are read
         self.extractor = FeatureExtractor(
             weights,
             config.trunk,
