@@ -533,6 +533,7 @@ def test_train_on_a_folder_whose_name_is_not_utf8(
         ("seed = 'x'", ["seed", "integer", "'x'"]),
         ("[training]\nlearning_rate = nan", ["training.learning_rate", "finite"]),
         ("[network.attention]\nmode = 'x'", ["network.attention.mode", "'halo'"]),
+        ("[network]\ntrunk = 'x'", ["network.trunk", "'efficientnet_lite0'"]),
         ("network = 3", ["network", "3"]),
         ("image_size = 33", ["image_size", "33", "4"]),
         ("image_size = 16", ["image_size", "32", "16"]),

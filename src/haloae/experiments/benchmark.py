@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from haloae._version import __version__
-from haloae.config import AttentionMode, Config
+from haloae.config import Config
 from haloae.data.folders import GOOD, Category, load_category
 from haloae.detector import fit_detector
 from haloae.errors import ConfigError, DataError, HaloaeError
@@ -45,7 +45,7 @@ MVTEC_AD = frozenset(
 )
 PAPER = {"image_auroc": 0.914, "pixel_auroc": 0.912}
 """The paper's means over the 15 categories of MVTec AD; it gives no others."""
-ATTENTION_MODES: tuple[AttentionMode, ...] = ("halo", "published", "window_mean", "global", "none")
+ATTENTION_MODES = ("halo", "published", "window_mean", "global", "none")
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "no_ssl": {"network": {"classifier": False}, "loss": {"clean_targets": False}},
     "no_image": {"network": {"image_decoder": None}, "detection": {"image_weight": 0.0}},

@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from haloae.config import Config
 from haloae.network.branches import RGB
-from haloae.network.features import FeatureExtractor
 from haloae.network.haloae import HaloAE
-from haloae.network.lean import ReducedExtractor, fused
+from haloae.network.lean import lean
 from haloae.outputs.tables import terminal
 
 aten = torch.ops.aten
@@ -75,14 +74,14 @@ def count_cost(
     """
     if image_size is not None:
         config = config.replace(image_size=image_size)
-    lean = _Counter(_build(config, in_use=True))
-    counter = lean if in_use else _Counter(_build(config, in_use=False))
+    needed = _Counter(_build(config, in_use=True))
+    counter = needed if in_use else _Counter(_build(config, in_use=False))
     image = torch.empty(1, RGB, config.image_size, config.image_size, device="meta")
     # Without autograd, operations arrive whole: attention is seen before it is taken apart.
     with torch.inference_mode(), counter:
         counter.network(image)
     return [
-        tally.cost(name, is_needed=name in lean.tallies)
+        tally.cost(name, is_needed=name in needed.tallies)
         for name, tally in counter.tallies.items()
         if tally.activation_bytes
     ]
@@ -92,7 +91,7 @@ def _build(config: Config, *, in_use: bool) -> HaloAE:
     with torch.device("meta"):
         network = HaloAE(config.network, image_size=config.image_size, weights=None)
         network.to("meta").eval()
-        return fused(network, image=config.detection.image_weight > 0) if in_use else network
+        return lean(network, image=config.detection.image_weight > 0) if in_use else network
 
 
 def total_cost(blocks: Iterable[BlockCost], name: str = "total") -> BlockCost:
@@ -132,9 +131,9 @@ def cost_table(cost: Mapping[str, Any]) -> str:
         ["", "", "", "weights", "activations", "in use", "activations"],
         ["", "MMAC", "parameters", "MB", "MB", "MMAC", "MB"],
     ]
-    lean = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
+    needed = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
     for block in (*cost["blocks"], cost["total"]):
-        used = lean.get(block["name"])
+        used = needed.get(block["name"])
         rows.append(
             [
                 block["name"],
@@ -209,11 +208,7 @@ class _Counter(TorchDispatchMode):
 
     def _watch_trunk(self, network: HaloAE) -> None:
         """The trunk runs on from tap to tap, each time that the next activation is asked for."""
-        extractor: nn.Module = network.extractor
-        if isinstance(extractor, ReducedExtractor):
-            extractor = extractor.extractor
-        assert isinstance(extractor, FeatureExtractor)  # noqa: S101 - there is no other
-        names = [f"trunk {tap.name}" for tap in extractor.taps]
+        names = [f"trunk {tap.name}" for tap in network.extractor.taps]
         self.tallies.update({name: _Tally() for name in names})
 
         def stages(_: object, __: object, activations: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -223,7 +218,7 @@ class _Counter(TorchDispatchMode):
                 self._inside.pop()
                 yield activation
 
-        extractor.layers.register_forward_hook(stages)
+        network.extractor.layers.register_forward_hook(stages)
 
     def __torch_dispatch__(
         self,
