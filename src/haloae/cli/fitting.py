@@ -88,9 +88,10 @@ def train(
         assignments=settings or (),
         flags=flags | {"detection.false_alarm_rate": false_alarm_rate},
     )
-    claim_run(out, resume=resume, overwrite=overwrite)
-    from haloae.detector import fit_detector
+    from haloae.detector import check_names, fit_detector
 
+    check_names(configured)
+    claim_run(out, resume=resume, overwrite=overwrite)
     prepare(threads)
     fitted = fit_detector(
         category.train,
