@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from haloae.outputs.tables import markdown
+
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
     r"(?P<open><!-- table: (?P<what>[^\n]*?) -->\n).*?(?P<close><!-- /table -->)", re.DOTALL
@@ -89,12 +91,6 @@ def choose(table: Table, columns: Sequence[str] | None, where: Mapping[str, str]
 
 def _plain(cell: object) -> str:
     return str(cell).strip("*`")
-
-
-def markdown(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """A table in Markdown."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def texts(table: Table) -> list[list[str]]:

@@ -49,7 +49,7 @@ PAPER = Config(
     training=TrainingConfig(steps=EPOCHS * 750),
     detection=DetectionConfig(normalisation="difference"),
 )
-# Chosen by the ablations in docs/adr/0004 and 0005, with their tables.
+# Chosen by what docs/adr/0002 to 0006 measured.
 DEFAULT = Config(
     preset="default",
     image_size=256,
