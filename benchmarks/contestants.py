@@ -299,8 +299,8 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
 def published(path: Path) -> Any:  # noqa: ANN401 - torch is imported late
     """The published network with the weights of a model file of the paper preset."""
     import torch
-    from benchmarks.published import Published
 
+    from benchmarks.published import Published
     from haloae.detection.model_file import read_model
 
     tensors = {name: torch.from_numpy(array) for name, array in read_model(path)[1].items()}

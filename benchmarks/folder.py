@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.speed import COMMAND
 
+from benchmarks.speed import COMMAND
 from haloae.data.images import read_image
 from haloae.data.views import resize
 from haloae.deploy.runtime import is_exported, load_runtime

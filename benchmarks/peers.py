@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from unittest.mock import patch
 
 import torch
-from benchmarks.contestants import BANK, PEER_SIZE
 from torch import nn
+
+from benchmarks.contestants import BANK, PEER_SIZE
 
 
 def padim(backbone: str) -> nn.Module:

@@ -29,9 +29,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from benchmarks.contestants import BATCH, FORMATS, SIDE, Contestant, contestants, good_images
 from benchmarks.speed_pages import chart, tables
-from tqdm import tqdm
 
 SEED = 0
 SLICE = 0.25

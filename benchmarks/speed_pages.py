@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.contestants import BANK, BATCH
 from markupsafe import Markup
 
+from benchmarks.contestants import BANK, BATCH
 from haloae.outputs.report.charts import Axis, dot_shape
 
 Result = dict[str, Any]

@@ -335,11 +335,11 @@ def benchmark(arguments: argparse.Namespace) -> int:
     from haloae.experiments.benchmark import (
         RESULTS,
         TABLES,
-        find_categories,
         run_benchmark,
         tables,
         variants,
     )
+    from haloae.experiments.grid import find_categories
     from haloae.outputs.report.page import REPORT
 
     configs = variants(arguments.presets, arguments.ablations, backbone=arguments.backbone)

@@ -16,12 +16,12 @@ from haloae.errors import ConfigError, DataError
 from haloae.experiments.benchmark import (
     ABLATIONS,
     MVTEC_AD,
-    find_categories,
     run_benchmark,
     summarise,
     tables,
     variants,
 )
+from haloae.experiments.grid import find_categories
 from haloae.outputs.report.words import METRICS
 from haloae.presets import PRESETS
 

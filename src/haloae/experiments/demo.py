@@ -10,10 +10,10 @@ from tqdm import tqdm
 from haloae.config import Config
 from haloae.data.folders import load_category
 from haloae.demo_set.pictures import write_demo
-from haloae.evaluation.evaluate import evaluate, write_evaluation
+from haloae.experiments.benchmark import evaluate_into
 from haloae.outputs.report.page import REPORT, write_report
 from haloae.training.fit import fit_detector
-from haloae.training.run_folder import LOSS_LOG, MODEL
+from haloae.training.run_folder import MODEL
 
 DATA = "data"
 """Folder of the images, below the demo's own."""
@@ -70,15 +70,8 @@ def run_demo(
             category.train, config, name=folder.name, run=run, device=device, progress=progress
         ).detector
         detector.save(run / MODEL)
-        result = evaluate(
-            detector,
-            category,
-            progress=lambda items: bar(items, "evaluating"),
-            strict=True,
-            losses=run / LOSS_LOG,
-        )
+        result = evaluate_into(run, detector, category, progress=progress, strict=True)
         sections.append(result.section)
-        write_evaluation(result, run)
         outcomes.append(
             Outcome(
                 category=folder.name,
