@@ -21,18 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from haloae.config import Config
+from benchmarks.peers import PEER_SIZE, PEERS, build_peer
+from benchmarks.untrained import Images, textures
 from haloae.machine import keep_freed_memory
 from haloae.presets import PRESETS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
-    from haloae.detector import Detector
-
-Images = NDArray[np.float32]
 Kind = Literal["published", "native", "exported", "peer", "product"]
 BATCH = 8
 RESOLUTIONS = (128, 256, 512, 1024)
@@ -54,18 +51,6 @@ WAYS: tuple[tuple[str, str, Kind, str, str], ...] = (
 )
 """How a detector is run: name, title, kind, the file's end, arithmetic."""
 FORMATS = {".onnx": "onnx", ".xml": "openvino", "-int8.xml": "openvino-int8"}
-PEER_SIZE = 256
-BANK = 20_480
-"""Patches in PatchCore's bank: a coreset of 10 % of 200 images with 32² patches each."""
-PEERS = {
-    "padim": "PaDiM, ResNet-18",
-    "stfpm": "STFPM, ResNet-18",
-    "efficient-ad": "EfficientAD, small",
-    "patchcore-resnet18": "PatchCore, ResNet-18",
-    "patchcore-wide": "PatchCore, Wide ResNet-50",
-    "reverse-distillation": "Reverse distillation, Wide ResNet-50",
-}
-"""Detectors of anomalib: name and title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +87,7 @@ def contestants() -> list[Contestant]:
             for way, title, kind, end, precision in WAYS
         ]  # fmt: skip
     found += [
-        Contestant(name, "anomalib", title, "peer", PEER_SIZE) for name, title in PEERS.items()
+        Contestant(name, "anomalib", title, "peer", PEER_SIZE) for name, (title, _) in PEERS.items()
     ]
     for size in RESOLUTIONS:
         model = f"fast-at-{size}"
@@ -120,19 +105,6 @@ def contestants() -> list[Contestant]:
     return found
 
 
-def textures(count: int, size: int) -> Images:
-    """Seeded slanted stripes under noise, unlike each other: (count, 3, size, size) in [0, 1]."""
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:size, :size] / size
-    images = []
-    for _ in range(count):
-        frequency, slant = rng.uniform(20, 60, (3, 1, 1)), rng.uniform(-1, 1)
-        stripes = 0.5 + 0.3 * np.sin(frequency * (rows + slant * columns))
-        noise = rng.uniform(0, 0.5) * rng.normal(size=(3, size, size))
-        images.append(stripes + noise)
-    return np.stack(images).clip(0, 1).astype(np.float32)
-
-
 # Making detectors and their exports
 
 
@@ -144,6 +116,7 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
     """
     import torch
 
+    from benchmarks.untrained import untrained
     from haloae.deploy.export import export_model
 
     torch.set_num_threads(threads)
@@ -170,79 +143,6 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
         except Exception as error:  # one that cannot be made does not stop the rest
             failed[file] = reason(error)
     return failed
-
-
-def untrained(config: Config, count: int) -> "Detector":
-    """A detector with all that training gives but its weights, calibrated on `count` images."""
-    import torch
-
-    from haloae.detection.calibration import Calibration
-    from haloae.detection.good import measure_good, normalise
-    from haloae.detection.model_file import ImageKinds, Provenance
-    from haloae.detector import Detector
-    from haloae.network.haloae import HaloAE
-    from haloae.network.reducer import FeatureReducer
-
-    size = config.image_size
-    images = textures(count, size)
-    batch = normalise(torch.from_numpy(images))
-    network = HaloAE(
-        config.network,
-        image_size=size,
-        weights=config.backbone,
-        generator=torch.Generator().manual_seed(0),
-    )
-    with torch.no_grad():
-        if isinstance(network.reducer, FeatureReducer):
-            network.reducer.fit(network.extractor(image[None]) for image in batch)
-        calm(network)
-        settle(network, batch[:FEW])
-    usual, scores, peaks = measure_good(network, lambda: iter(images), config.detection)
-    source = network.extractor.source
-    assert source is not None  # noqa: S101 - it was just loaded
-    return Detector(
-        config=config,
-        network=network,
-        usual=usual,
-        calibration=Calibration(
-            scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate
-        ),
-        provenance=Provenance(
-            data="textures",
-            fitted_on=count,
-            held_out=count,
-            skipped=0,
-            steps=0,
-            backbone=source.name,
-            backbone_sha256=source.sha256,
-            images=ImageKinds(
-                grey=(False,), depths=(8,), heights=(size, size), widths=(size, size)
-            ),
-        ),
-    )
-
-
-def calm(network: Any) -> None:  # noqa: ANN401 - torch is imported late
-    """Let blocks add little to their skips.
-
-    Else rounding grows from block to block, as it does not after training, and an export that is
-    sound differs from its detector by more than it may.
-    """
-    for block in (*network.encoder.blocks, *network.decoder.blocks):
-        block.norm2.weight *= 0.1
-        if hasattr(block.attention, "to_q"):
-            block.attention.to_q.weight *= 0.1
-
-
-def settle(network: Any, batch: "Tensor") -> None:  # noqa: ANN401 - torch is imported late
-    """Let batch norms see images, so that activations keep their size, as after training."""
-    from torch import nn
-
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    network.train()(batch)
-    network.eval()
 
 
 def good_images(folder: Path) -> list[Path]:
@@ -285,8 +185,6 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
     if contestant.kind == "published":
         network = published(path)
     else:
-        from benchmarks.peers import build_peer
-
         network = build_peer(contestant.name)
 
     def run(images: Images) -> object:

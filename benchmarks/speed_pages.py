@@ -5,7 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.contestants import BANK, BATCH
+from benchmarks.contestants import BATCH
+from benchmarks.peers import BANK
 from haloae.outputs.report.charts import Axis, dot_shape
 
 Result = dict[str, Any]
