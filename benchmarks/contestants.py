@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,8 @@ from haloae.machine import keep_freed_memory
 from haloae.presets import PRESETS
 
 if TYPE_CHECKING:
-    pass
+    from haloae.config import Precision
+    from haloae.deploy.export import Format
 
 Kind = Literal["published", "native", "exported", "peer", "product"]
 BATCH = 8
@@ -50,7 +51,11 @@ WAYS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("openvino-int8-bfloat16", "OpenVINO, int8 and bfloat16", "exported", "-int8.xml", "bfloat16"),
 )
 """How a detector is run: name, title, kind, the file's end, arithmetic."""
-FORMATS = {".onnx": "onnx", ".xml": "openvino", "-int8.xml": "openvino-int8"}
+FORMATS: "Mapping[str, Format]" = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    "-int8.xml": "openvino-int8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +168,11 @@ def good_images(folder: Path) -> list[Path]:
 def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Images], object]:
     """What takes images (B, 3, S, S) in [0, 1] to scores and maps, as users call it."""
     path = folder / contestant.file
-    given = {} if contestant.precision in ("float32", "int8") else {
-        "precision": contestant.precision
-    }  # fmt: skip
+    precision: Precision = "bfloat16" if contestant.precision == "bfloat16" else "float32"
     if contestant.kind == "exported":
         from haloae.deploy.runtime import load_runtime
 
-        return load_runtime(path, threads=threads, **given).measure
+        return load_runtime(path, threads=threads, precision=precision).measure
 
     import torch
 
@@ -179,13 +182,10 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
     if contestant.kind == "native":
         from haloae.detector import Detector
 
-        return Detector.load(path, device="cpu", **given).measure
+        return Detector.load(path, device="cpu", precision=precision).measure
     if contestant.kind == "product":
         return product(contestant.precision)
-    if contestant.kind == "published":
-        network = published(path)
-    else:
-        network = build_peer(contestant.name)
+    network = published(path) if contestant.kind == "published" else build_peer(contestant.name)
 
     def run(images: Images) -> object:
         with torch.inference_mode():
@@ -242,7 +242,7 @@ def serve(contestant: Contestant, folder: Path, threads: int) -> None:
     try:
         run = build(contestant, folder, threads)
         is_product = contestant.kind == "product"
-        images = np.zeros((1,)) if is_product else textures(BATCH, contestant.size)
+        images = textures(BATCH, 1 if is_product else contestant.size)
     except Exception as error:
         answer(error=reason(error))
         return

@@ -98,7 +98,8 @@ def environment(threads: int) -> dict[str, str]:
 
 def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
     """Progress on a terminal."""
-    return tqdm(items, title, disable=not sys.stderr.isatty(), leave=False)
+    shown: Iterable[Any] = tqdm(items, title, disable=not sys.stderr.isatty(), leave=False)
+    return shown
 
 
 def make_models(chosen: Sequence[Contestant], folder: Path, threads: int) -> dict[str, str]:
@@ -302,7 +303,7 @@ def main() -> None:
     finally:
         for child in children:
             child.close()
-    written = {
+    written: dict[str, Any] = {
         "machine": machine(arguments.threads),
         "contestants": [summary(each, results[each.name]) for each in chosen],
         "start_up": start_ups(models, arguments.threads),

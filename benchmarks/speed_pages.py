@@ -60,7 +60,7 @@ def tables(results: Result) -> str:
 
 def gigaflops(result: Result) -> float:
     """Operations a second in 10⁹, two for each multiply-add."""
-    return 2 * result["multiply_adds"] / result["ms"][SINGLE]["median"] / 1e6
+    return float(2 * result["multiply_adds"] / result["ms"][SINGLE]["median"] / 1e6)
 
 
 def faster(result: Result, baseline: Result | None, batch: str) -> float | None:

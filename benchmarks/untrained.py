@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from haloae.detector import Detector
 
 Images = NDArray[np.float32]
+SEEN = 4
+"""Images that batch norm sees."""
 
 
 def textures(count: int, size: int) -> Images:
@@ -52,7 +54,7 @@ def untrained(config: Config, count: int) -> "Detector":
         if isinstance(network.reducer, FeatureReducer):
             network.reducer.fit(network.extractor(image[None]) for image in batch)
         calm(network)
-        settle(network, batch[:FEW])
+        settle(network, batch[:SEEN])
     usual, scores, peaks = measure_good(network, lambda: iter(images), config.detection)
     source = network.extractor.source
     assert source is not None  # noqa: S101 - it was just loaded
