@@ -18,12 +18,11 @@ from torch import Tensor
 from benchmarks.ways import measure_ways, options, run, set_threads, split
 from haloae.data.images import Image
 from haloae.data.views import resize
-from haloae.detection.good import to_batch
-from haloae.detection.maps import anomaly_map, image_score, residuals
-from haloae.detector import Detector
+from haloae.detection.heads.autoencoder import AutoencoderHead
+from haloae.detection.maps import image_score, residual_map, residuals, smooth
+from haloae.detector import Detector, fit_detector
 from haloae.experiments.grid import Run, grid_of
 from haloae.presets import FAST
-from haloae.training.fit import fit_detector
 from haloae.training.run_folder import CHECKPOINT
 
 BASE = FAST.replace(
@@ -109,8 +108,9 @@ def measure(run: Run) -> dict[str, Any]:
 def maps(detector: Detector, image: Image) -> dict[str, Tensor]:
     """(1, h, w) each, by normalisation, smoothing and weight of the image branch."""
     config = detector.config
-    batch = to_batch([resize(image, config.image_size)], detector.network)
+    batch = detector.network.normalise(torch.from_numpy(resize(image, config.image_size))[None])
     residual = residuals(detector.network(batch), batch)
+    assert isinstance(detector.head, AutoencoderHead)  # noqa: S101 - no variant has another
     weights = (0.0, 0.3, 1.0) if config.network.image_decoder else (0.0,)
     found = {}
     for how, sigma, weight in itertools.product(NORMALISATIONS, SIGMAS, weights):
@@ -118,7 +118,8 @@ def maps(detector: Detector, image: Image) -> dict[str, Tensor]:
             detection={"normalisation": how, "sigma": sigma, "image_weight": weight}
         )
         name = f"{how}, σ {sigma:g}, image {weight:g}"
-        found[name] = anomaly_map(residual, detector.usual, changed.detection)
+        unusual = residual_map(residual, detector.head.usual, changed.detection)
+        found[name] = smooth(unusual, sigma)
     return found
 
 

@@ -170,9 +170,9 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
     path = folder / contestant.file
     precision: Precision = "bfloat16" if contestant.precision == "bfloat16" else "float32"
     if contestant.kind == "exported":
-        from haloae.deploy.runtime import load_runtime
+        from haloae.deploy.runtime import open_runtime
 
-        return load_runtime(path, threads=threads, precision=precision).measure
+        return open_runtime(path, threads=threads, precision=precision).measure
 
     import torch
 

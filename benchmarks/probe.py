@@ -27,10 +27,9 @@ from torch import Tensor
 from benchmarks.ways import SIZE, measure_ways, options, run, set_threads, split
 from haloae.data.images import Image, read_image
 from haloae.data.views import resize
-from haloae.detection.good import normalise
 from haloae.detection.maps import smooth
 from haloae.experiments.grid import Run, grid_of
-from haloae.network.features import FeatureExtractor
+from haloae.network.features import FeatureExtractor, normalise
 from haloae.network.reducer import FeatureReducer
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import random_weights

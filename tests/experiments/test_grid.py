@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from haloae.config import Config
+from conftest import PLAIN
 from haloae.errors import DataError, TrainingError
 from haloae.experiments.grid import (
     Point,
@@ -24,7 +24,7 @@ from haloae.experiments.grid import (
 
 @pytest.fixture
 def point(good_folder: Path) -> Point:
-    return Point("fast, no_ssl", good_folder, Config().replace(seed=3))
+    return Point("fast, no_ssl", good_folder, PLAIN.replace(seed=3))
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_a_category_that_is_gone_is_a_failed_run(point: Point, tmp_path: Path) -
 def test_the_grid_is_every_configuration_on_every_category_with_every_seed(tmp_path: Path) -> None:
     for name in ("cloth", "felt"):
         (tmp_path / name / "train/good").mkdir(parents=True)
-    configs = {"a": Config(), "b": Config().replace(image_size=64)}
+    configs = {"a": PLAIN, "b": PLAIN.replace(image_size=64)}
     points = grid_of(tmp_path, configs, seeds=(0, 7))
     assert [(p.variant, p.data.name, p.config.seed) for p in points] == [
         (variant, name, seed) for variant in "ab" for name in ("cloth", "felt") for seed in (0, 7)

@@ -11,28 +11,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from haloae.data.images import read_image
-from haloae.data.views import resize
+from haloae.data.views import WHITE, resize
 from haloae.deploy.quantise import quantised
 from haloae.deploy.runtime import (
     INPUT,
     METADATA_KEY,
     OUTPUTS,
-    WHITE,
     ExportPrecision,
     InputType,
     Metadata,
     as_input,
-    load_runtime,
+    open_runtime,
 )
-from haloae.detection.good import normalise
-from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
 from haloae.detector import Detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputError
 from haloae.files import write_atomic
-from haloae.network.lean import fused
 
 if TYPE_CHECKING:
     import onnx
@@ -56,48 +51,6 @@ class Parity(NamedTuple):
     map: float
     """Largest difference of a map's value, by the highest value of the detector's map."""
     images: int
-
-
-class DetectorGraph(nn.Module):
-    """All that happens between an image of the right size and its score.
-
-    Args:
-        detector: whose network, statistics of good images and settings are taken.
-    """
-
-    usual_features: Tensor
-    usual_image: Tensor | None
-    good_scores: Tensor
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        needs_image = detector.config.detection.image_weight > 0
-        self.network = fused(detector.network, image=needs_image)
-        self.detection = detector.config.detection
-        self.usual_images = detector.usual.images
-        self.register_buffer("usual_features", detector.usual.features)
-        self.register_buffer("usual_image", detector.usual.image)
-        self.register_buffer("good_scores", torch.tensor(detector.calibration.scores))
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Measure.
-
-        Args:
-            image: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
-
-        Returns:
-            Score (B,), p-value (B,), map (B, S/4, S/4).
-        """
-        if image.dtype == torch.uint8:
-            image = image.float() / WHITE
-        batch = normalise(image)
-        usual = Usual(self.usual_features, self.usual_image, self.usual_images)
-        anomaly = anomaly_map(residuals(self.network(batch), batch), usual, self.detection)
-        score = image_score(anomaly, self.detection.top_share)
-        # A count, as `Calibration.p_value` finds by bisection: the scores are few.
-        at_least = (self.good_scores[None, :] >= score[:, None]).sum(1)
-        p_value = (1 + at_least) / (len(self.good_scores) + 1)
-        return score, p_value.float(), anomaly
 
 
 def export_model(
@@ -188,6 +141,8 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
         image_size=detector.config.image_size,
         threshold=calibration.threshold.value,
         pixel_threshold=calibration.pixel_threshold.value,
+        fitted_threshold=calibration.threshold.value,
+        fitted_pixel_threshold=calibration.pixel_threshold.value,
         config=detector.config,
         calibration=calibration,
         provenance=detector.provenance,
@@ -208,14 +163,14 @@ def _to_onnx(detector: Detector, input_type: InputType) -> "onnx.ModelProto":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                DetectorGraph(detector).eval(),
+                detector.native.scorer_for(torch.float32, detector.calibration.scores),
                 # Of two: a batch of one would be taken for a constant.
                 (torch.zeros(2, 3, size, size, dtype=getattr(torch, input_type)),),
                 dynamo=True,
                 external_data=False,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=1024)}},
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=1024)}},
                 verbose=False,
             )
     except Exception as error:
@@ -262,7 +217,7 @@ def _write_openvino(
 def _compare(
     detector: Detector, path: Path, images: NDArray[np.float32], threads: int | None
 ) -> Parity:
-    runtime = load_runtime(path, threads=threads)
+    runtime = open_runtime(path, threads=threads)
     exported = runtime.measure(images)
     if runtime.metadata.input_type == "uint8":  # of deeper images, it sees them rounded
         images = as_input(images, "uint8").astype(np.float32) / np.float32(WHITE)

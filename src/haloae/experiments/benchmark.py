@@ -16,7 +16,7 @@ from tqdm import tqdm
 from haloae._version import __version__
 from haloae.config import Config
 from haloae.data.folders import Category
-from haloae.detector import Detector
+from haloae.detector import Detector, fit_detector
 from haloae.errors import ConfigError
 from haloae.evaluation.evaluate import PROTOCOL, Evaluation, evaluate, write_evaluation
 from haloae.experiments.grid import (
@@ -35,7 +35,6 @@ from haloae.files import write_atomic
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.words import METRICS
 from haloae.presets import preset
-from haloae.training.fit import fit_detector
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
 log = logging.getLogger(__name__)
