@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,6 @@ from haloae.presets import PRESETS
 
 if TYPE_CHECKING:
     from haloae.config import Precision
-    from haloae.deploy.export import Format
 
 Kind = Literal["published", "native", "exported", "peer", "product"]
 BATCH = 8
@@ -51,7 +50,7 @@ WAYS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("openvino-int8-bfloat16", "OpenVINO, int8 and bfloat16", "exported", "-int8.xml", "bfloat16"),
 )
 """How a detector is run: name, title, kind, the file's end, arithmetic."""
-FORMATS: "Mapping[str, Format]" = {
+FORMATS = {
     ".onnx": "onnx",
     ".xml": "openvino",
     "-int8.xml": "openvino-int8",

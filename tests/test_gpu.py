@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from haloae.config import Config
-from haloae.deploy.export import TOLERANCE, export_model
+from haloae.deploy.export import EXPORTS, export_model
 from haloae.detector import Detector, Fitted, fit_detector
 from haloae.machine import has_bfloat16
 
@@ -159,4 +159,6 @@ def test_an_export_agrees_with_the_detector_on_cuda(
     detector = Detector.load(model, device="cuda")
     export_model(detector, tmp_path / "model.onnx", format="onnx")
     assert {p.device.type for p in detector.network.parameters()} == {"cuda"}
-    assert_alike(Detector.load(tmp_path / "model.onnx"), detector, good_paths, TOLERANCE["onnx"])
+    assert_alike(
+        Detector.load(tmp_path / "model.onnx"), detector, good_paths, EXPORTS["onnx"].tolerance
+    )

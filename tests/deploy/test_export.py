@@ -351,8 +351,9 @@ def int8(fast: Detector, good_paths: list[Path], folder: Path) -> Path:
 
 
 def test_int8_computes_nearly_the_same(fast: Detector, int8: Path, good_paths: list[Path]) -> None:
-    found = open_runtime(int8, threads=1)
-    assert (found.metadata.precision, found.metadata.input_type) == ("int8", "uint8")
+    metadata = open_runtime(int8).metadata
+    assert (metadata.precision, metadata.input_type) == ("int8", "uint8")
+    found = Detector.load(int8, threads=1)
     assert found.engine.endswith("int8, float32")
     (pixels,) = openvino.Core().read_model(int8).inputs
     assert pixels.get_element_type() == openvino.Type.u8
@@ -429,7 +430,7 @@ def test_bfloat16_is_for_those_who_ask(
         with pytest.raises(ConfigError, match="no bfloat16"):
             open_runtime(exported, precision="bfloat16")
         return
-    found = open_runtime(exported, precision="bfloat16", threads=1)
+    found = Detector.load(exported, precision="bfloat16", threads=1)
     assert found.engine.endswith(", bfloat16")
     wanted = native.predict(good_paths[0]).score
     assert found.predict(good_paths[0]).score == pytest.approx(wanted, rel=0.15)

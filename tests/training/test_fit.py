@@ -100,7 +100,8 @@ def test_log_has_a_row_a_step_and_the_weights_of_its_epoch(
     for done, row in enumerate(rows):
         weights = loss_weights(done * 251 // 6, tiny.loss)
         # Without an image branch the other two weights are scaled to sum to one.
-        applied = weights[0] / (weights[0] + weights[1])
+        both = weights["classification"] + weights["features"]
+        applied = weights["classification"] / both
         assert float(row["classification_weight"]) == pytest.approx(applied)
         assert float(row["features_weight"]) == pytest.approx(1 - applied)
         assert math.isfinite(float(row["features"]))
@@ -305,7 +306,7 @@ def test_the_error_names_the_term(
 
     def broken(*arguments: Any) -> Any:  # noqa: ANN401
         terms = real(*arguments)
-        return terms._replace(**{term: getattr(terms, term) * math.nan})
+        return terms | {term: terms[term] * math.nan}
 
     monkeypatch.setattr(fit_module, "loss_terms", broken)
     with pytest.raises(TrainingError, match=f"the {term} loss is nan at step 0:"):

@@ -4,9 +4,9 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -32,15 +32,44 @@ from haloae.files import write_atomic
 if TYPE_CHECKING:
     import onnx
 
-Format = Literal["onnx", "openvino", "openvino-int8"]
-SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "openvino-int8": ".xml"}
-TOLERANCE: dict[Format, float] = {"onnx": 1e-3, "openvino": 1e-3, "openvino-int8": 0.3}
-"""Largest relative difference between an export's scores and maps and its detector's."""
 COMPARED = 8
 """Images they are compared on."""
 QUANTISED_ON = 128
 """Good images that int8 takes its ranges from, at most."""
 TINY = 1e-12
+
+
+class Export(NamedTuple):
+    """A format that a detector can be exported to."""
+
+    suffixes: tuple[str, ...]
+    """Of its files; the one that is looked for comes first."""
+    tolerance: float
+    """Largest relative difference between its scores and maps and the detector's."""
+    write: Callable[["onnx.ModelProto", Metadata, NDArray[np.float32], Path], None]
+    """Writes the files: from the graph, what is to be said of it, images as the network takes
+    them, and the path of the first file."""
+    precision: ExportPrecision = "float32"
+
+
+EXPORTS: dict[str, Export] = {}
+"""By the name that `haloae export --format` has."""
+
+
+def register_export(name: str, export: Export) -> None:
+    """Put a format into the table, under a name of its own."""
+    EXPORTS[name] = export
+
+
+def export_named(name: str) -> Export:
+    """The format of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in EXPORTS:
+        raise ConfigError(f"no export is called {name!r}: choose one of {', '.join(EXPORTS)}.")
+    return EXPORTS[name]
 
 
 class Parity(NamedTuple):
@@ -57,7 +86,7 @@ def export_model(
     detector: Detector,
     path: Path,
     *,
-    format: Format,
+    format: str,
     good: Sequence[Path] = (),
     input_type: InputType = "float32",
     overwrite: bool = False,
@@ -76,14 +105,15 @@ def export_model(
         threads: CPU threads of the runtime; None leaves it to the runtime.
 
     Raises:
-        ConfigError: the suffix is not the format's, or int8 is given no good images.
+        ConfigError: no such format, a suffix that is not its own, or int8 without good images.
         ImageError: one of the good images cannot be read.
         OutputError: `path` exists, or cannot be written.
         ExportError: the network cannot be exported, or the export differs from it.
         MissingExtraError: a package is not installed.
     """
     check_target(path, format=format, overwrite=overwrite)
-    is_int8 = format == "openvino-int8"
+    export = export_named(format)
+    is_int8 = export.precision == "int8"
     if is_int8 and not good:
         raise ConfigError("int8 takes its ranges from good images: give a folder with --good.")
     size = detector.config.image_size
@@ -94,23 +124,17 @@ def export_model(
     detector = detector.calibrated().to("cpu")
     model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
-        made = Path(folder) / f"model{SUFFIX[format]}"
-        metadata = _metadata(detector, "int8" if is_int8 else "float32", input_type)
-        if format == "onnx":
-            entry = model.metadata_props.add()
-            entry.key, entry.value = METADATA_KEY, metadata.model_dump_json()
-            made.write_bytes(model.SerializeToString())
-        else:
-            _write_openvino(model, metadata, images, made)
+        made = Path(folder) / f"model{export.suffixes[0]}"
+        export.write(model, _metadata(detector, export.precision, input_type), images, made)
         parity = _compare(detector, made, images[:COMPARED], threads)
-        if not max(parity.score, parity.map) <= TOLERANCE[format]:
+        if not max(parity.score, parity.map) <= export.tolerance:
             raise ExportError(
                 f"{path}: not written: the export differs from the detector by "
                 f"{parity.score:.1e} in the score and {parity.map:.1e} in the map, and "
-                f"{TOLERANCE[format]:g} is allowed: {_way_out(is_int8)}."
+                f"{export.tolerance:g} is allowed: {_way_out(is_int8)}."
             )
         # The graph last: it is the file that is looked for.
-        for suffix in (".bin", ".xml") if made.suffix == ".xml" else (made.suffix,):
+        for suffix in reversed(export.suffixes):
             write_atomic(path.with_suffix(suffix), made.with_suffix(suffix).read_bytes())
     return parity
 
@@ -119,17 +143,17 @@ def _way_out(is_int8: bool) -> str:
     return "give more good images, or another format" if is_int8 else "please report it"
 
 
-def check_target(path: Path, *, format: Format, overwrite: bool) -> None:
+def check_target(path: Path, *, format: str, overwrite: bool) -> None:
     """Refuse a name that does not fit the format, and files that stand there.
 
     Raises:
-        ConfigError: the suffix is not the format's.
+        ConfigError: there is no such format, or the suffix is not its own.
         OutputError: there is a file, and `overwrite` is False.
     """
-    suffix = SUFFIX[format]
+    suffix, *others = export_named(format).suffixes
     if path.suffix != suffix:
         raise ConfigError(f"{path}: a file of format {format} must end in {suffix}.")
-    for file in (path, path.with_suffix(".bin")) if suffix == ".xml" else (path,):
+    for file in (path, *map(path.with_suffix, others)):
         if os.path.lexists(file) and (file.is_dir() or not overwrite):
             raise OutputError(f"{file}: exists: give --overwrite, or choose another --out.")
 
@@ -196,6 +220,14 @@ def _strip(model: "onnx.ModelProto") -> None:
         del part.metadata_props[:]
 
 
+def _write_onnx(
+    model: "onnx.ModelProto", metadata: Metadata, images: NDArray[np.float32], path: Path
+) -> None:
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, metadata.model_dump_json()
+    path.write_bytes(model.SerializeToString())
+
+
 def _write_openvino(
     model: "onnx.ModelProto", metadata: Metadata, images: NDArray[np.float32], path: Path
 ) -> None:
@@ -241,3 +273,11 @@ def _textures(size: int) -> NDArray[np.float32]:
     # In whole 255ths, as most images are, so that an export that takes uint8 sees the same.
     rounded: NDArray[np.float32] = np.rint(np.stack(images).clip(0, 1) * WHITE).astype(np.float32)
     return rounded / np.float32(WHITE)
+
+
+register_export("onnx", Export((".onnx",), tolerance=1e-3, write=_write_onnx))
+register_export("openvino", Export((".xml", ".bin"), tolerance=1e-3, write=_write_openvino))
+register_export(
+    "openvino-int8",
+    Export((".xml", ".bin"), tolerance=0.3, write=_write_openvino, precision="int8"),
+)
