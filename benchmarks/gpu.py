@@ -2,11 +2,11 @@
 
     python -m benchmarks.gpu --out runs/gpu/results.json
 
-Run from the repository's root; it takes minutes, six at most, and no network. Beside PyTorch
-and torchvision it needs wheels of numpy, pillow, pydantic (with annotated-types, pydantic-core,
-typing-extensions, typing-inspection), safetensors, tqdm; for the tests pytest (with iniconfig,
-packaging, pluggy, pygments); for that of the export onnx, onnxscript (with onnx-ir, ml-dtypes) and
-onnxruntime, else it is skipped. haloae itself need not be installed: ``PYTHONPATH=src``.
+Run from the repository's root; it takes minutes, six at most, and no network. Beside PyTorch and
+torchvision it needs wheels of numpy, pillow, pydantic (with annotated-types, pydantic-core,
+typing-extensions, typing-inspection), safetensors, scipy and tqdm; for the tests pytest (with
+iniconfig, packaging, pluggy, pygments); for that of the export onnx, onnxscript (with onnx-ir,
+ml-dtypes) and onnxruntime, else it is skipped. haloae itself is found with ``PYTHONPATH=src``.
 
 Seconds to fit are those of a bounded number of steps and all around them, reading to calibration;
 steps a second are those between a short and a long fit, so that what is around them does not count.
