@@ -13,7 +13,7 @@ from haloae.data.folders import Category, Sample
 from haloae.data.images import Image, read_image, read_mask
 from haloae.detection.predictor import resize_map
 from haloae.evaluation.evaluate import pixel_difference
-from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
+from haloae.evaluation.metrics import ImageMetrics, PixelMetrics, area_resize
 from haloae.experiments.grid import (
     MEAN,
     Measure,
@@ -52,7 +52,7 @@ def measure_ways(
         every defect has a mask; and the pixel difference's image AUROC.
     """
     has_masks = all(sample.mask for sample in test if sample.is_anomalous)
-    found: dict[str, list[float]] = {}
+    images: dict[str, ImageMetrics] = {}
     pixels: dict[str, PixelMetrics] = {}
     for sample in test:
         image = read_image(sample.path)
@@ -61,14 +61,14 @@ def measure_ways(
             mask = area_resize(read_mask(sample.mask, shape=(image.height, image.width)), SIZE)
         for way, anomaly in maps(image).items():
             for name, score in scores.items():
-                found.setdefault(f"{way}, {name}", []).append(score(anomaly).item())
+                metrics = images.setdefault(f"{way}, {name}", ImageMetrics())
+                metrics.update(score(anomaly).item(), sample.is_anomalous)
             if has_masks:
                 pixel = pixels.setdefault(way, PixelMetrics())
                 pixel.update(resize_map(anomaly[0].numpy(), (SIZE, SIZE)), mask)
-    labels = np.array([sample.is_anomalous for sample in test])
     outlined = {way: pixel.compute() for way, pixel in pixels.items()}
     return {
-        "image_auroc": {k: image_metrics(np.array(v), labels).auroc for k, v in found.items()},
+        "image_auroc": {way: each.compute().auroc for way, each in images.items()},
         "pixel_auroc": {way: each.auroc for way, each in outlined.items()},
         "pixel_aupro": {way: each.aupro for way, each in outlined.items()},
         "pixel_difference_image_auroc": pixel_difference(category).auroc,

@@ -6,7 +6,7 @@ Results of all runs are put together in results.json, results.md and report.html
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from haloae.config import Config
 from haloae.data.folders import Category
 from haloae.detector import Detector, fit_detector
 from haloae.errors import ConfigError
-from haloae.evaluation.evaluate import PROTOCOL, Evaluation, evaluate, write_evaluation
+from haloae.evaluation.evaluate import PROTOCOL, evaluate
 from haloae.experiments.grid import (
     MEAN,
     Run,
@@ -32,7 +32,9 @@ from haloae.experiments.grid import (
     to_json,
 )
 from haloae.files import write_atomic
+from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.page import REPORT, write_benchmark_report
+from haloae.outputs.report.section import Section
 from haloae.outputs.report.words import METRICS
 from haloae.presets import preset
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
@@ -174,14 +176,14 @@ def fit_and_measure(run: Run, *, device: str, workers: int, progress: bool) -> d
     ).detector
     fit_seconds = time.perf_counter() - start
     detector.save(run.folder / MODEL)
-    result = evaluate_into(run.folder, detector, run.category, progress=progress)
+    metrics, _ = evaluate_into(run.folder, detector, run.category, progress=progress)
     (run.folder / CHECKPOINT).unlink(missing_ok=True)
-    return {"fit_seconds": fit_seconds, "metrics": result.metrics}
+    return {"fit_seconds": fit_seconds, "metrics": metrics}
 
 
 def evaluate_into(
     folder: Path, detector: Detector, category: Category, *, progress: bool, strict: bool = False
-) -> Evaluation:
+) -> tuple[dict[str, Any], Section]:
     """Evaluate a detector; write what came out to the folder that it was fitted in.
 
     Args:
@@ -191,20 +193,24 @@ def evaluate_into(
         progress: True: show bars on stderr.
         strict: True: an image that cannot be read is an error; False: it is skipped.
 
+    Returns:
+        The metrics, as in metrics.json, and the category's section of a report.
+
     Raises:
         DataError: there are no test images, a mask does not fit, or none can be scored.
         ImageError: a mask cannot be read, or, with `strict`, an image.
         OutputError: the folder cannot be written to.
     """
-    result = evaluate(
-        detector,
-        category,
-        strict=strict,
-        progress=lambda items: tqdm(items, "evaluating", disable=not progress, leave=False),
-        losses=folder / LOSS_LOG,
+
+    def bar(items: Iterable[Any]) -> Iterable[Any]:
+        shown: Iterable[Any] = tqdm(items, "evaluating", disable=not progress, leave=False)
+        return shown
+
+    result = evaluate(detector, category, strict=strict, progress=bar)
+    section = write_evaluation(
+        result, detector, category, folder, losses=folder / LOSS_LOG, progress=bar
     )
-    write_evaluation(result, folder)
-    return result
+    return result.metrics.as_dict(), section
 
 
 def summarise(root: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

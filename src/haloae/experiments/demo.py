@@ -70,12 +70,12 @@ def run_demo(
             category.train, config, name=folder.name, run=run, device=device, progress=progress
         ).detector
         detector.save(run / MODEL)
-        result = evaluate_into(run, detector, category, progress=progress, strict=True)
-        sections.append(result.section)
+        metrics, section = evaluate_into(run, detector, category, progress=progress, strict=True)
+        sections.append(section)
         outcomes.append(
             Outcome(
                 category=folder.name,
-                metrics=result.metrics,
+                metrics=metrics,
                 seconds=time.perf_counter() - start,
                 backbone=f"{config.network.trunk}, {detector.provenance.backbone} weights",
             )
