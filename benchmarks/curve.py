@@ -20,8 +20,9 @@ from markupsafe import Markup
 
 from haloae.evaluation.metrics import Curve
 from haloae.experiments.benchmark import run_benchmark
-from haloae.experiments.grid import MEAN, cell, markdown, spreads
+from haloae.experiments.grid import MEAN, cell, spreads
 from haloae.outputs.report.charts import Axis, Line, line_chart
+from haloae.outputs.tables import markdown
 from haloae.presets import preset
 
 STEPS = (5, 10, 20, 40, 80, 160, 320)

@@ -94,7 +94,7 @@ def build_peer(name: str) -> "nn.Module":
     """A detector, untrained, in eval mode."""
     import timm
 
-    create = timm.create_model
+    create: Callable[..., object] = timm.create_model
 
     def untrained(*args: object, **options: object) -> object:
         return create(*args, **{**options, "pretrained": False})

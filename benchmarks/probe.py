@@ -29,7 +29,7 @@ from haloae.data.images import Image, read_image
 from haloae.data.views import resize
 from haloae.detection.maps import smooth
 from haloae.experiments.grid import Run, grid_of
-from haloae.network.features import FeatureExtractor, normalise
+from haloae.network.features import FeatureExtractor
 from haloae.network.reducer import FeatureReducer
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import random_weights
@@ -94,7 +94,7 @@ def measure(run: Run) -> dict[str, Any]:
     reducer = FeatureReducer([tap.channels for tap in extractor.taps], COMPONENTS)
 
     def features(image: Image) -> Tensor:
-        batch = normalise(torch.from_numpy(resize(image, SIZE))[None])
+        batch = extractor.normalise(torch.from_numpy(resize(image, SIZE))[None])
         return F.avg_pool2d(extractor(batch), 3, stride=1, padding=1, count_include_pad=False)
 
     good = [features(read_image(path)).half() for path in run.category.train]

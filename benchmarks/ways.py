@@ -20,12 +20,12 @@ from haloae.experiments.grid import (
     Point,
     baseline,
     cell,
-    markdown,
     numbers,
     run_grid,
     spreads,
     to_json,
 )
+from haloae.outputs.tables import markdown
 
 SIZE = 128
 """Side of the square on which maps and masks are compared."""

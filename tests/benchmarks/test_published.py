@@ -7,7 +7,6 @@ from benchmarks.untrained import settle
 from torch import Tensor
 
 from haloae.detection.maps import Usual, image_score, residual_map, residuals, smooth
-from haloae.network.features import normalise
 from haloae.network.haloae import HaloAE
 from haloae.presets import PAPER
 
@@ -21,7 +20,7 @@ def paper() -> HaloAE:
     generator = torch.Generator().manual_seed(0)
     network = HaloAE(PAPER.network, image_size=SIZE, weights="random", generator=generator)
     with torch.no_grad():
-        settle(network, normalise(images(2)))
+        settle(network, network.normalise(images(2)))
     return network.double()
 
 
@@ -32,7 +31,7 @@ def images(count: int) -> Tensor:
 
 def test_map_and_score_are_those_of_the_paper_preset(paper: HaloAE) -> None:
     shown = images(1).double()
-    batch = normalise(shown)
+    batch = paper.normalise(shown)
     with torch.inference_mode():
         residual = residuals(paper(batch), batch)
         usual = Usual(*(part.mean(0).flip(-1) for part in residual), 1)

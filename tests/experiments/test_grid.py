@@ -15,7 +15,6 @@ from haloae.experiments.grid import (
     cell,
     find_categories,
     grid_of,
-    markdown,
     run_grid,
     run_point,
     spreads,
@@ -139,7 +138,3 @@ def test_the_mean_is_over_categories_first_and_only_of_whole_seeds() -> None:
     assert found["mean"] == pytest.approx({"mean": 0.6, "std": 0.0, "n": 1})
     assert [cell(found[name]) for name in ("a", "b")] == ["0.700 ± 0.283", "0.700"]
     assert cell(spreads([], ["a"])["a"]) == "–"
-
-
-def test_a_table_has_a_rule_below_its_header() -> None:
-    assert markdown([["a", "1"]], ["name", "n"]) == "| name | n |\n|---|---|\n| a | 1 |"

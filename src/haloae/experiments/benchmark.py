@@ -25,7 +25,6 @@ from haloae.experiments.grid import (
     baseline,
     cell,
     grid_of,
-    markdown,
     numbers,
     run_grid,
     spreads,
@@ -36,6 +35,7 @@ from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.section import Section
 from haloae.outputs.report.words import METRICS
+from haloae.outputs.tables import markdown
 from haloae.presets import preset
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 

@@ -245,10 +245,3 @@ def cell(spread: Mapping[str, float] | None) -> str:
 def numbers(values: Mapping[str, float | None], names: Sequence[str]) -> list[str]:
     """Cells of values that have no spread, by name; – of what is missing."""
     return ["–" if (v := values.get(name)) is None else f"{v:.3f}" for name in names]
-
-
-def markdown(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """A table in Markdown, no newline at its end."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    lines.insert(1, "|---" * len(header) + "|")
-    return "\n".join(lines)
