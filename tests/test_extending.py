@@ -52,7 +52,7 @@ class FromMean(Head):
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         return cls(tensors["mean"], images)
 
-    def without(self, seen: Seen) -> "FromMean":
+    def without(self, seen: Seen, index: int) -> "FromMean":
         others = self.mean * self.images - seen.output.features[0]
         return FromMean(others / (self.images - 1), self.images - 1)
 

@@ -71,9 +71,9 @@ def measure_good(
                 f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
             )
     scores, peaks = [], []
-    for each in seen():
+    for index, each in enumerate(seen()):
         with torch.inference_mode():
-            score, anomaly = judge(head.without(each)(*each), config.detection)
+            score, anomaly = judge(head.without(each, index)(*each), config.detection)
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "

@@ -185,12 +185,13 @@ class _Counter(TorchDispatchMode):
         self._watch_trunk(network)
         self._watch(network.extractor, "features")
         self._watch(network.reducer, "features")
-        self._watch(network.encoder.head, "head")
-        for number, block in enumerate(network.encoder.blocks, 1):
-            self._watch(block, f"encoder {number}")
-        for number, block in enumerate(network.decoder.blocks, 1):
-            self._watch(block, f"decoder {number}")
-        self._watch(network.decoder, "resize")
+        if network.encoder is not None and network.decoder is not None:
+            self._watch(network.encoder.head, "head")
+            for number, block in enumerate(network.encoder.blocks, 1):
+                self._watch(block, f"encoder {number}")
+            for number, block in enumerate(network.decoder.blocks, 1):
+                self._watch(block, f"decoder {number}")
+            self._watch(network.decoder, "resize")
         if network.image_decoder is not None:
             self._watch(network.image_decoder, "image decoder")
         if network.classifier is not None:

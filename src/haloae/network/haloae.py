@@ -22,7 +22,7 @@ class HaloAEOutput(NamedTuple):
     features: Tensor
     """(B, C, H/stride, W/stride), reduced where the config says so."""
     rebuilt: Tensor
-    """Like `features`: their reconstruction."""
+    """Like `features`: their reconstruction; themselves, without the auto-encoder."""
     image: Tensor | None
     """(B, 3, H, W), the reconstructed image; None without the image branch."""
     logits: Tensor | None
@@ -63,8 +63,11 @@ class HaloAE(nn.Module):
         if config.reduced_channels:
             taps = [tap.channels for tap in self.extractor.taps]
             self.reducer = FeatureReducer(taps, channels)
-        self.encoder = HaloEncoder(config, channels)
-        self.decoder = HaloDecoder(config, self.encoder.out_channels, channels)
+        self.encoder: HaloEncoder | None = None
+        self.decoder: HaloDecoder | None = None
+        if config.autoencoder:
+            self.encoder = HaloEncoder(config, channels)
+            self.decoder = HaloDecoder(config, self.encoder.out_channels, channels)
         self.image_decoder: ImageDecoder | None = None
         if config.image_decoder is not None:
             self.image_decoder = ImageDecoder(
@@ -94,8 +97,10 @@ class HaloAE(nn.Module):
             generator: draws the bottleneck's noise in training, where the config has any.
         """
         features = self.reducer(self.extractor(image))
-        code = self.encoder(features)
-        rebuilt = self.decoder(code, grid=features.shape[-2:], generator=generator)
+        rebuilt = features
+        if self.encoder is not None and self.decoder is not None:
+            code = self.encoder(features)
+            rebuilt = self.decoder(code, grid=features.shape[-2:], generator=generator)
         rebuilt_image = self.image_decoder(rebuilt) if self.image_decoder else None
         logits = None
         if self.classifier is not None:
@@ -108,8 +113,8 @@ class HaloAE(nn.Module):
             self,
             extractor=self.extractor.lean(self.reducer),
             reducer=nn.Identity(),
-            encoder=self.encoder.lean(),
-            decoder=self.decoder.lean(),
+            encoder=self.encoder.lean() if self.encoder else None,
+            decoder=self.decoder.lean() if self.decoder else None,
             image_decoder=self.image_decoder.lean() if image and self.image_decoder else None,
             classifier=None,
         )

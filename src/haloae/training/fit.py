@@ -54,7 +54,7 @@ class Trained(NamedTuple):
     fitted_on: list[int]
     """Which of them it was trained on."""
     held_out: list[int]
-    """The others."""
+    """Those that say what good images look like to it."""
     kinds: ImageKinds
     skipped: list[ImageError]
     """One for each image that could not be read."""
@@ -100,6 +100,9 @@ def fit(
 ) -> Trained:
     """Train a network on good images, less those that are held out.
 
+    Without an auto-encoder there is nothing to train and nothing to hold out: all good images are
+    in both lists, and each is left out in turn by who measures them.
+
     Args:
         images: the good images: paths, PIL images or arrays.
         config: of everything.
@@ -131,6 +134,10 @@ def fit(
     good, kinds, skipped = survey(
         images, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
     )
+    if not config.network.autoencoder:
+        everything = list(range(len(good)))
+        network, backbone = _network(good, everything, config, device, bar)
+        return Trained(network, good, everything, everything, kinds, skipped, 0, backbone)
     fitted_on, held_out = split(len(good), config.seed)
     state = _state(good, fitted_on, config, device, run, resume=resume, bar=bar)
     batches = StepBatches(
@@ -170,7 +177,8 @@ def _state(
     saved = load_checkpoint(run) if resume and run else None
     if run and saved:
         return _restore(saved, config, fingerprint, device, run)
-    state = _start(images, fitted_on, config, fingerprint, device, bar)
+    network, backbone = _network(images, fitted_on, config, device, bar)
+    state = _State(network, _optimizer(network, config), 0, backbone, config, fingerprint)
     if run:
         # An interrupted run must not leave an older one's model beside its checkpoint.
         (run / MODEL).unlink(missing_ok=True)
@@ -178,14 +186,14 @@ def _state(
     return state
 
 
-def _start(
+def _network(
     images: GoodImages,
     fitted_on: Sequence[int],
     config: Config,
-    fingerprint: str,
     where: torch.device,
     bar: Progress,
-) -> _State:
+) -> tuple[HaloAE, tuple[str, str]]:
+    """A network before training, and name and hash of its backbone's weights."""
     generator = torch.Generator().manual_seed(config.seed)
     network = HaloAE(
         config.network,
@@ -198,8 +206,7 @@ def _start(
         inputs = (torch.from_numpy(images[i])[None].to(where) for i in bar(chosen, "reducing"))
         network.reducer.fit(network.extractor(network.normalise(image)) for image in inputs)
     source = network.extractor.source
-    backbone = (source.name, source.sha256) if source else ("", "")
-    return _State(network, _optimizer(network, config), 0, backbone, config, fingerprint)
+    return network, (source.name, source.sha256) if source else ("", "")
 
 
 def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:

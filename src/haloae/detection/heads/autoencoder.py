@@ -23,6 +23,7 @@ class AutoencoderHead(Head):
     """
 
     prefix = "usual."
+    rebuilds = True
     features: Tensor
     image: Tensor | None
 
@@ -65,7 +66,7 @@ class AutoencoderHead(Head):
             raise ValueError(f"usual.image has shape {tuple(image.shape)}")
         return cls(config.detection, Usual(features, image, images))
 
-    def without(self, seen: Seen) -> "AutoencoderHead":
+    def without(self, seen: Seen, index: int) -> "AutoencoderHead":
         """The means of the other images."""
         if self.total is None:
             raise ValueError("a head that was loaded no longer knows its sums")

@@ -27,6 +27,8 @@ class Head(nn.Module, ABC):
     """
 
     prefix: ClassVar[str] = "head."
+    rebuilds: ClassVar[bool] = False
+    """True: it looks at reconstructions, and needs a network with an auto-encoder."""
     images: int
     """Good images behind its statistics."""
 
@@ -53,8 +55,13 @@ class Head(nn.Module, ABC):
         """
 
     @abstractmethod
-    def without(self, seen: Seen) -> "Head":
-        """The head as it would be, had this one of its good images not been there."""
+    def without(self, seen: Seen, index: int) -> "Head":
+        """The head as it would be, had one of its good images not been there, to score that one.
+
+        Args:
+            seen: the image, of a batch of one.
+            index: its place among the good images that `fit` was given.
+        """
 
     @abstractmethod
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""A Gaussian a place: the Mahalanobis distance of features to those of good images.
+
+After PaDiM (Defard et al., ICPR 2021 workshops), with features averaged over 3×3 places.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from haloae.config import Config
+from haloae.detection.heads.base import Head, Seen, register_head
+from haloae.detection.heads.moments import averaged, by_place, inverse_root, moments
+from haloae.network.haloae import HaloAEOutput
+
+RIDGE = 0.01
+"""Added to every variance; channels that vary much have one of about 1."""
+CERTAIN = 1e-3
+"""Least share of a squared distance's denominator that is left when an image is left out."""
+
+
+@register_head("gaussian")
+class GaussianHead(Head):
+    """Mean and covariance of each place.
+
+    Args:
+        mean: (P, C).
+        whitening: (P, C, C) float16, a root of each place's inverse covariance.
+        grid: (h, w), P of them.
+        images: good images behind them.
+        left_out: True: one of them is scored, as if it had not been among them.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor,
+        whitening: Tensor,
+        *,
+        grid: tuple[int, int],
+        images: int,
+        left_out: bool = False,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.images = images
+        self.left_out = left_out
+        self.register_buffer("mean", mean)
+        self.register_buffer("whitening", whitening)
+
+    @classmethod
+    def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
+        """See `Head.fit`."""
+        found = moments(seen, averaged)
+        covariance = found.covariance
+        covariance.diagonal(dim1=1, dim2=2).add_(RIDGE)
+        side = config.image_size // config.network.stride
+        return cls(
+            found.mean, inverse_root(covariance).half(), grid=(side, side), images=found.images
+        )
+
+    @classmethod
+    def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
+        """See `Head.restore`."""
+        side = config.image_size // config.network.stride
+        mean, whitening = tensors["mean"], tensors["whitening"]
+        channels = mean.shape[-1]
+        if mean.shape != (side**2, channels) or whitening.shape != (side**2, channels, channels):
+            raise ValueError("the Gaussians are not those of this grid")
+        return cls(mean, whitening, grid=(side, side), images=images)
+
+    def without(self, seen: Seen, index: int) -> "GaussianHead":
+        """Without one image, exactly: the covariance is of rank one less (Sherman-Morrison)."""
+        return GaussianHead(
+            self.mean, self.whitening, grid=self.grid, images=self.images, left_out=True
+        )
+
+    def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
+        """See `Head.forward`; in units of standard deviations, all channels together."""
+        deviations = by_place(averaged(output.features.float())) - self.mean[:, None]
+        whitened = torch.bmm(deviations, self.whitening.float().transpose(1, 2))
+        squared = whitened.square().sum(2)
+        if self.left_out:
+            n = self.images
+            own = n / (n - 1) ** 2
+            squared = squared / (1 - own * squared).clamp_min(CERTAIN) * (n / (n - 1)) ** 2
+        distance: Tensor = squared.sqrt().T.unflatten(1, self.grid)
+        return distance

@@ -1,0 +1,83 @@
+"""What heads that look at features alone share: moments a place, and distances under them."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from haloae.detection.heads.base import Seen
+from haloae.errors import ConfigError
+
+MOST = 10**8
+"""Numbers in the covariances of all places: 800 MB while they are summed up."""
+
+
+class Moments(NamedTuple):
+    """Of the features of good images, for each place of the grid."""
+
+    mean: Tensor
+    """(P, C) float32."""
+    covariance: Tensor
+    """(P, C, C) float32, over n - 1."""
+    images: int
+
+
+def moments(seen: Callable[[], Iterable[Seen]], features_of: Callable[[Tensor], Tensor]) -> Moments:
+    """Mean and covariance of every place, summed up image by image.
+
+    Args:
+        seen: the good images, two at least.
+        features_of: of the network's features, (1, C, h, w), what is to be summed up, likewise.
+
+    Raises:
+        ConfigError: there are too many channels and places.
+        ValueError: there is no image.
+    """
+    first: Tensor | None = None
+    total = products = torch.empty(0)
+    count = 0
+    for output, _ in seen():
+        rows = by_place(features_of(output.features.float()))[:, 0]
+        if first is None:
+            places, channels = rows.shape
+            if places * channels**2 > MOST:
+                raise ConfigError(
+                    f"a covariance for each of {places} places and {channels} channels is too "
+                    f"much: set network.reduced_channels lower, or network.stride to 8."
+                )
+            # Near the mean, so that products do not cancel.
+            first = rows.clone()
+            total = rows.new_zeros(places, channels, dtype=torch.float64)
+            products = rows.new_zeros(places, channels, channels, dtype=torch.float64)
+        centred = (rows - first).double()
+        total += centred
+        products.baddbmm_(centred[:, :, None], centred[:, None, :])
+        count += 1
+    if first is None:
+        raise ValueError("a head is fitted to one image at least")
+    mean = total / count
+    products -= count * mean[:, :, None] * mean[:, None, :]
+    covariance = (products / max(1, count - 1)).float()
+    return Moments((mean + first).float(), covariance, count)
+
+
+def by_place(x: Tensor) -> Tensor:
+    """(B, C, h, w) → (h·w, B, C)."""
+    return x.flatten(2).permute(2, 0, 1)
+
+
+def averaged(features: Tensor) -> Tensor:
+    """Mean over the 3×3 places around each that exist: (B, C, h, w) → the same."""
+    return F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def inverse_root(covariance: Tensor) -> Tensor:
+    """(…, C, C) positive definite S → lower triangular W with WᵀW = S⁻¹."""
+    factor = torch.linalg.cholesky(covariance)
+    identity = torch.eye(covariance.shape[-1], device=covariance.device)
+    root: Tensor = torch.linalg.solve_triangular(
+        factor, identity.expand_as(covariance), upper=False
+    )
+    return root

@@ -1,0 +1,73 @@
+"""Nearest neighbour anywhere: the distance of each cell to the nearest of many good cells.
+
+After PatchCore (Roth et al., CVPR 2022), with cells drawn at random.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from haloae.config import Config
+from haloae.detection.heads.base import Head, Seen, register_head
+from haloae.detection.heads.moments import averaged
+from haloae.network.haloae import HaloAEOutput
+
+CELLS = 8192
+"""Good cells kept, at most."""
+
+
+@register_head("nearest")
+class NearestHead(Head):
+    """A bank of good cells, averaged over 3×3 places.
+
+    Args:
+        bank: (K, C) float16.
+        images: good images they were drawn from.
+        source: (K,), which image each is from; where it is not known, none can be left out.
+    """
+
+    bank: Tensor
+
+    def __init__(self, bank: Tensor, images: int, source: Tensor | None = None) -> None:
+        super().__init__()
+        self.images = images
+        self.source = source
+        self.register_buffer("bank", bank)
+
+    @classmethod
+    def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
+        """Draw cells, as many from every image; the more images, the fewer of each."""
+        generator = torch.Generator().manual_seed(config.seed)
+        cells: list[Tensor] = []
+        for output, _ in seen():
+            rows = averaged(output.features.float())[0].flatten(1).T
+            order = torch.randperm(len(rows), generator=generator)[:CELLS]
+            cells.append(rows[order.to(rows.device)].half())
+            share = -(-CELLS // len(cells))
+            cells = [drawn[:share].clone() for drawn in cells]
+        if not cells:
+            raise ValueError("a head is fitted to one image at least")
+        source = torch.cat([torch.full((len(drawn),), i) for i, drawn in enumerate(cells)])
+        return cls(torch.cat(cells), len(cells), source.to(cells[0].device))
+
+    @classmethod
+    def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
+        """See `Head.restore`."""
+        if tensors["bank"].ndim != 2 or not tensors["bank"].numel():
+            raise ValueError(f"a bank of shape {tuple(tensors['bank'].shape)}")
+        return cls(tensors["bank"], images)
+
+    def without(self, seen: Seen, index: int) -> "NearestHead":
+        """The bank without one image's cells."""
+        if self.source is None:
+            raise ValueError("a head that was loaded no longer knows its images")
+        return NearestHead(self.bank[self.source != index], self.images - 1)
+
+    def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
+        """See `Head.forward`; in the units of the features."""
+        cells = averaged(output.features.float()).permute(0, 2, 3, 1)
+        bank = self.bank.float()
+        nearest = (bank.square().sum(1) - 2 * cells @ bank.T).amin(3)
+        return (nearest + cells.square().sum(3)).clamp_min(0).sqrt()
