@@ -22,13 +22,12 @@ from haloae.config import Config
 from haloae.data.folders import Category, load_category
 from haloae.data.images import read_image, read_mask
 from haloae.data.views import resize
-from haloae.detection.good import to_batch
-from haloae.detection.maps import anomaly_map, image_score, residuals
+from haloae.detection.maps import image_score, residual_map, residuals, smooth
 from haloae.detection.predictor import resize_map
+from haloae.detector import fit_detector
 from haloae.evaluation.evaluate import pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
 from haloae.presets import FAST
-from haloae.training.fit import fit_detector
 
 BASE = FAST.replace(
     image_size=128,
@@ -101,7 +100,7 @@ def run(config: Config, category: Category) -> dict[str, Any]:
     test = category.test[:: -(-len(category.test) // MAX_TEST)]
     for sample in test:
         image = read_image(sample.path)
-        batch = to_batch([resize(image, config.image_size)], detector.network)
+        batch = detector.network.normalise(torch.from_numpy(resize(image, config.image_size))[None])
         mask = np.zeros((PIXELS, PIXELS), dtype=bool)
         if sample.mask and has_masks:
             mask = area_resize(read_mask(sample.mask, shape=(image.height, image.width)), PIXELS)
@@ -116,7 +115,8 @@ def run(config: Config, category: Category) -> dict[str, Any]:
                         "image_weight": image_weight,
                     }
                 )
-                anomaly = anomaly_map(residual, detector.usual, detection)
+                unusual = residual_map(residual, detector.head.usual, detection)
+                anomaly = smooth(unusual, detection.sigma)
                 for share in TOP_SHARES:
                     key = f"{normalisation}|{sigma}|{image_weight}|{share}"
                     scores.setdefault(key, []).append(image_score(anomaly, share).item())

@@ -177,33 +177,33 @@ def untrained(config: Config, count: int) -> "Detector":
     import torch
 
     from haloae.detection.calibration import Calibration
-    from haloae.detection.good import measure_good, normalise
+    from haloae.detection.good import measure_good
     from haloae.detection.model_file import ImageKinds, Provenance
+    from haloae.detection.native import Native
     from haloae.detector import Detector
     from haloae.network.haloae import HaloAE
     from haloae.network.reducer import FeatureReducer
 
     size = config.image_size
     images = textures(count, size)
-    batch = normalise(torch.from_numpy(images))
     network = HaloAE(
         config.network,
         image_size=size,
         weights=config.backbone,
         generator=torch.Generator().manual_seed(0),
     )
+    batch = network.normalise(torch.from_numpy(images))
     with torch.no_grad():
         if isinstance(network.reducer, FeatureReducer):
             network.reducer.fit(network.extractor(image[None]) for image in batch)
         calm(network)
         settle(network, batch[:FEW])
-    usual, scores, peaks = measure_good(network, lambda: iter(images), config.detection)
+    head, scores, peaks = measure_good(network, lambda: iter(images), config)
     source = network.extractor.source
     assert source is not None  # noqa: S101 - it was just loaded
     return Detector(
-        config=config,
-        network=network,
-        usual=usual,
+        config,
+        backend=Native(config, network, head),
         calibration=Calibration(
             scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate
         ),
@@ -267,9 +267,9 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
         "precision": contestant.precision
     }  # fmt: skip
     if contestant.kind == "exported":
-        from haloae.deploy.runtime import load_runtime
+        from haloae.deploy.runtime import open_runtime
 
-        return load_runtime(path, threads=threads, **given).measure
+        return open_runtime(path, threads=threads, **given).measure
 
     import torch
 

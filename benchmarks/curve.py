@@ -19,11 +19,11 @@ import torch
 from markupsafe import Markup
 
 from haloae.data.folders import load_category
+from haloae.detector import fit_detector
 from haloae.evaluation.evaluate import score
 from haloae.evaluation.metrics import Curve
 from haloae.outputs.report.charts import Axis, Line, line_chart
 from haloae.presets import preset
-from haloae.training.fit import fit_detector
 
 STEPS = (5, 10, 20, 40, 80, 160, 320)
 STYLE = """<style>

@@ -26,7 +26,7 @@ from benchmarks.speed import COMMAND
 
 from haloae.data.images import read_image
 from haloae.data.views import resize
-from haloae.deploy.runtime import is_exported, load_runtime
+from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.predictor import BATCH, Predictor
 from haloae.machine import keep_freed_memory
 from haloae.outputs.folder import predict_to_folder
@@ -38,7 +38,7 @@ COUNTS = {"predict": (100, 10_000), "evaluate": (100, 2_000)}
 
 def load(model: Path, threads: int | None) -> Predictor:
     if is_exported(model):
-        return load_runtime(model, threads=threads)
+        return open_runtime(model, threads=threads)
     import torch
 
     from haloae.detector import Detector

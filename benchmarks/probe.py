@@ -34,17 +34,16 @@ from torch import Tensor
 from haloae.data.folders import Category, load_category
 from haloae.data.images import read_image, read_mask
 from haloae.data.views import resize
-from haloae.detection.good import normalise
 from haloae.detection.maps import smooth
 from haloae.detection.predictor import resize_map
+from haloae.detector import fit_detector
 from haloae.evaluation.evaluate import evaluate, pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
-from haloae.network.features import FeatureExtractor
+from haloae.network.features import FeatureExtractor, normalise
 from haloae.network.reducer import FeatureReducer
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import random_weights
 from haloae.presets import preset
-from haloae.training.fit import fit_detector
 
 SIZE = 128
 COMPONENTS = 96

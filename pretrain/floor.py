@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from haloae.detection.good import normalise
+from haloae.network.features import normalise
 from haloae.network.trunks import TRUNKS
 from pretrain.pictures import crop, load_pictures
 

@@ -19,7 +19,23 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from haloae.config import Config
+from haloae.config import (
+    Config,
+    DetectionConfig,
+    LossConfig,
+    NetworkConfig,
+    TrainingConfig,
+)
+
+PLAIN = Config(
+    preset="custom",
+    image_size=256,
+    network=NetworkConfig(),
+    loss=LossConfig(),
+    training=TrainingConfig(),
+    detection=DetectionConfig(),
+)
+"""No preset: what every setting is where nothing is said of it."""
 
 
 def pytest_configure() -> None:
@@ -47,7 +63,7 @@ def _reset() -> None:
 @pytest.fixture(scope="session")
 def tiny() -> Config:
     """A network so small that a fit takes a quarter of a second."""
-    return Config().replace(
+    return PLAIN.replace(
         image_size=32,
         backbone="random",
         network={

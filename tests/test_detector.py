@@ -17,14 +17,13 @@ from haloae.config import Config
 from haloae.data.images import image_from
 from haloae.data.views import resize
 from haloae.detection.calibration import threshold_at
-from haloae.detection.good import measure_good, normalise, to_batch
-from haloae.detection.maps import anomaly_map, image_score, residuals
-from haloae.detector import (
-    Detector,
-    Prediction,
-    resolve_device,
-)
+from haloae.detection.good import measure_good
+from haloae.detection.heads.autoencoder import AutoencoderHead
+from haloae.detection.maps import Usual, image_score, residual_map, residuals, smooth
+from haloae.detection.predictor import Prediction
+from haloae.detector import Detector
 from haloae.errors import ConfigError, DataError, ImageError
+from haloae.machine import resolve_device
 
 LOGGER = "haloae.detection.predictor"
 
@@ -35,6 +34,11 @@ def detector(good_folder: Path, tiny: Config) -> Detector:
         training={"steps": 60, "learning_rate": 3e-3}, detection={"false_alarm_rate": 0.2}
     )
     return Detector.fit(good_folder, config=config, device="cpu")
+
+
+def usual_of(detector: Detector) -> Usual:
+    assert isinstance(detector.head, AutoencoderHead)
+    return detector.head.usual
 
 
 def defective(seed: int = 100) -> np.ndarray:
@@ -119,22 +123,14 @@ def test_verdicts_follow_from_the_thresholds(detector: Detector, good_paths: lis
 
 def test_a_score_is_that_of_the_functions_it_is_made_of(detector: Detector) -> None:
     pixels = resize(image_from(defective()), 32)
-    batch = to_batch([pixels], detector.network)
+    batch = detector.network.normalise(torch.from_numpy(pixels)[None])
     with torch.inference_mode():
-        small = anomaly_map(
-            residuals(detector.network(batch), batch), detector.usual, detector.config.detection
-        )
+        errors = residuals(detector.network(batch), batch)
+        small = smooth(residual_map(errors, usual_of(detector), detector.config.detection), 0.8)
     found = detector.predict(defective())
     assert found.score == pytest.approx(image_score(small, 1.0).item(), rel=1e-5)
     assert found.score == pytest.approx(small.mean().item(), rel=1e-5)
     assert found.anomaly_map.max() <= small.max().item() * (1 + 1e-5)
-
-
-def test_normalise_is_imagenet_s() -> None:
-    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    found = normalise(image)
-    assert found[1, 2, 0, 3].item() == pytest.approx((image[1, 2, 0, 3].item() - 0.406) / 0.225)
-    assert torch.allclose(normalise(image[None])[0], found)
 
 
 def test_an_image_that_cannot_be_scored_keeps_its_place(
@@ -210,7 +206,6 @@ def test_calibrated_at_another_rate(detector: Detector) -> None:
     assert other.calibration.pixel_threshold == threshold_at(before.peaks, 0.5)
     assert other.calibration.threshold.value < before.threshold.value
     assert other.config.detection.false_alarm_rate == 0.5
-    assert other.network is detector.network
     assert detector.calibration is before
     assert detector.config.detection.false_alarm_rate == 0.2
     one, two = other.predict(defective()), detector.predict(defective())
@@ -223,13 +218,14 @@ def test_calibrated_with_other_images(detector: Detector, tmp_path: Path) -> Non
         paths.append(tmp_path / f"{seed}.png")
         Image.fromarray(texture(seed)).save(paths[-1])
     other = detector.calibrated(paths)
-    usual, scores, peaks = measure_good(
+    head, scores, peaks = measure_good(
         detector.network,
         lambda: (resize(image_from(path), 32) for path in paths),
-        detector.config.detection,
+        detector.config,
     )
-    assert torch.equal(other.usual.features, usual.features)
-    assert not torch.equal(other.usual.features, detector.usual.features)
+    assert isinstance(head, AutoencoderHead)
+    assert torch.equal(usual_of(other).features, head.usual.features)
+    assert not torch.equal(usual_of(other).features, usual_of(detector).features)
     assert (other.calibration.scores, other.calibration.peaks) == (scores, peaks)
     assert other.calibration.false_alarm_rate == 0.2
     assert other.provenance.held_out == 6

@@ -3,24 +3,75 @@
 Public names are imported on first use, so that ``import haloae`` stays cheap.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from haloae._version import __version__
 
-__all__ = ["Detector", "HaloAE", "__version__"]
-
 if TYPE_CHECKING:
-    from haloae.detector import Detector
+    from haloae.config import Config
+    from haloae.detection.predictor import Prediction
+    from haloae.detector import Detector, load
+    from haloae.errors import (
+        ConfigError,
+        DataError,
+        ExportError,
+        HaloaeError,
+        ImageError,
+        MissingExtraError,
+        ModelFileError,
+        OutputError,
+        TrainingError,
+        WeightsError,
+    )
     from haloae.network.haloae import HaloAE
+    from haloae.presets import preset
+
+_HOMES = {
+    "Config": "haloae.config",
+    "ConfigError": "haloae.errors",
+    "DataError": "haloae.errors",
+    "Detector": "haloae.detector",
+    "ExportError": "haloae.errors",
+    "HaloAE": "haloae.network.haloae",
+    "HaloaeError": "haloae.errors",
+    "ImageError": "haloae.errors",
+    "MissingExtraError": "haloae.errors",
+    "ModelFileError": "haloae.errors",
+    "OutputError": "haloae.errors",
+    "Prediction": "haloae.detection.predictor",
+    "TrainingError": "haloae.errors",
+    "WeightsError": "haloae.errors",
+    "load": "haloae.detector",
+    "preset": "haloae.presets",
+}
+"""Where each public name lives."""
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Detector",
+    "ExportError",
+    "HaloAE",
+    "HaloaeError",
+    "ImageError",
+    "MissingExtraError",
+    "ModelFileError",
+    "OutputError",
+    "Prediction",
+    "TrainingError",
+    "WeightsError",
+    "__version__",
+    "load",
+    "preset",
+]
 
 
 def __getattr__(name: str) -> object:
-    if name == "Detector":
-        from haloae.detector import Detector
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
-        return Detector
-    if name == "HaloAE":
-        from haloae.network.haloae import HaloAE
 
-        return HaloAE
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

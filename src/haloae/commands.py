@@ -72,7 +72,7 @@ def train(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite or arguments.resume,
         way_out="give --resume to go on or --overwrite to start anew",
     )
-    from haloae.training.fit import fit_detector
+    from haloae.detector import fit_detector
 
     _prepare(arguments)
     fitted = fit_detector(
@@ -243,27 +243,23 @@ def _print_highest(counts: "Counts") -> None:
 
 def _load(arguments: argparse.Namespace) -> "Predictor":
     """The detector of a file, native or exported: the latter without torch."""
-    from haloae.deploy.runtime import is_exported, load_runtime
+    from haloae.deploy.runtime import is_exported
+    from haloae.detector import load
 
-    precision = arguments.precision
-    if is_exported(arguments.model):
-        return load_runtime(
-            arguments.model,
-            device=arguments.device,
-            precision=precision,
-            threads=arguments.threads,
-        )
-    from haloae.detector import Detector
-
-    _prepare(arguments)
-    return Detector.load(arguments.model, device=arguments.device, precision=precision)
+    if not is_exported(arguments.model):
+        _prepare(arguments)
+    return load(
+        arguments.model,
+        device=arguments.device,
+        precision=arguments.precision,
+        threads=arguments.threads,
+    )
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a model for another runtime, and say how well the two agree."""
     from haloae.data.folders import good_images, load_category
     from haloae.deploy.export import check_target, export_model
-    from haloae.deploy.runtime import load_runtime
     from haloae.detector import Detector
 
     check_target(arguments.out, format=arguments.format, overwrite=arguments.overwrite)
@@ -291,7 +287,7 @@ def export(arguments: argparse.Namespace) -> int:
     if category is not None and not arguments.quiet:
         from haloae.evaluation.evaluate import before_and_after
 
-        exported = load_runtime(arguments.out, threads=arguments.threads)
+        exported = Detector.load(arguments.out, threads=arguments.threads)
         progress = _progress(arguments, "measuring")
         print(before_and_after(detector, exported, category, progress=progress))
     return DONE

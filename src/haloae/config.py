@@ -14,18 +14,28 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
 
 from haloae.errors import ConfigError
 
+Name = Annotated[str, Field(pattern="^[a-z0-9_]{1,64}$")]
+"""Of something in a table that may be added to: checked where it is looked up."""
+Width = Annotated[int, Field(ge=1, le=4096)]
+"""Channels."""
+Few = Annotated[int, Field(ge=1, le=256)]
+"""Heads, sides of blocks and the like."""
 Fraction = Annotated[float, Field(ge=1e-12, lt=1)]
 AttentionMode = Literal["halo", "published", "window_mean", "global", "none"]
 Term = Literal["mse", "ssim", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 
+MOST_STAGES = Field(max_length=16)
+LEAST_SIGMA = 0.1
+"""A narrower Gaussian is none: neighbours would weigh less than 1e-21."""
+EPOCHS = 251
+"""Epochs the schedule is divided into, for the losses' weights (section Losses)."""
 FEATURE_STRIDE = 4
 """Image pixels per feature cell, in each direction: every trunk ends on this grid."""
 
@@ -37,13 +47,13 @@ class _Frozen(BaseModel):
 class Stage(_Frozen):
     """One block of encoder or decoder: a row of the paper's table (section C)."""
 
-    channels: PositiveInt | None = None
+    channels: Width | None = None
     """Output channels; None: as many as the features have (the decoder's last block)."""
     kernel: Literal[1, 3, 5, 7] = 3
     """Side of the second convolution."""
-    heads: PositiveInt = 2
+    heads: Few = 2
     """Attention heads."""
-    inner: PositiveInt | None = None
+    inner: Width | None = None
     """Channels between the two convolutions; None: as many as the block puts out."""
 
 
@@ -51,11 +61,9 @@ class AttentionConfig(_Frozen):
     """Halo attention, the same in every block."""
 
     mode: AttentionMode = "halo"
-    block: PositiveInt = 8
-    halo: PositiveInt = 2
-    head_dim: PositiveInt = 16
-    mask_padding: bool = True
-    """True: zero padding around the grid is never attended."""
+    block: Few = 8
+    halo: Few = 2
+    head_dim: Few = 16
 
 
 class NetworkConfig(_Frozen):
@@ -65,20 +73,24 @@ class NetworkConfig(_Frozen):
     """The frozen backbone, see `haloae.network.trunks`."""
     published_taps: bool = False
     """True: taps one reflected pixel too wide, resampled by nearest, as published."""
-    reduced_channels: PositiveInt | None = 96
+    reduced_channels: Width | None = 96
     """Principal components the features are reduced to; None: features as they come."""
-    head_channels: PositiveInt = 96
+    head_channels: Width = 96
     head_kernel: Literal[1, 3, 5, 7] = 3
     head_padding: bool = True
     """False: the head's convolution shrinks the grid; the output is resized to it (nearest)."""
-    encoder: tuple[Stage, ...] = (Stage(channels=64), Stage(channels=32))
-    decoder: tuple[Stage, ...] = (Stage(channels=32), Stage(channels=64), Stage())
+    encoder: Annotated[tuple[Stage, ...], MOST_STAGES] = (Stage(channels=64), Stage(channels=32))
+    decoder: Annotated[tuple[Stage, ...], MOST_STAGES] = (
+        Stage(channels=32),
+        Stage(channels=64),
+        Stage(),
+    )
     rebuilt_relu: bool = False
     """True: the last block ends in ReLU, right only for features that are never negative."""
-    bottleneck_noise: NonNegativeFloat = 0.0
+    bottleneck_noise: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Standard deviation of the noise added to the code in training, in units of its own."""
     attention: AttentionConfig = AttentionConfig()
-    image_decoder: tuple[PositiveInt, ...] | None = None
+    image_decoder: Annotated[tuple[Width, ...], MOST_STAGES] | None = None
     """Channels of the image decoder's convolutions before the two that upsample; None: no image."""
     image_relu: bool = False
     """True: the reconstructed image ends in ReLU, as published, and is never negative."""
@@ -112,14 +124,12 @@ class LossConfig(_Frozen):
 class TrainingConfig(_Frozen):
     """The schedule."""
 
-    steps: PositiveInt = 1000
+    steps: Annotated[int, Field(ge=1, le=10**9)] = 1000
     """Length of the schedule; `max_steps` stops earlier without changing it."""
-    epochs: PositiveInt = 251
-    """Epochs the schedule is divided into, for the losses' weights (section Losses)."""
-    batch_size: PositiveInt = 4
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Images a step, three views each."""
     learning_rate: PositiveFloat = 1e-4
-    weight_decay: NonNegativeFloat = 1e-5
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-5
     """L2, as in Adam without decoupling."""
     schedule: Literal["constant", "cosine"] = "constant"
     """``cosine``: warms up over 5 % of the steps, then falls to zero."""
@@ -129,36 +139,44 @@ class TrainingConfig(_Frozen):
 
 
 class DetectionConfig(_Frozen):
-    """From residuals to a map, a score and a verdict."""
+    """From features and residuals to a map, a score and a verdict."""
 
+    head: Name = "autoencoder"
+    """What makes the map, see `haloae.detection.heads`."""
     normalisation: Literal[
         "difference", "channel_difference", "none", "channel", "position", "both"
     ] = "difference"
-    """What residuals are compared with, see `haloae.detection.maps.anomaly_map`."""
-    image_weight: NonNegativeFloat = 0.0
+    """What residuals are compared with, see `haloae.detection.maps.residual_map`."""
+    image_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Weight of the image branch's map, added to the features' map."""
     sigma: Annotated[float, Field(ge=0, le=100)] = 0.8
-    """Gaussian smoothing of the map, in feature cells."""
+    """Gaussian smoothing of the map, in feature cells; 0, or at least `LEAST_SIGMA`."""
     top_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The score is the mean of this share of the map, its highest values."""
     false_alarm_rate: Fraction = 0.01
     """Share of good images that may be called anomalous."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if 0 < self.sigma < LEAST_SIGMA:
+            raise ValueError(f"sigma must be 0, or at least {LEAST_SIGMA}, got {self.sigma}")
+        return self
+
 
 class Config(_Frozen):
     """Everything that tells one run from another, besides its images."""
 
-    preset: str = "custom"
+    preset: str
     """The preset it was made from; its settings may have been changed since."""
-    image_size: Annotated[int, Field(ge=32, le=4096)] = 256
+    image_size: Annotated[int, Field(ge=32, le=4096)]
     """Side of the square every image is brought to, in pixels."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     backbone: str = "auto"
     """Where the trunk's weights come from: auto, bundled, imagenet, random or a file."""
-    network: NetworkConfig = NetworkConfig()
-    loss: LossConfig = LossConfig()
-    training: TrainingConfig = TrainingConfig()
-    detection: DetectionConfig = DetectionConfig()
+    network: NetworkConfig
+    loss: LossConfig
+    training: TrainingConfig
+    detection: DetectionConfig
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -215,6 +233,21 @@ def parse_config(values: object) -> Config:
         if first["type"] == "extra_forbidden":
             message, given = "no such setting", ""
         raise ConfigError(f"{where}{message}{given}.") from error
+
+
+def without_retired(values: dict[str, Any]) -> dict[str, Any]:
+    """A stored config without the settings that have gone since.
+
+    Raises:
+        ConfigError: one of them had a value that can no longer be had.
+    """
+    network, training = dict(values.get("network", {})), dict(values.get("training", {}))
+    attention = dict(network.get("attention", {}))
+    if attention.pop("mask_padding", True) is not True:
+        raise ConfigError("attention to padding (mask_padding = false) is no longer offered.")
+    # Only what is trained anew would look at it.
+    training.pop("epochs", None)
+    return values | {"network": network | {"attention": attention}, "training": training}
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

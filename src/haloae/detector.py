@@ -1,73 +1,70 @@
-"""`Detector`: fit on good images, predict, save, load."""
+"""`Detector`: fit on good images, predict, calibrate, save, load."""
 
+import copy
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haloae.config import Config, Precision
-from haloae.data.images import image_from, shown_path
-from haloae.data.views import resize
+from haloae.data.folders import good_images
+from haloae.data.images import shown_path
+from haloae.data.source import ImageLike, decode_ahead
+from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration
-from haloae.detection.model_file import Header, Provenance, read_model, write_model
-from haloae.detection.predictor import Measured, Predictor
-from haloae.detection.predictor import Prediction as Prediction
-from haloae.errors import ConfigError, MissingExtraError, ModelFileError
+from haloae.detection.model_file import Header, read_model, write_model
+from haloae.detection.predictor import Predictor
+from haloae.errors import ImageError, ModelFileError
+from haloae.machine import resolve_device
 from haloae.presets import preset as preset_named
 
-try:
-    import torch
-except ImportError as error:
-    raise MissingExtraError("torch", "train") from error
-
-from haloae.detection.good import measure_good, to_batch
-from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
-from haloae.network.haloae import HaloAE
-from haloae.network.lean import fused
+if TYPE_CHECKING:
+    from haloae.detection.heads import Head
+    from haloae.detection.native import Native
+    from haloae.network.haloae import HaloAE
 
 log = logging.getLogger(__name__)
 
 
 class Detector(Predictor):
-    """A fitted network with its statistics of good images and its thresholds.
+    """A fitted detector, native or exported: with its weights, or with the graph made of them.
 
-    Made by `fit` or `load`.
+    Made by `fit` or `load`. An exported one predicts, and no more.
     """
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        network: HaloAE,
-        usual: Usual,
-        calibration: Calibration,
-        provenance: Provenance,
-        precision: Precision = "float32",
-    ) -> None:
-        self.config = config
-        self.network = network.eval()
-        self.usual = usual
-        self.calibration = calibration
-        self.provenance = provenance
-        self.precision = precision
-        self.engine = f"torch {torch.__version__}, {precision}"
+    @property
+    def native(self) -> "Native":
+        """The weights, and what computes with them.
 
-    @cached_property
-    def lean(self) -> HaloAE:
-        """The network as it is used: with what the map needs, in the detector's precision.
-
-        Made once, of the network as it then is.
+        Raises:
+            ModelFileError: this is an exported model.
         """
-        needs_image = self.config.detection.image_weight > 0
-        return fused(self.network, image=needs_image, dtype=getattr(torch, self.precision))
+        from haloae.detection.native import Native
+
+        if not isinstance(self.backend, Native):
+            raise ModelFileError(
+                "an exported model holds no weights to go on with: load the model.safetensors it "
+                "was exported from."
+            )
+        return self.backend
+
+    @property
+    def network(self) -> "HaloAE":
+        """The trained network, see `native`."""
+        return self.native.network
+
+    @property
+    def head(self) -> "Head":
+        """What good images look like to it, see `native`."""
+        return self.native.head
 
     @classmethod
     def fit(
         cls,
-        images: str | Path | Sequence[str | Path],
+        images: str | Path | Sequence[ImageLike],
         *,
         preset: str = "default",
         config: Config | None = None,
@@ -77,8 +74,9 @@ class Detector(Predictor):
         """Fit a detector to good images.
 
         Args:
-            images: a folder (plain, or an MVTec-layout category) or a list of files.
-            preset: ``paper``, ``default`` or ``fast``; `config` replaces it.
+            images: a folder (plain, or an MVTec-layout category), or a list of paths, PIL images
+                or arrays, see `predict`.
+            preset: a name of `haloae.presets.PRESETS`; `config` replaces it.
             config: every setting, for what a preset does not offer.
             seed: replaces the config's.
             device: ``auto``, ``cpu`` or ``cuda``.
@@ -89,107 +87,82 @@ class Detector(Predictor):
             WeightsError: the backbone's weights cannot be had.
             TrainingError: a loss is not finite.
         """
-        from haloae.data.folders import good_images
-        from haloae.training.fit import fit_detector
-
         config = config or preset_named(preset)
         if seed is not None:
             config = config.replace(seed=seed)
         if isinstance(images, str | Path):
-            name, paths = shown_path(Path(images).resolve().name), list(good_images(Path(images)))
+            name = shown_path(Path(images).resolve().name)
+            images = good_images(Path(images))
         else:
-            name, paths = "images", [Path(image) for image in images]
-        fitted = fit_detector(paths, config, name=name, device=device)
+            name = "images"
+        fitted = fit_detector(images, config, name=name, device=device)
         for error in fitted.skipped:
             log.warning("skipped: %s", error)
         return fitted.detector
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str = "auto", precision: Precision = "float32"
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: Precision = "float32",
+        threads: int | None = None,
     ) -> "Detector":
-        """Load a model file.
+        """Load a model file: a .safetensors, or an exported .onnx or .xml, which needs no torch.
 
         Args:
             path: of the file.
-            device: ``auto``, ``cpu`` or ``cuda``.
+            device: ``auto``, ``cpu`` or ``cuda``; exported models run on the CPU.
             precision: of the network's arithmetic. ``bfloat16`` is faster where the processor has
                 it, and moves scores by about a hundredth of themselves (docs/cost.md).
+            threads: of an exported model's runtime; None leaves it to that.
 
         Raises:
             ModelFileError: missing, truncated, tampered with, of a newer format, or not a model.
+            ConfigError: a device or precision that cannot be had.
+            MissingExtraError: torch or the runtime is not installed.
         """
-        header, arrays = read_model(Path(path))
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        network = HaloAE(header.config.network, image_size=header.config.image_size, weights=None)
-        state = {
-            name.removeprefix("network."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("network.")
-        }
+        path = Path(path)
+        if is_exported(path):
+            runtime = open_runtime(path, device=device, precision=precision, threads=threads)
+            metadata = runtime.metadata
+            return cls(metadata.config, runtime.calibration, metadata.provenance, runtime)
+        header, arrays = read_model(path)
+        where = resolve_device(device)
+        from haloae.detection.native import restore
+
         try:
-            network.load_state_dict(state)
-            usual = Usual(
-                tensors["usual.features"], tensors.get("usual.image"), header.usual_images
-            )
-        except (RuntimeError, KeyError) as error:
+            native = restore(header, arrays, precision)
+        except (RuntimeError, KeyError, ValueError) as error:
             raise ModelFileError(
                 f"{path}: its tensors do not fit its configuration: train anew."
             ) from error
-        detector = cls(
-            config=header.config,
-            network=network,
-            usual=usual,
-            calibration=header.calibration,
-            provenance=header.provenance,
-            precision=precision,
-        )
-        return detector.to(device)
+        native.to(where)
+        return cls(header.config, header.calibration, header.provenance, native)
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
 
         Raises:
             OutputError: the file cannot be written; what stood there before is untouched.
+            ModelFileError: this is an exported model.
         """
-        tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        tensors["usual.features"] = self.usual.features
-        if self.usual.image is not None:
-            tensors["usual.image"] = self.usual.image
         header = Header(
             config=self.config,
             calibration=self.calibration,
-            usual_images=self.usual.images,
+            usual_images=self.head.images,
             provenance=self.provenance,
         )
-        arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}
-        write_model(Path(path), header, arrays)
+        write_model(Path(path), header, self.native.arrays())
 
     def to(self, device: str) -> "Detector":
         """Move to a device, ``auto``, ``cpu`` or ``cuda``, and return itself."""
-        where = resolve_device(device)
-        self.network.to(where)
-        self.__dict__.pop("lean", None)
-        image = self.usual.image
-        self.usual = Usual(
-            self.usual.features.to(where),
-            image if image is None else image.to(where),
-            self.usual.images,
-        )
+        self.native.to(resolve_device(device))
         return self
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
-        """Scores and maps of resized images, see `Predictor.measure`."""
-        batch = to_batch(list(images), self.network)
-        with torch.inference_mode():
-            output = self.lean(batch.to(getattr(torch, self.precision)))
-            residual = residuals(output, batch)
-            anomaly = anomaly_map(residual, self.usual, self.config.detection)
-            scores = image_score(anomaly, self.config.detection.top_share)
-        return Measured(scores.cpu().numpy(), anomaly.cpu().numpy())
-
     def calibrated(
-        self, images: Sequence[str | Path] | None = None, *, false_alarm_rate: float | None = None
+        self, images: Sequence[ImageLike] | None = None, *, false_alarm_rate: float | None = None
     ) -> "Detector":
         """A detector with the same network and other thresholds.
 
@@ -204,40 +177,91 @@ class Detector(Predictor):
             DataError: fewer than 4 images.
             ImageError: an image cannot be read.
             ConfigError: the rate is not in (0, 1).
+            ModelFileError: this is an exported model.
         """
+        from haloae.detection.good import measure_good
+        from haloae.detection.native import Native
+
         rate = false_alarm_rate
         if rate is None:
             rate = self.config.detection.false_alarm_rate
         config = self.config.replace(detection={"false_alarm_rate": rate})
-        usual, provenance = self.usual, self.provenance
-        scores, peaks = self.calibration.scores, self.calibration.peaks
+        # Copies, as either detector may be moved to another device.
+        network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
+        scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
         if images is not None:
-            size = config.image_size
-            usual, scores, peaks = measure_good(
-                self.network,
-                lambda: (resize(image_from(image), size) for image in images),
-                config.detection,
+            head, scores, peaks = measure_good(
+                network, lambda: _resized(images, config.image_size), config
             )
-            provenance = provenance.model_copy(update={"held_out": usual.images})
+            provenance = provenance.model_copy(update={"held_out": len(scores)})
         return Detector(
-            config=config,
-            network=self.network,
-            usual=usual,
-            calibration=Calibration(scores=scores, peaks=peaks, false_alarm_rate=rate),
-            provenance=provenance,
-            precision=self.precision,
+            config,
+            Calibration(scores=scores, peaks=peaks, false_alarm_rate=rate),
+            provenance,
+            Native(config, network, head, self.native.precision),
         )
 
 
-def resolve_device(device: str) -> "torch.device":
-    """Device of a name: ``auto`` is CUDA where there is one.
+load = Detector.load
+"""Any model file, native or exported: see `Detector.load`."""
 
-    Raises:
-        ConfigError: CUDA is asked for and there is none, or no such device.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"no device is called {device!r}: choose auto, cpu or cuda.")
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise ConfigError("no CUDA device was found: use --device cpu or auto.")
-    return torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+
+class Fitted(NamedTuple):
+    """A detector and how its fitting went."""
+
+    detector: Detector
+    skipped: list[ImageError]
+    """One for each image that could not be read."""
+    steps: int
+    is_finished: bool
+    """False: stopped before the end of its schedule, by `max_steps` or `max_minutes`."""
+
+
+def fit_detector(
+    images: Sequence[ImageLike],
+    config: Config,
+    *,
+    name: str,
+    run: Path | None = None,
+    device: str = "auto",
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    strict: bool = False,
+    progress: bool = False,
+    workers: int = 0,
+) -> Fitted:
+    """Fit a detector to good images, with all that a run has; see `haloae.training.fit.fit`."""
+    where = resolve_device(device)
+    from haloae.detection.native import Native
+    from haloae.training.fit import fit
+
+    trained = fit(
+        images,
+        config,
+        name=name,
+        run=run,
+        device=where,
+        max_steps=max_steps,
+        max_minutes=max_minutes,
+        resume=resume,
+        strict=strict,
+        progress=progress,
+        workers=workers,
+    )
+    calibration = Calibration(
+        scores=trained.good.scores,
+        peaks=trained.good.peaks,
+        false_alarm_rate=config.detection.false_alarm_rate,
+    )
+    native = Native(config, trained.network, trained.good.head)
+    detector = Detector(config, calibration, trained.provenance, native)
+    steps = trained.provenance.steps
+    return Fitted(detector, trained.skipped, steps, steps >= config.training.steps)
+
+
+def _resized(images: Sequence[ImageLike], size: int) -> Iterator[NDArray[np.float32]]:
+    for read in decode_ahead(images, size):
+        if isinstance(read, ImageError):
+            raise read
+        yield read.resized

@@ -1,5 +1,16 @@
 """Every error a caller can get, one tree: catch `HaloaeError` to catch them all.
 
+    HaloaeError
+    ├── ConfigError         a setting
+    ├── DataError           a folder of images
+    │   └── ImageError      one image
+    ├── WeightsError        the backbone's weights
+    ├── ModelFileError      a model file, native or exported
+    ├── OutputError         something that is written
+    ├── TrainingError       a training that cannot go on
+    ├── ExportError         a model that cannot be exported
+    └── MissingExtraError   a package that is not installed
+
 Each message is one sentence that names the file and the way out; the command line prints it and
 exits with code 2.
 """

@@ -5,6 +5,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from haloae.errors import ConfigError, MissingExtraError
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,3 +41,23 @@ def has_bfloat16(device: "torch.device") -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def resolve_device(device: str) -> "torch.device":
+    """Device of a name: ``auto`` is CUDA where there is one.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none, or no such device.
+        MissingExtraError: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("torch", "train") from error
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"no device is called {device!r}: choose auto, cpu or cuda.")
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise ConfigError("no CUDA device was found: use --device cpu or auto.")
+    return torch.device("cuda" if has_cuda and device != "cpu" else "cpu")

@@ -1,6 +1,7 @@
 """The presets: `paper` as published, `default`, and `fast`."""
 
 from haloae.config import (
+    EPOCHS,
     AttentionConfig,
     Config,
     DetectionConfig,
@@ -13,6 +14,7 @@ from haloae.errors import ConfigError
 
 PAPER = Config(
     preset="paper",
+    image_size=256,
     network=NetworkConfig(
         published_taps=True,
         reduced_channels=None,
@@ -37,7 +39,8 @@ PAPER = Config(
         image_decoder=(380, 190, 95, 47, 23),
         image_relu=True,
     ),
-    training=TrainingConfig(steps=251 * 750),
+    loss=LossConfig(),
+    training=TrainingConfig(steps=EPOCHS * 750),
     detection=DetectionConfig(normalisation="difference"),
 )
 # Chosen by the ablations in docs/adr/0004 and 0005, with their tables.

@@ -6,8 +6,8 @@ from benchmarks.contestants import settle
 from benchmarks.published import Published, multiply_adds
 from torch import Tensor
 
-from haloae.detection.good import normalise
 from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
+from haloae.network.features import normalise
 from haloae.network.haloae import HaloAE
 from haloae.presets import PAPER
 

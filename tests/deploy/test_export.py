@@ -22,12 +22,11 @@ from haloae.data.views import resize
 from haloae.deploy import export
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.quantise import quantised, spoiled
-from haloae.deploy.runtime import INPUT, METADATA_KEY, ExportedDetector, load_runtime
+from haloae.deploy.runtime import INPUT, METADATA_KEY, open_runtime
 from haloae.detection.predictor import Measured
-from haloae.detector import Detector
+from haloae.detector import Detector, fit_detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
 from haloae.presets import preset
-from haloae.training.fit import fit_detector
 
 RELATIVE = 1e-4
 """Parity asked of scores and maps; the exporter itself allows 1e-3."""
@@ -116,7 +115,7 @@ def with_metadata(path: Path, text: str | None) -> Path:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    return dict(json.loads(load_runtime(path).metadata.model_dump_json()))
+    return dict(json.loads(open_runtime(path).metadata.model_dump_json()))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -126,7 +125,7 @@ def test_scores_and_maps_are_the_detector_s(
     size = native.config.image_size
     images = np.stack([resize(read_image(path), size) for path in good_paths[:count]])
     images[0, :, 8:16, 8:16] = 1.0
-    found = load_runtime(exported, threads=1).measure(images)
+    found = open_runtime(exported, threads=1).measure(images)
     wanted = native.measure(images)
     assert found.scores.shape == (count,)
     assert found.maps.shape == (count, size // 4, size // 4)
@@ -139,7 +138,7 @@ def test_p_values_are_inside_the_graph(
 ) -> None:
     size = native.config.image_size
     images = np.stack([resize(read_image(path), size) for path in good_paths])
-    scores, p_values, _ = load_runtime(exported).run(images)
+    scores, p_values, _ = open_runtime(exported).run(images)
     wanted = [native.calibration.p_value(score) for score in scores.tolist()]
     assert len(set(wanted)) > 1
     assert p_values.tolist() == pytest.approx(wanted, abs=1e-7)
@@ -149,7 +148,7 @@ def test_predictions_are_the_detector_s(
     native: Detector, exported: Path, good_paths: list[Path]
 ) -> None:
     for one, other in zip(
-        load_runtime(exported).predict(good_paths), native.predict(good_paths), strict=True
+        Detector.load(exported).predict(good_paths), native.predict(good_paths), strict=True
     ):
         assert one.score == pytest.approx(other.score, rel=RELATIVE)
         assert one.is_anomalous == other.is_anomalous
@@ -196,7 +195,7 @@ def test_metadata_says_all_that_is_not_in_the_graph(native: Detector, exported: 
     assert (values["precision"], values["input_type"]) == ("float32", "float32")
     assert values["threshold"] == native.calibration.threshold.value
     assert values["pixel_threshold"] == native.calibration.pixel_threshold.value
-    found = load_runtime(exported)
+    found = Detector.load(exported)
     assert found.config == native.config
     assert found.provenance == native.provenance
     assert found.calibration.scores == native.calibration.scores
@@ -207,10 +206,10 @@ def test_a_threshold_is_changed_in_the_metadata_alone(
     exported: Path, good_paths: list[Path], tmp_path: Path
 ) -> None:
     values = metadata(exported)
-    before = load_runtime(exported).predict(good_paths[0])
+    before = Detector.load(exported).predict(good_paths[0])
     values["threshold"], values["pixel_threshold"] = before.score / 2, 0.0
     changed = with_metadata(own(exported, tmp_path), json.dumps(values))
-    after = load_runtime(changed).predict(good_paths[0])
+    after = Detector.load(changed).predict(good_paths[0])
     assert after.score == before.score
     assert (before.is_anomalous, after.is_anomalous) == (False, True)
     assert not after.extrapolated
@@ -236,18 +235,18 @@ def test_what_is_no_model_is_refused(exported: Path, tmp_path: Path) -> None:
     for damaged in (b"", b"not a model", whole[: len(whole) // 2]):
         path.write_bytes(damaged)
         with pytest.raises(ModelFileError, match=rf"model\{path.suffix}: .*\.$"):
-            load_runtime(path)
+            open_runtime(path)
     path.unlink()
     with pytest.raises(ModelFileError, match="no such exported model"):
-        load_runtime(path)
+        open_runtime(path)
     path.mkdir()
     with pytest.raises(ModelFileError, match="no such exported model"):
-        load_runtime(path)
+        open_runtime(path)
 
 
 def test_a_model_of_someone_else_is_refused(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="not a model of haloae"):
-        load_runtime(with_metadata(own(exported, tmp_path), None))
+        open_runtime(with_metadata(own(exported, tmp_path), None))
 
 
 def test_metadata_that_does_not_fit_is_refused(exported: Path, tmp_path: Path) -> None:
@@ -264,7 +263,7 @@ def test_metadata_that_does_not_fit_is_refused(exported: Path, tmp_path: Path) -
     ):
         path = with_metadata(own(exported, tmp_path), json.dumps({**values, **change}))
         with pytest.raises(ModelFileError, match=part):
-            load_runtime(path)
+            open_runtime(path)
 
 
 def test_openvino_needs_both_files(exported: Path, tmp_path: Path) -> None:
@@ -272,10 +271,10 @@ def test_openvino_needs_both_files(exported: Path, tmp_path: Path) -> None:
         path = own(exported, tmp_path)
         path.with_suffix(".bin").write_bytes(b"short")
         with pytest.raises(ModelFileError, match="OpenVINO"):
-            load_runtime(path)
+            open_runtime(path)
         path.with_suffix(".bin").unlink()
         with pytest.raises(ModelFileError, match=r"model\.bin is not beside it"):
-            load_runtime(path)
+            open_runtime(path)
 
 
 def test_a_runtime_that_is_not_installed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,13 +284,13 @@ def test_a_runtime_that_is_not_installed(exported: Path, monkeypatch: pytest.Mon
     }[exported.suffix]
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"{package} is not.*haloae\[{extra}\]"):
-        load_runtime(exported)
+        open_runtime(exported)
 
 
 def test_only_the_cpu_is_offered(exported: Path) -> None:
     with pytest.raises(ConfigError, match="CPU"):
-        load_runtime(exported, device="cuda")
-    assert isinstance(load_runtime(exported, device="cpu"), ExportedDetector)
+        open_runtime(exported, device="cuda")
+    assert open_runtime(exported, device="cpu").metadata.image_size == 32
 
 
 def test_what_stands_there_is_kept(
@@ -352,8 +351,9 @@ def int8(fast: Detector, good_paths: list[Path], folder: Path) -> Path:
 
 
 def test_int8_computes_nearly_the_same(fast: Detector, int8: Path, good_paths: list[Path]) -> None:
-    found = load_runtime(int8, threads=1)
-    assert (found.metadata.precision, found.metadata.input_type) == ("int8", "uint8")
+    metadata = open_runtime(int8).metadata
+    assert (metadata.precision, metadata.input_type) == ("int8", "uint8")
+    found = Detector.load(int8, threads=1)
     assert found.engine.endswith("int8, float32")
     (pixels,) = openvino.Core().read_model(int8).inputs
     assert pixels.get_element_type() == openvino.Type.u8
@@ -424,13 +424,13 @@ def test_bfloat16_is_for_those_who_ask(
 ) -> None:
     if exported.suffix == ".onnx":
         with pytest.raises(ConfigError, match="float32"):
-            load_runtime(exported, precision="bfloat16")
+            open_runtime(exported, precision="bfloat16")
         return
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(ConfigError, match="no bfloat16"):
-            load_runtime(exported, precision="bfloat16")
+            open_runtime(exported, precision="bfloat16")
         return
-    found = load_runtime(exported, precision="bfloat16", threads=1)
+    found = Detector.load(exported, precision="bfloat16", threads=1)
     assert found.engine.endswith(", bfloat16")
     wanted = native.predict(good_paths[0]).score
     assert found.predict(good_paths[0]).score == pytest.approx(wanted, rel=0.15)

@@ -10,11 +10,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from conftest import PLAIN
 from haloae.config import Config
 from haloae.data.images import read_image
 from haloae.data.views import resize
 from haloae.detection.calibration import Calibration, images_needed, threshold_at
-from haloae.detection.good import measure_good, normalise
+from haloae.detection.good import measure_good
+from haloae.detection.heads.autoencoder import AutoencoderHead
 from haloae.detection.maps import CHANNEL_SHRINKAGE, SHRINKAGE
 from haloae.errors import DataError
 from haloae.network.haloae import HaloAE
@@ -223,10 +225,13 @@ class TestMeasureGood:
         "kind", ["difference", "channel_difference", "none", "channel", "position", "both"]
     )
     def test_equals_a_loop(self, kind: str, network: HaloAE, arrays: list[np.ndarray]) -> None:
-        config = Config().detection.model_copy(
-            update={"normalisation": kind, "sigma": 0.0, "top_share": 0.5, "image_weight": 0.3}
+        config = PLAIN.replace(
+            network={"image_decoder": [4]},
+            detection={"normalisation": kind, "sigma": 0.0, "top_share": 0.5, "image_weight": 0.3},
         )
-        usual, found_scores, found_peaks = measure_good(network, lambda: iter(arrays), config)
+        head, found_scores, found_peaks = measure_good(network, lambda: iter(arrays), config)
+        assert isinstance(head, AutoencoderHead)
+        usual = head.usual
         features, images = errors_of(network.eval(), arrays)
         assert usual.images == 5
         assert torch.allclose(usual.features.double(), features.mean(0), rtol=1e-4)
@@ -253,7 +258,7 @@ class TestMeasureGood:
         assert abs(left_out - left_in) > 0.002 * left_in
 
     def test_too_few(self, network: HaloAE, arrays: list[np.ndarray]) -> None:
-        config = Config().detection
+        config = PLAIN
         for count in (0, 3):
             with pytest.raises(DataError, match=f"{count} good images are too few"):
                 measure_good(network, lambda count=count: iter(arrays[:count]), config)
@@ -264,7 +269,7 @@ def errors_of(network: HaloAE, arrays: list[np.ndarray]) -> tuple[Tensor, Tensor
     """Squared errors of features and of image cells, one image after another, in float64."""
     features, images = [], []
     for array in arrays:
-        image = normalise(torch.from_numpy(array)[None])
+        image = network.normalise(torch.from_numpy(array)[None])
         with torch.inference_mode():
             output = network(image)
         features.append((output.features - output.rebuilt)[0].double() ** 2)

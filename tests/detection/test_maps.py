@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from haloae.config import Config, DetectionConfig
+from conftest import PLAIN
+from haloae.config import DetectionConfig
 from haloae.detection.maps import (
     CHANNEL_SHRINKAGE,
     SHRINKAGE,
     Residuals,
     Usual,
-    anomaly_map,
     image_score,
+    residual_map,
     residuals,
     smooth,
 )
@@ -33,7 +34,11 @@ def squares(*shape: int, seed: int = 0) -> Tensor:
 
 
 def settings(**changes: object) -> DetectionConfig:
-    return Config().replace(detection=changes).detection
+    return PLAIN.replace(detection=changes).detection
+
+
+def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> Tensor:
+    return smooth(residual_map(residual, usual, config), config.sigma)
 
 
 def smooth_by_scipy(anomaly: np.ndarray) -> np.ndarray:
@@ -130,7 +135,7 @@ def test_image_branch_is_added_with_its_weight() -> None:
     image, good_image = squares(2, 3, 8, 8, seed=2), squares(3, 8, 8, seed=3)
     both = Residuals(squared, image), Usual(good, good_image, 9)
     network = {"image_decoder": (4,)}
-    config = Config().replace(detection={"image_weight": 0.25}, network=network).detection
+    config = PLAIN.replace(detection={"image_weight": 0.25}, network=network).detection
     plain = settings()
     features = anomaly_map(Residuals(squared, None), Usual(good, None, 9), plain)
     images = anomaly_map(Residuals(image, None), Usual(good_image, None, 9), plain)

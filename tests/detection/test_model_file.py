@@ -26,11 +26,11 @@ from haloae.detection.model_file import (
     Provenance,
     read_model,
 )
-from haloae.detector import Detector
+from haloae.detection.native import Native
+from haloae.detector import Detector, fit_detector
 from haloae.errors import ModelFileError, OutputError
 from haloae.network.haloae import HaloAE
 from haloae.presets import PAPER
-from haloae.training.fit import fit_detector
 
 HEADER = 8
 """Bytes that say how long the header is."""
@@ -97,16 +97,13 @@ def untrained(config: Config, paths: list[Path]) -> Detector:
         weights="random",
         generator=torch.Generator().manual_seed(3),
     )
-    usual, scores, peaks = measure_good(
-        network,
-        lambda: (resize(read_image(path), config.image_size) for path in paths[:4]),
-        config.detection,
+    head, scores, peaks = measure_good(
+        network, lambda: (resize(read_image(path), config.image_size) for path in paths[:4]), config
     )
     return Detector(
-        config=config,
-        network=network,
-        usual=usual,
-        calibration=Calibration(scores=scores, peaks=peaks, false_alarm_rate=0.1),
+        config,
+        Calibration(scores=scores, peaks=peaks, false_alarm_rate=0.1),
+        backend=Native(config, network, head),
         provenance=Provenance(
             data="textures",
             fitted_on=0,

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import PLAIN
 from haloae.config import Config
 from haloae.network.autoencoder import HaloBlock, HaloDecoder, HaloEncoder
 from haloae.network.branches import Classifier, ImageDecoder
@@ -22,7 +23,7 @@ ENCODER = [(234, 234, 3, 4), (234, 117, 3, 8), (117, 58, 5, 8), (58, 29, 5, 8)]
 DECODER = [(29, 29, 3, 4), (29, 59, 3, 8), (59, 118, 3, 8), (118, 237, 5, 8), (237, 704, 1, 8)]
 DECODER_INNER = [29, 58, 118, 236, 703]
 IMAGE_DECODER = [704, 380, 190, 95, 47, 23, 3, 3]
-TINY = Config().replace(
+TINY = PLAIN.replace(
     image_size=64,
     network={
         "reduced_channels": 12,

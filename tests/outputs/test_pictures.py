@@ -17,7 +17,7 @@ from haloae.cli import main
 from haloae.config import Config
 from haloae.data.images import Image, read_image
 from haloae.detection.calibration import Calibration
-from haloae.detector import Detector, Prediction
+from haloae.detector import Detector, Prediction, fit_detector
 from haloae.errors import OutputError
 from haloae.outputs.folder import Counts, predict_to_folder
 from haloae.outputs.pictures import (
@@ -33,7 +33,6 @@ from haloae.outputs.pictures import (
     readable,
     thumbnail,
 )
-from haloae.training.fit import fit_detector
 
 CALIBRATION = Calibration(
     scores=(0.5, 0.8, 0.9, 1.0), peaks=(1.0, 1.0, 1.0, 1.0), false_alarm_rate=0.25

@@ -27,8 +27,7 @@ from pretrain.train import Recipe, Student, train, with_weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from haloae.detection.good import normalise
-from haloae.network.features import FeatureExtractor
+from haloae.network.features import FeatureExtractor, normalise
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import BUNDLED, digest, random_weights
 

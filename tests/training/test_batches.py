@@ -32,7 +32,7 @@ def used(of: StepBatches, steps: int) -> list[int]:
             taken.append(index)
             return super().__getitem__(index)
 
-    of.images = Recorder(of.images.paths, SIZE)
+    of.images = Recorder(of.images.items, SIZE)
     for step in range(steps):
         of[step]
     return list(taken)
@@ -136,10 +136,10 @@ def test_cached_images_are_not_read_again(
 ) -> None:
     images, _, _ = survey(good_paths, SIZE)
 
-    def fail(path: Path) -> None:
+    def fail(path: Path, size: int) -> None:
         raise AssertionError(f"{path} is read again")
 
-    monkeypatch.setattr(batches, "read_image", fail)
+    monkeypatch.setattr(batches, "decoded", fail)
     assert images[11].shape == (3, SIZE, SIZE)
 
 
@@ -167,7 +167,7 @@ def test_unreadable_images_are_skipped_and_named(good_paths: list[Path], tmp_pat
     broken = tmp_path / "broken.png"
     broken.write_bytes(good_paths[0].read_bytes()[:100])
     images, _, skipped = survey([good_paths[0], broken, *good_paths[1:]], SIZE)
-    assert images.paths == good_paths
+    assert images.items == good_paths
     assert len(skipped) == 1
     assert "broken.png" in str(skipped[0])
     # indices stay those of the images that can be read

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from haloae.config import Config
+from haloae.detector import Fitted, fit_detector
 from haloae.errors import DataError, ImageError, TrainingError
 from haloae.network.features import FeatureExtractor
 from haloae.training import fit as fit_module
-from haloae.training.fit import Fitted, fit_detector
 from haloae.training.losses import loss_weights
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, load_checkpoint
 
@@ -45,7 +45,7 @@ def assert_same(found: Fitted, expected: Fitted) -> None:
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
-    assert torch.equal(found.detector.usual.features, expected.detector.usual.features)
+    assert torch.equal(found.detector.head.usual.features, expected.detector.head.usual.features)
     assert found.detector.calibration == expected.detector.calibration
     assert found.detector.provenance == expected.detector.provenance
     assert found.steps == expected.steps
@@ -99,7 +99,8 @@ def test_log_has_a_row_a_step_and_the_weights_of_its_epoch(
     for done, row in enumerate(rows):
         weights = loss_weights(done * 251 // 6, tiny.loss)
         # Without an image branch the other two weights are scaled to sum to one.
-        applied = weights[0] / (weights[0] + weights[1])
+        both = weights["classification"] + weights["features"]
+        applied = weights["classification"] / both
         assert float(row["classification_weight"]) == pytest.approx(applied)
         assert float(row["features_weight"]) == pytest.approx(1 - applied)
         assert math.isfinite(float(row["features"]))
@@ -304,7 +305,7 @@ def test_the_error_names_the_term(
 
     def broken(*arguments: Any) -> Any:  # noqa: ANN401
         terms = real(*arguments)
-        return terms._replace(**{term: getattr(terms, term) * math.nan})
+        return terms | {term: terms[term] * math.nan}
 
     monkeypatch.setattr(fit_module, "loss_terms", broken)
     with pytest.raises(TrainingError, match=f"the {term} loss is nan at step 0:"):
@@ -361,7 +362,7 @@ def test_every_kind_of_network_trains(
     has_image = config.network.image_decoder is not None
     # Where no map looks at the image, nothing is kept of it.
     looks = config.detection.image_weight > 0
-    assert (fitted.detector.usual.image is not None) == looks
+    assert (fitted.detector.head.usual.image is not None) == looks
     columns = set(rows_of(tmp_path)[0])
     assert ("classification" in columns) == config.network.classifier
     assert ("image" in columns) == has_image

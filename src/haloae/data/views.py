@@ -7,6 +7,9 @@ from PIL import Image as PILImage
 from haloae.data.images import Image
 from haloae.errors import ConfigError
 
+WHITE = 255
+"""The highest value of 8-bit pixels, which is 1 to the network."""
+
 
 def resize(image: Image, size: int) -> NDArray[np.float32]:
     """Squashes the image to a square, as the paper does: the aspect ratio is not kept.

@@ -4,48 +4,72 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from haloae.data.images import read_image
-from haloae.data.views import resize
+from haloae.data.views import WHITE, resize
 from haloae.deploy.quantise import quantised
 from haloae.deploy.runtime import (
     INPUT,
     METADATA_KEY,
     OUTPUTS,
-    WHITE,
     ExportPrecision,
     InputType,
     Metadata,
     as_input,
-    load_runtime,
+    open_runtime,
 )
-from haloae.detection.good import normalise
-from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
 from haloae.detector import Detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputError
 from haloae.files import write_atomic
-from haloae.network.lean import fused
 
 if TYPE_CHECKING:
     import onnx
 
-Format = Literal["onnx", "openvino", "openvino-int8"]
-SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "openvino-int8": ".xml"}
-TOLERANCE: dict[Format, float] = {"onnx": 1e-3, "openvino": 1e-3, "openvino-int8": 0.3}
-"""Largest relative difference between an export's scores and maps and its detector's."""
 COMPARED = 8
 """Images they are compared on."""
 QUANTISED_ON = 128
 """Good images that int8 takes its ranges from, at most."""
 TINY = 1e-12
+
+
+class Export(NamedTuple):
+    """A format that a detector can be exported to."""
+
+    suffixes: tuple[str, ...]
+    """Of its files; the one that is looked for comes first."""
+    tolerance: float
+    """Largest relative difference between its scores and maps and the detector's."""
+    write: Callable[["onnx.ModelProto", Metadata, NDArray[np.float32], Path], None]
+    """Writes the files: from the graph, what is to be said of it, images as the network takes
+    them, and the path of the first file."""
+    precision: ExportPrecision = "float32"
+
+
+EXPORTS: dict[str, Export] = {}
+"""By the name that `haloae export --format` has."""
+
+
+def register_export(name: str, export: Export) -> None:
+    """Put a format into the table, under a name of its own."""
+    EXPORTS[name] = export
+
+
+def export_named(name: str) -> Export:
+    """The format of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in EXPORTS:
+        raise ConfigError(f"no export is called {name!r}: choose one of {', '.join(EXPORTS)}.")
+    return EXPORTS[name]
 
 
 class Parity(NamedTuple):
@@ -58,53 +82,11 @@ class Parity(NamedTuple):
     images: int
 
 
-class DetectorGraph(nn.Module):
-    """All that happens between an image of the right size and its score.
-
-    Args:
-        detector: whose network, statistics of good images and settings are taken.
-    """
-
-    usual_features: Tensor
-    usual_image: Tensor | None
-    good_scores: Tensor
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        needs_image = detector.config.detection.image_weight > 0
-        self.network = fused(detector.network, image=needs_image)
-        self.detection = detector.config.detection
-        self.usual_images = detector.usual.images
-        self.register_buffer("usual_features", detector.usual.features)
-        self.register_buffer("usual_image", detector.usual.image)
-        self.register_buffer("good_scores", torch.tensor(detector.calibration.scores))
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Measure.
-
-        Args:
-            image: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
-
-        Returns:
-            Score (B,), p-value (B,), map (B, S/4, S/4).
-        """
-        if image.dtype == torch.uint8:
-            image = image.float() / WHITE
-        batch = normalise(image)
-        usual = Usual(self.usual_features, self.usual_image, self.usual_images)
-        anomaly = anomaly_map(residuals(self.network(batch), batch), usual, self.detection)
-        score = image_score(anomaly, self.detection.top_share)
-        # A count, as `Calibration.p_value` finds by bisection: the scores are few.
-        at_least = (self.good_scores[None, :] >= score[:, None]).sum(1)
-        p_value = (1 + at_least) / (len(self.good_scores) + 1)
-        return score, p_value.float(), anomaly
-
-
 def export_model(
     detector: Detector,
     path: Path,
     *,
-    format: Format,
+    format: str,
     good: Sequence[Path] = (),
     input_type: InputType = "float32",
     overwrite: bool = False,
@@ -123,14 +105,15 @@ def export_model(
         threads: CPU threads of the runtime; None leaves it to the runtime.
 
     Raises:
-        ConfigError: the suffix is not the format's, or int8 is given no good images.
+        ConfigError: no such format, a suffix that is not its own, or int8 without good images.
         ImageError: one of the good images cannot be read.
         OutputError: `path` exists, or cannot be written.
         ExportError: the network cannot be exported, or the export differs from it.
         MissingExtraError: a package is not installed.
     """
     check_target(path, format=format, overwrite=overwrite)
-    is_int8 = format == "openvino-int8"
+    export = export_named(format)
+    is_int8 = export.precision == "int8"
     if is_int8 and not good:
         raise ConfigError("int8 takes its ranges from good images: give a folder with --good.")
     size = detector.config.image_size
@@ -140,23 +123,17 @@ def export_model(
     images = np.stack([resize(read_image(f), size) for f in chosen]) if good else _textures(size)
     model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
-        made = Path(folder) / f"model{SUFFIX[format]}"
-        metadata = _metadata(detector, "int8" if is_int8 else "float32", input_type)
-        if format == "onnx":
-            entry = model.metadata_props.add()
-            entry.key, entry.value = METADATA_KEY, metadata.model_dump_json()
-            made.write_bytes(model.SerializeToString())
-        else:
-            _write_openvino(model, metadata, images, made)
+        made = Path(folder) / f"model{export.suffixes[0]}"
+        export.write(model, _metadata(detector, export.precision, input_type), images, made)
         parity = _compare(detector, made, images[:COMPARED], threads)
-        if not max(parity.score, parity.map) <= TOLERANCE[format]:
+        if not max(parity.score, parity.map) <= export.tolerance:
             raise ExportError(
                 f"{path}: not written: the export differs from the detector by "
                 f"{parity.score:.1e} in the score and {parity.map:.1e} in the map, and "
-                f"{TOLERANCE[format]:g} is allowed: {_way_out(is_int8)}."
+                f"{export.tolerance:g} is allowed: {_way_out(is_int8)}."
             )
         # The graph last: it is the file that is looked for.
-        for suffix in (".bin", ".xml") if made.suffix == ".xml" else (made.suffix,):
+        for suffix in reversed(export.suffixes):
             write_atomic(path.with_suffix(suffix), made.with_suffix(suffix).read_bytes())
     return parity
 
@@ -165,17 +142,17 @@ def _way_out(is_int8: bool) -> str:
     return "give more good images, or another format" if is_int8 else "please report it"
 
 
-def check_target(path: Path, *, format: Format, overwrite: bool) -> None:
+def check_target(path: Path, *, format: str, overwrite: bool) -> None:
     """Refuse a name that does not fit the format, and files that stand there.
 
     Raises:
-        ConfigError: the suffix is not the format's.
+        ConfigError: there is no such format, or the suffix is not its own.
         OutputError: there is a file, and `overwrite` is False.
     """
-    suffix = SUFFIX[format]
+    suffix, *others = export_named(format).suffixes
     if path.suffix != suffix:
         raise ConfigError(f"{path}: a file of format {format} must end in {suffix}.")
-    for file in (path, path.with_suffix(".bin")) if suffix == ".xml" else (path,):
+    for file in (path, *map(path.with_suffix, others)):
         if os.path.lexists(file) and (file.is_dir() or not overwrite):
             raise OutputError(f"{file}: exists: give --overwrite, or choose another --out.")
 
@@ -188,6 +165,8 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
         image_size=detector.config.image_size,
         threshold=calibration.threshold.value,
         pixel_threshold=calibration.pixel_threshold.value,
+        fitted_threshold=calibration.threshold.value,
+        fitted_pixel_threshold=calibration.pixel_threshold.value,
         config=detector.config,
         calibration=calibration,
         provenance=detector.provenance,
@@ -208,14 +187,14 @@ def _to_onnx(detector: Detector, input_type: InputType) -> "onnx.ModelProto":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                DetectorGraph(detector).eval(),
+                detector.native.scorer_for(torch.float32, detector.calibration.scores),
                 # Of two: a batch of one would be taken for a constant.
                 (torch.zeros(2, 3, size, size, dtype=getattr(torch, input_type)),),
                 dynamo=True,
                 external_data=False,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=1024)}},
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=1024)}},
                 verbose=False,
             )
     except Exception as error:
@@ -240,6 +219,14 @@ def _strip(model: "onnx.ModelProto") -> None:
         del part.metadata_props[:]
 
 
+def _write_onnx(
+    model: "onnx.ModelProto", metadata: Metadata, images: NDArray[np.float32], path: Path
+) -> None:
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, metadata.model_dump_json()
+    path.write_bytes(model.SerializeToString())
+
+
 def _write_openvino(
     model: "onnx.ModelProto", metadata: Metadata, images: NDArray[np.float32], path: Path
 ) -> None:
@@ -262,7 +249,7 @@ def _write_openvino(
 def _compare(
     detector: Detector, path: Path, images: NDArray[np.float32], threads: int | None
 ) -> Parity:
-    runtime = load_runtime(path, threads=threads)
+    runtime = open_runtime(path, threads=threads)
     exported = runtime.measure(images)
     if runtime.metadata.input_type == "uint8":  # of deeper images, it sees them rounded
         images = as_input(images, "uint8").astype(np.float32) / np.float32(WHITE)
@@ -285,3 +272,11 @@ def _textures(size: int) -> NDArray[np.float32]:
     # In whole 255ths, as most images are, so that an export that takes uint8 sees the same.
     rounded: NDArray[np.float32] = np.rint(np.stack(images).clip(0, 1) * WHITE).astype(np.float32)
     return rounded / np.float32(WHITE)
+
+
+register_export("onnx", Export((".onnx",), tolerance=1e-3, write=_write_onnx))
+register_export("openvino", Export((".xml", ".bin"), tolerance=1e-3, write=_write_openvino))
+register_export(
+    "openvino-int8",
+    Export((".xml", ".bin"), tolerance=0.3, write=_write_openvino, precision="int8"),
+)

@@ -4,6 +4,7 @@ Everything but the arithmetic of the graph stands in the file's metadata, one JS
 ``haloae``, so that a threshold can be changed without exporting again.
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from haloae._version import __version__
-from haloae.config import FEATURE_STRIDE, Config, Precision
+from haloae.config import FEATURE_STRIDE, Config, Precision, without_retired
 from haloae.data.images import shown_path
+from haloae.data.views import WHITE
 from haloae.detection.calibration import Calibration, Threshold
 from haloae.detection.model_file import Provenance
-from haloae.detection.predictor import Measured, Predictor
+from haloae.detection.predictor import Measured
 from haloae.errors import ConfigError, MissingExtraError, ModelFileError
 
 FORMAT_VERSION: Literal[1] = 1
@@ -31,7 +33,6 @@ SUFFIXES = (".onnx", ".xml")
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
 ONE_LINE = 120
 """Characters of a runtime's own message that are shown."""
-WHITE = 255
 InputType = Literal["float32", "uint8"]
 ExportPrecision = Literal["float32", "int8"]
 ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -57,57 +58,65 @@ class Metadata(BaseModel):
     """A score above it makes an image anomalous."""
     pixel_threshold: NonNegativeFloat
     """A map value above it marks a defect."""
+    fitted_threshold: NonNegativeFloat | None = None
+    """What `threshold` was when it was exported; None in files that do not say."""
+    fitted_pixel_threshold: NonNegativeFloat | None = None
     config: Config
     calibration: Calibration
     provenance: Provenance
 
+    def stated(self, value: float, fitted: float | None) -> Threshold:
+        """A threshold of the file: no fit to a tail where someone has set another since."""
+        calibration = self.calibration
+        is_fit = len(calibration.scores) < calibration.images_needed
+        return Threshold(value, extrapolated=is_fit and fitted in (None, value))
 
-class ExportedCalibration(Calibration):
+
+class StatedCalibration(Calibration):
     """A calibration whose thresholds are those the file states, changed or not."""
 
-    stated_threshold: NonNegativeFloat
-    stated_pixel_threshold: NonNegativeFloat
+    stated_threshold: Threshold
+    stated_pixel_threshold: Threshold
 
     @cached_property
     def threshold(self) -> Threshold:
         """A score above it makes an image anomalous."""
-        return _stated(self.stated_threshold, self._derived.threshold)
+        return self.stated_threshold
 
     @cached_property
     def pixel_threshold(self) -> Threshold:
         """A map value above it marks a defect."""
-        return _stated(self.stated_pixel_threshold, self._derived.pixel_threshold)
-
-    @property
-    def _derived(self) -> Calibration:
-        return Calibration(
-            scores=self.scores, peaks=self.peaks, false_alarm_rate=self.false_alarm_rate
-        )
+        return self.stated_pixel_threshold
 
 
-def _stated(value: float, derived: Threshold) -> Threshold:
-    # A threshold that someone set is no fit to a tail.
-    return derived if value == derived.value else Threshold(value, extrapolated=False)
+class Runtime:
+    """The backend that runs an exported graph, on the CPU.
 
+    Args:
+        metadata: of the file.
+        run: (B, 3, S, S) → the outputs, in the order of `OUTPUTS`.
+        name: what computes, with its version, and in which precision.
+    """
 
-class ExportedDetector(Predictor):
-    """An exported detector: it predicts as `Detector` does, on the CPU."""
-
-    def __init__(self, metadata: Metadata, run: Run, engine: str) -> None:
+    def __init__(self, metadata: Metadata, run: Run, name: str) -> None:
         self.metadata = metadata
-        self.engine = engine
-        self.config = metadata.config
-        self.provenance = metadata.provenance
-        self.calibration = ExportedCalibration(
-            **metadata.calibration.model_dump(),
-            stated_threshold=metadata.threshold,
-            stated_pixel_threshold=metadata.pixel_threshold,
-        )
         self.run = run
-        """(B, 3, S, S) → the outputs, in the order of `OUTPUTS`."""
+        self.name = name
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The thresholds that the file states."""
+        metadata = self.metadata
+        return StatedCalibration(
+            **metadata.calibration.model_dump(),
+            stated_threshold=metadata.stated(metadata.threshold, metadata.fitted_threshold),
+            stated_pixel_threshold=metadata.stated(
+                metadata.pixel_threshold, metadata.fitted_pixel_threshold
+            ),
+        )
 
     def measure(self, images: NDArray[np.float32]) -> Measured:
-        """Scores and maps of resized images, see `Predictor.measure`."""
+        """See `Backend.measure`."""
         scores, _, maps = self.run(as_input(images, self.metadata.input_type))
         return Measured(scores, maps)
 
@@ -124,13 +133,13 @@ def is_exported(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def load_runtime(
+def open_runtime(
     path: str | Path,
     *,
     device: str = "auto",
     precision: Precision = "float32",
     threads: int | None = None,
-) -> ExportedDetector:
+) -> Runtime:
     """Load an exported model: .onnx for ONNX Runtime, .xml, beside its .bin, for OpenVINO.
 
     Args:
@@ -163,7 +172,7 @@ def load_runtime(
     return _load_onnx(path, threads)
 
 
-def _load_onnx(path: Path, threads: int | None) -> ExportedDetector:
+def _load_onnx(path: Path, threads: int | None) -> Runtime:
     try:
         import onnxruntime
     except ImportError as error:
@@ -194,10 +203,10 @@ def _load_onnx(path: Path, threads: int | None) -> ExportedDetector:
         return outputs
 
     engine = f"onnxruntime {onnxruntime.__version__}, {metadata.precision}"
-    return ExportedDetector(metadata, run, engine)
+    return Runtime(metadata, run, engine)
 
 
-def _load_openvino(path: Path, precision: Precision, threads: int | None) -> ExportedDetector:
+def _load_openvino(path: Path, precision: Precision, threads: int | None) -> Runtime:
     try:
         import openvino
     except ImportError as error:
@@ -242,7 +251,7 @@ def _load_openvino(path: Path, precision: Precision, threads: int | None) -> Exp
 
     within = precision if metadata.precision == "float32" else f"{metadata.precision}, {precision}"
     engine = f"openvino {openvino.__version__.partition('-')[0]}, {within}"
-    return ExportedDetector(metadata, run, engine)
+    return Runtime(metadata, run, engine)
 
 
 def _sides(shape: Any) -> list[int | None]:  # noqa: ANN401 - OpenVINO's PartialShape
@@ -257,9 +266,13 @@ def _parse(path: Path, text: str | None) -> Metadata:
             f"`haloae export` wrote."
         )
     try:
-        metadata = Metadata.model_validate_json(text)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        metadata = Metadata.model_validate(_stored(json.loads(text)))
+    except ConfigError as error:
+        raise ModelFileError(f"{name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        where = ""
+        if isinstance(error, ValidationError):
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
         at = f" at {where}" if where else ""
         raise ModelFileError(
             f"{name}: its metadata is not valid{at} for haloae {__version__}: correct it or export "
@@ -271,6 +284,13 @@ def _parse(path: Path, text: str | None) -> Metadata:
             f"{metadata.config.image_size}: export again."
         )
     return metadata
+
+
+def _stored(values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Metadata as it stands in a file, less what has gone since."""
+    if isinstance(values, dict) and isinstance(values.get("config"), dict):
+        return values | {"config": without_retired(values["config"])}
+    return values
 
 
 def _check_shapes(

@@ -1,92 +1,84 @@
-"""What held-out good images look like to a fitted network: mean residuals, scores, peaks."""
+"""What good images look like to a fitted network: a head fitted to them, their scores and peaks."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from haloae.config import DetectionConfig
+from haloae.config import Config
 from haloae.detection.calibration import MIN_IMAGES
-from haloae.detection.maps import Residuals, Usual, anomaly_map, image_score, residuals
+from haloae.detection.heads import Head, Seen, head_named
+from haloae.detection.scorer import judge, see
 from haloae.errors import DataError, TrainingError
-from haloae.network.features import IMAGENET_MEAN, IMAGENET_STD
 from haloae.network.haloae import HaloAE
-from haloae.network.lean import fused
+from haloae.network.lean import lean
 
 
-def normalise(images: Tensor) -> Tensor:
-    """RGB in [0, 1] → ImageNet-normalised: (..., 3, H, W) → the same shape."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images - mean) / std
+class Good(NamedTuple):
+    """What was measured of good images."""
 
-
-def to_batch(images: Sequence[NDArray[np.float32]], network: HaloAE) -> Tensor:
-    """(3, S, S) arrays in [0, 1] → (B, 3, S, S), normalised, on the network's device."""
-    batch = torch.from_numpy(np.stack(images))
-    return normalise(batch.to(next(network.parameters()).device))
+    head: Head
+    """Fitted to all of them."""
+    scores: tuple[float, ...]
+    """Ascending, each by the head as it would be without the image."""
+    peaks: tuple[float, ...]
+    """Highest value of each image's map, ascending, likewise."""
 
 
 def measure_good(
-    network: HaloAE,
-    images: Callable[[], Iterable[NDArray[np.float32]]],
-    config: DetectionConfig,
-) -> tuple[Usual, tuple[float, ...], tuple[float, ...]]:
-    """Mean residuals of held-out good images, and these images' scores and map peaks.
+    network: HaloAE, images: Callable[[], Iterable[NDArray[np.float32]]], config: Config
+) -> Good:
+    """Fit the config's head to good images, and score each of them as a new image would be.
 
-    Each image is scored with the mean of the others, as a new image would be: with its own residual
-    in the mean it would look more usual than it is. Two passes, so memory does not grow with
-    their number.
+    Each image is scored by the head without it: with its own statistics in the head it would look
+    more usual than it is. Images are gone through twice, so memory does not grow with their number.
 
     Args:
         network: fitted.
         images: gives the images anew at every call, (3, S, S) float32 in [0, 1] each.
-        config: how maps and scores are made.
-
-    Returns:
-        The mean residuals; the scores and the peaks, both ascending.
+        config: which head, and how maps and scores are made.
 
     Raises:
+        ConfigError: there is no such head.
         DataError: fewer than 4 images.
         TrainingError: the network's output is not finite.
     """
-    lean = fused(network, image=config.image_weight > 0)
+    kind = head_named(config.detection.head)
+    used = lean(network, image=config.detection.image_weight > 0)
+    device = next(network.parameters()).device
+    count = 0
 
-    def each() -> Iterator[Residuals]:
-        for image in images():
-            batch = to_batch([image], network)
+    def seen() -> Iterator[Seen]:
+        for image in pixels():
             with torch.inference_mode():
-                yield residuals(lean(batch), batch)
+                yield see(used, image)
 
-    total: Residuals | None = None
-    n = 0
-    for residual in each():
-        n += 1
-        total = residual if total is None else _combine(total, residual, 1.0)
-    if total is None or n < MIN_IMAGES:
-        raise DataError(f"{n} good images are too few to calibrate on: give at least {MIN_IMAGES}.")
+    def pixels() -> Iterator[Tensor]:
+        nonlocal count
+        count = 0
+        for image in images():
+            count += 1
+            yield torch.from_numpy(image[None]).to(device)
+
+    try:
+        head = kind.fit(config, seen)
+    finally:
+        if count < MIN_IMAGES:
+            raise DataError(
+                f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
+            )
     scores, peaks = [], []
-    for residual in each():
-        others = _combine(total, residual, -1.0)
-        anomaly = anomaly_map(residual, _usual(others, n - 1), config)
+    for each in seen():
+        with torch.inference_mode():
+            score, anomaly = judge(head.without(each)(*each), config.detection)
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "
                 "training.learning_rate."
             )
-        scores.append(image_score(anomaly, config.top_share).item())
+        scores.append(score.item())
         peaks.append(anomaly.max().item())
-    return _usual(total, n), tuple(sorted(scores)), tuple(sorted(peaks))
-
-
-def _combine(a: Residuals, b: Residuals, sign: float) -> Residuals:
-    image = None if a.image is None or b.image is None else a.image + sign * b.image
-    return Residuals(a.features + sign * b.features, image)
-
-
-def _usual(total: Residuals, n: int) -> Usual:
-    # Contiguous, as a model file gives them back: sums then round alike before and after.
-    image = None if total.image is None else (total.image[0] / n).contiguous()
-    return Usual((total.features[0] / n).contiguous(), image, n)
+    return Good(head, tuple(sorted(scores)), tuple(sorted(peaks)))

@@ -51,8 +51,8 @@ def residuals(output: HaloAEOutput, image: Tensor) -> Residuals:
     return Residuals(features, F.avg_pool2d(errors, FEATURE_STRIDE))
 
 
-def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> Tensor:
-    """How unusual each cell's error is.
+def residual_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> Tensor:
+    """How unusual each cell's error is, before smoothing.
 
     ``difference`` (published): |mean over channels - the same on good images|.
     ``channel_difference``: the mean over channels of |error - the same on good images|, in units of
@@ -67,7 +67,7 @@ def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> T
     if config.image_weight and residual.image is not None and usual.image is not None:
         image = _branch_map(residual.image, usual.image, usual.images, config)
         result = result + config.image_weight * image
-    return smooth(result, config.sigma)
+    return result
 
 
 def _branch_map(squared: Tensor, usual: Tensor, count: int, config: DetectionConfig) -> Tensor:

@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from haloae._version import __version__
-from haloae.config import Config
+from haloae.config import Config, without_retired
 from haloae.detection.calibration import Calibration
-from haloae.errors import ModelFileError
+from haloae.errors import ConfigError, ModelFileError
 from haloae.files import write_atomic
 
 FORMAT_VERSION = 1
@@ -152,9 +152,16 @@ def _parse(path: Path, values: Mapping[str, Any]) -> Header:
             f"{FORMAT_VERSION}: upgrade haloae."
         )
     try:
-        return Header.model_validate({k: v for k, v in values.items() if k != CHECKSUM})
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        stored = {k: v for k, v in values.items() if k != CHECKSUM}
+        if isinstance(stored.get("config"), dict):
+            stored["config"] = without_retired(stored["config"])
+        return Header.model_validate(stored)
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    except (ValidationError, TypeError, ValueError) as error:
+        where = "config"
+        if isinstance(error, ValidationError):
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ModelFileError(
             f"{path}: its header is not valid at {where}: the file was damaged or changed; copy it "
             f"again or train anew."

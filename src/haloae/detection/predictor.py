@@ -1,41 +1,24 @@
-"""Images in, predictions out: what every detector shares, whatever computes its maps.
-
-Kept apart from `haloae.detector` because an exported model needs no torch.
-"""
+"""Images in, predictions out: what every detector does, whatever computes its maps."""
 
 import logging
-import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 
 from haloae.config import Config
-from haloae.data.images import Image, image_from
-from haloae.data.views import resize
+from haloae.data.images import Image
+from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead
 from haloae.detection.calibration import Calibration
 from haloae.detection.model_file import Provenance
 from haloae.errors import ImageError
 
-if TYPE_CHECKING:
-    ImageLike = str | Path | Image | PILImage.Image | NDArray[Any]
-
 log = logging.getLogger(__name__)
 
-BATCH = 8
-"""Images scored at once; as many more are decoded ahead."""
-DECODERS = min(BATCH, os.cpu_count() or 1)
-"""Threads that decode."""
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
 
@@ -71,7 +54,7 @@ class Prediction:
 
 
 class Measured(NamedTuple):
-    """What a network makes of a batch of resized images."""
+    """What a backend makes of a batch of resized images."""
 
     scores: NDArray[np.float32]
     """(B,)."""
@@ -79,31 +62,13 @@ class Measured(NamedTuple):
     """(B, h, w), on the feature grid."""
 
 
-class _Decoded(NamedTuple):
-    """An image, and its pixels as the network takes them: (3, S, S)."""
+class Backend(Protocol):
+    """What computes: torch, or a runtime with an exported graph."""
 
-    image: Image
-    resized: NDArray[np.float32]
+    @property
+    def name(self) -> str:
+        """Which one, with its version, and in which precision."""
 
-
-_Read = _Decoded | ImageError
-
-
-class Predictor(ABC):
-    """Decodes, resizes, batches and judges; a subclass says how a batch is measured.
-
-    Scoring one image does not depend on the others scored with it.
-    """
-
-    config: Config
-    calibration: Calibration
-    provenance: Provenance
-    engine: str
-    """What computes, with its version, and in which precision."""
-    _has_warned = False
-    _pillow = Lock()
-
-    @abstractmethod
     def measure(self, images: NDArray[np.float32]) -> Measured:
         """Scores and maps of resized images.
 
@@ -111,12 +76,43 @@ class Predictor(ABC):
             images: (B, 3, S, S) RGB in [0, 1], S the config's image size.
         """
 
+
+class Predictor:
+    """Decodes, resizes, batches and judges; its backend measures.
+
+    Scoring one image does not depend on the others scored with it.
+
+    Args:
+        config: of the detector.
+        calibration: its thresholds.
+        provenance: where it comes from.
+        backend: what computes.
+    """
+
+    def __init__(
+        self, config: Config, calibration: Calibration, provenance: Provenance, backend: Backend
+    ) -> None:
+        self.config = config
+        self.calibration = calibration
+        self.provenance = provenance
+        self.backend = backend
+        self._has_warned = False
+
+    @property
+    def engine(self) -> str:
+        """What computes, with its version, and in which precision."""
+        return self.backend.name
+
+    def measure(self, images: NDArray[np.float32]) -> Measured:
+        """Scores and maps of resized images, see `Backend.measure`."""
+        return self.backend.measure(images)
+
     @overload
-    def predict(self, images: "ImageLike") -> Prediction: ...
+    def predict(self, images: ImageLike) -> Prediction: ...
     @overload
-    def predict(self, images: "list[Any] | tuple[Any, ...]") -> list[Prediction]: ...
+    def predict(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
     def predict(
-        self, images: "ImageLike | list[Any] | tuple[Any, ...]"
+        self, images: ImageLike | list[Any] | tuple[Any, ...]
     ) -> Prediction | list[Prediction]:
         """Score images and outline their defects.
 
@@ -136,7 +132,7 @@ class Predictor(ABC):
             found.append(result)
         return found
 
-    def stream(self, images: "Iterable[ImageLike]") -> Iterator[Prediction | ImageError]:
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction | ImageError]:
         """Predict one after the other, in constant memory.
 
         An image that cannot be scored gives its error, in its place, and the rest go on. Up to 16
@@ -145,46 +141,25 @@ class Predictor(ABC):
         return (result for _, result in self.stream_with_images(images))
 
     def stream_with_images(
-        self, images: "Iterable[ImageLike]"
+        self, images: Iterable[ImageLike]
     ) -> Iterator[tuple[Image | None, Prediction | ImageError]]:
         """As `stream`, with each image as it was decoded, or None where it could not be.
 
         The next batch is decoded by threads while one is measured.
         """
-        pool = ThreadPoolExecutor(DECODERS)
-        try:
-            remaining = iter(images)
+        read = decode_ahead(images, self.config.image_size)
+        while batch := list(islice(read, BATCH)):
+            good = [each for each in batch if isinstance(each, Decoded)]
+            for each in good:
+                self._warn_if_unlike(each.image)
+            predictions = iter(self._predict_batch(good) if good else ())
+            for entry in batch:
+                if isinstance(entry, ImageError):
+                    yield None, entry
+                else:
+                    yield entry.image, next(predictions)
 
-            def ahead() -> list[Future[_Read]]:
-                return [pool.submit(self._read, item) for item in islice(remaining, BATCH)]
-
-            waiting = ahead()
-            while waiting:
-                read = [future.result() for future in waiting]
-                waiting = ahead()
-                good = [each for each in read if isinstance(each, _Decoded)]
-                for each in good:
-                    self._warn_if_unlike(each.image)
-                predictions = iter(self._predict_batch(good) if good else ())
-                for entry in read:
-                    if isinstance(entry, ImageError):
-                        yield None, entry
-                    else:
-                        yield entry.image, next(predictions)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _read(self, item: "ImageLike") -> "_Read":
-        # A Pillow image is read when it is first used, which two threads must not do at once.
-        guard = self._pillow if isinstance(item, PILImage.Image) else nullcontext()
-        try:
-            with guard:
-                image = image_from(item)
-        except ImageError as error:
-            return error
-        return _Decoded(image, resize(image, self.config.image_size))
-
-    def _predict_batch(self, batch: "Sequence[_Decoded]") -> list[Prediction]:
+    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
         measured = self.measure(np.stack([each.resized for each in batch]))
         calibration = self.calibration
         return [

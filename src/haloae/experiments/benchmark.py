@@ -19,13 +19,13 @@ from tqdm import tqdm
 from haloae._version import __version__
 from haloae.config import AttentionMode, Config
 from haloae.data.folders import GOOD, Category, load_category
+from haloae.detector import fit_detector
 from haloae.errors import ConfigError, DataError, HaloaeError
 from haloae.evaluation.evaluate import PROTOCOL, evaluate, write_evaluation
 from haloae.files import write_atomic
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.words import METRICS
 from haloae.presets import preset
-from haloae.training.fit import fit_detector
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from tqdm import tqdm
 from haloae.config import Config
 from haloae.data.folders import load_category
 from haloae.demo_set.pictures import write_demo
+from haloae.detector import fit_detector
 from haloae.evaluation.evaluate import evaluate, write_evaluation
 from haloae.outputs.report.page import REPORT, write_report
-from haloae.training.fit import fit_detector
 from haloae.training.run_folder import LOSS_LOG, MODEL
 
 DATA = "data"

@@ -15,6 +15,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def normalise(images: Tensor) -> Tensor:
+    """RGB in [0, 1] → ImageNet-normalised: (..., 3, H, W) → the same shape."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return (images - mean) / std
+
+
 class FeatureExtractor(nn.Module):
     """Frozen trunk whose taps are brought to one grid and concatenated.
 

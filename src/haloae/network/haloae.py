@@ -11,7 +11,7 @@ from haloae.config import FEATURE_STRIDE, NetworkConfig
 from haloae.network.attention import HaloAttention
 from haloae.network.autoencoder import HaloDecoder, HaloEncoder
 from haloae.network.branches import RGB, Classifier, ImageDecoder
-from haloae.network.features import FeatureExtractor
+from haloae.network.features import FeatureExtractor, normalise
 from haloae.network.reducer import FeatureReducer
 
 
@@ -73,6 +73,10 @@ class HaloAE(nn.Module):
         for branch in (self.encoder, self.decoder, self.image_decoder, self.classifier):
             if branch is not None:
                 initialise(branch, generator)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB in [0, 1] → ImageNet-normalised: (..., 3, H, W) → the same shape."""
+        return normalise(images)
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> HaloAEOutput:
         """Run the network.

@@ -211,3 +211,6 @@ def _folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     ordinary.weight = nn.Parameter(both.weight.transpose(0, 1).flip(2, 3))
     ordinary.bias = both.bias
     return ordinary
+
+
+lean = fused

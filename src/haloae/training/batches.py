@@ -5,7 +5,6 @@ So a run that was killed goes on as if it had not been, and workers may make bat
 
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from haloae.data.images import Image, read_image
-from haloae.data.views import resize
+from haloae.data.source import ImageLike, decode_ahead, decoded
 from haloae.detection.model_file import ImageKinds
 from haloae.errors import DataError, ImageError
 from haloae.training.cutpaste import VIEWS, cutpaste_views
@@ -31,17 +29,17 @@ class GoodImages:
     """Images by index, resized; the first ones stay in memory, up to `CACHE_BYTES`.
 
     Args:
-        paths: of the images.
+        items: the images, however they are given.
         size: side of the square they are brought to, in pixels.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self.paths = list(paths)
+    def __init__(self, items: Sequence[ImageLike], size: int) -> None:
+        self.items = list(items)
         self.size = size
         self._cache: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.items)
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers fill a cache of their own.
@@ -55,11 +53,13 @@ class GoodImages:
         """
         if index in self._cache:
             return self._cache[index]
-        return self.keep(index, read_image(self.paths[index]))
+        read = decoded(self.items[index], self.size)
+        if isinstance(read, ImageError):
+            raise read
+        return self.keep(index, read.resized)
 
-    def keep(self, index: int, image: Image) -> np.ndarray:
-        """Resize an image that was just read, and cache it if there is room."""
-        pixels = resize(image, self.size)
+    def keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
+        """Cache what was just read, if there is room."""
         worker = get_worker_info()
         room = CACHE_BYTES // (worker.num_workers if worker else 1)
         if (len(self._cache) + 1) * pixels.nbytes <= room:
@@ -68,19 +68,19 @@ class GoodImages:
 
 
 def survey(
-    paths: Sequence[Path],
+    items: Sequence[ImageLike],
     size: int,
     *,
     strict: bool = False,
-    progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> tuple[GoodImages, ImageKinds, list[ImageError]]:
     """Read every image once: which can be used, and what they are like.
 
     Args:
-        paths: candidates.
+        items: candidates.
         size: side of the square they are brought to.
         strict: True: raise at the first that cannot be read.
-        progress: wraps the paths where someone wants to watch.
+        progress: wraps the items where someone wants to watch.
 
     Raises:
         ImageError: with `strict`, an image cannot be read.
@@ -89,16 +89,16 @@ def survey(
     images, skipped = GoodImages([], size), []
     grey, depths = set(), set()
     heights, widths = [], []
-    for path in progress(paths):
-        try:
-            image = read_image(path)
-        except ImageError as error:
+    watched = progress(items)
+    for item, read in zip(watched, decode_ahead(items, size), strict=True):
+        if isinstance(read, ImageError):
             if strict:
-                raise
-            skipped.append(error)
+                raise read
+            skipped.append(read)
             continue
-        images.paths.append(path)
-        images.keep(len(images) - 1, image)
+        image = read.image
+        images.items.append(item)
+        images.keep(len(images) - 1, read.resized)
         grey.add(image.grey)
         depths.add(image.depth)
         heights.append(image.height)

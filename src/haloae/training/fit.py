@@ -1,12 +1,12 @@
-"""From good images to a fitted detector: survey, split, train, calibrate.
+"""From good images to a trained network and a fitted head: survey, split, train, measure.
 
-A straight loop on Lightning Fabric. With a run folder it leaves a checkpoint and a CSV log there,
-and a run that was stopped at any moment goes on, bit for bit on a CPU.
+A straight loop (docs/adr/0001). With a run folder it leaves a checkpoint and a CSV log there, and a
+run that was stopped at any moment goes on, bit for bit on a CPU.
 """
 
 import hashlib
-import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from haloae.config import Config
-from haloae.detection.calibration import Calibration
-from haloae.detection.good import measure_good, normalise
+from haloae.config import EPOCHS, Config
+from haloae.data.images import image_from
+from haloae.data.source import ImageLike
+from haloae.detection.good import Good, measure_good
+from haloae.detection.heads import head_named
 from haloae.detection.model_file import Provenance
-from haloae.detector import Detector, resolve_device
 from haloae.errors import ImageError, TrainingError
 from haloae.machine import has_bfloat16
 from haloae.network.haloae import HaloAE
 from haloae.network.reducer import FeatureReducer
 from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey
-from haloae.training.losses import LossTerms, loss_terms, loss_weights, total_loss
+from haloae.training.losses import SCHEDULES, loss_terms, loss_weights, total_loss, weights_of
 from haloae.training.run_folder import (
     CHECKPOINT,
     MODEL,
@@ -41,9 +41,6 @@ from haloae.training.run_folder import (
     save_checkpoint,
 )
 
-# Fabric announces its precision through a handler of its own, which importing it sets up.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-
 CHECKPOINT_SECONDS = 30.0
 REDUCER_IMAGES = 64
 """Good images the features' components are found on, at least; fewer than twice as many."""
@@ -51,15 +48,14 @@ WARMUP_SHARE = 0.05
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
-class Fitted(NamedTuple):
-    """A detector and how its fitting went."""
+class Trained(NamedTuple):
+    """All that a detector is made of, and how its fitting went."""
 
-    detector: Detector
+    network: HaloAE
+    good: Good
+    provenance: Provenance
     skipped: list[ImageError]
     """One for each image that could not be read."""
-    steps: int
-    is_finished: bool
-    """False: stopped before the end of its schedule, by `max_steps` or `max_minutes`."""
 
 
 @dataclass(slots=True)
@@ -84,28 +80,28 @@ class _State:
         )
 
 
-def fit_detector(
-    paths: Sequence[Path],
+def fit(
+    images: Sequence[ImageLike],
     config: Config,
     *,
     name: str,
+    device: torch.device,
     run: Path | None = None,
-    device: str = "auto",
     max_steps: int | None = None,
     max_minutes: float | None = None,
     resume: bool = False,
     strict: bool = False,
     progress: bool = False,
     workers: int = 0,
-) -> Fitted:
-    """Fit a detector to good images.
+) -> Trained:
+    """Train a network on good images, and fit its head to those held out.
 
     Args:
-        paths: the good images.
+        images: the good images: paths, PIL images or arrays.
         config: of everything.
         name: what the images are called in the model file.
+        device: where to compute.
         run: folder for checkpoint and loss log; None keeps neither.
-        device: ``auto``, ``cpu`` or ``cuda``.
         max_steps: stop there; the schedule stays the config's.
         max_minutes: stop after that time; `resume` goes on later.
         resume: go on from the run's checkpoint, if it has one.
@@ -117,68 +113,71 @@ def fit_detector(
     Raises:
         DataError: too few images that can be read.
         ImageError: with `strict`, an image cannot be read.
+        ConfigError: a name in the config is in no table.
         WeightsError: the backbone's weights cannot be had.
         TrainingError: a loss is not finite, or the checkpoint is of another run.
         OutputError: the run's folder cannot be written to.
         KeyboardInterrupt: after the checkpoint was saved.
     """
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
-    where = resolve_device(device)
+    head_named(config.detection.head)
 
     def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
         shown: Iterable[Any] = tqdm(items, title, disable=not progress, leave=False)
         return shown
 
-    images, kinds, skipped = survey(
-        paths, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
+    good, kinds, skipped = survey(
+        images, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
     )
-    fitted_on, held_out = split(len(images), config.seed)
-    fingerprint = _fingerprint(images.paths)
-    is_mixed = config.training.precision == "bfloat16" and has_bfloat16(where)
-    fabric = Fabric(
-        accelerator=where.type, devices=1, precision="bf16-mixed" if is_mixed else "32-true"
-    )
-    saved = load_checkpoint(run) if resume and run else None
-    if run and saved:
-        state = _restore(saved, config, fingerprint, where, run)
-    else:
-        state = _start(images, fitted_on, config, fingerprint, where, bar)
-        if run:
-            # An interrupted run must not leave an older one's model beside its checkpoint.
-            (run / MODEL).unlink(missing_ok=True)
-            save_checkpoint(run, state.checkpoint())
+    fitted_on, held_out = split(len(good), config.seed)
+    state = _state(good, fitted_on, config, device, run, resume=resume, bar=bar)
     batches = StepBatches(
-        images,
+        good,
         fitted_on,
         batch_size=config.training.batch_size,
         seed=config.seed,
         pasted=config.network.classifier or config.loss.clean_targets,
     )
     stop = config.training.steps if max_steps is None else min(config.training.steps, max_steps)
-    loader = batches.loader(state.step, stop, workers=0 if where.type == "cpu" else workers)
-    _train(fabric, state, loader, deadline=deadline, run=run, progress=progress)
-    usual, scores, peaks = measure_good(
-        state.network, lambda: (images[i] for i in bar(held_out, "calibrating")), config.detection
+    loader = batches.loader(state.step, stop, workers=0 if device.type == "cpu" else workers)
+    _train(state, loader, deadline=deadline, run=run, progress=progress)
+    measured = measure_good(
+        state.network, lambda: (good[i] for i in bar(held_out, "calibrating")), config
     )
-    detector = Detector(
-        config=config,
-        network=state.network,
-        usual=usual,
-        calibration=Calibration(
-            scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate
-        ),
-        provenance=Provenance(
-            data=name,
-            fitted_on=len(fitted_on),
-            held_out=len(held_out),
-            skipped=len(skipped),
-            steps=state.step,
-            backbone=state.backbone[0],
-            backbone_sha256=state.backbone[1],
-            images=kinds,
-        ),
+    provenance = Provenance(
+        data=name,
+        fitted_on=len(fitted_on),
+        held_out=len(held_out),
+        skipped=len(skipped),
+        steps=state.step,
+        backbone=state.backbone[0],
+        backbone_sha256=state.backbone[1],
+        images=kinds,
     )
-    return Fitted(detector, skipped, state.step, state.step >= config.training.steps)
+    return Trained(state.network, measured, provenance, skipped)
+
+
+def _state(
+    images: GoodImages,
+    fitted_on: Sequence[int],
+    config: Config,
+    device: torch.device,
+    run: Path | None,
+    *,
+    resume: bool,
+    bar: Progress,
+) -> _State:
+    """Where training starts, or goes on."""
+    fingerprint = _fingerprint(images.items)
+    saved = load_checkpoint(run) if resume and run else None
+    if run and saved:
+        return _restore(saved, config, fingerprint, device, run)
+    state = _start(images, fitted_on, config, fingerprint, device, bar)
+    if run:
+        # An interrupted run must not leave an older one's model beside its checkpoint.
+        (run / MODEL).unlink(missing_ok=True)
+        save_checkpoint(run, state.checkpoint())
+    return state
 
 
 def _start(
@@ -199,7 +198,7 @@ def _start(
     if isinstance(network.reducer, FeatureReducer):
         chosen = fitted_on[:: max(1, len(fitted_on) // REDUCER_IMAGES)]
         inputs = (torch.from_numpy(images[i])[None].to(where) for i in bar(chosen, "reducing"))
-        network.reducer.fit(network.extractor(normalise(image)) for image in inputs)
+        network.reducer.fit(network.extractor(network.normalise(image)) for image in inputs)
     source = network.extractor.source
     backbone = (source.name, source.sha256) if source else ("", "")
     return _State(network, _optimizer(network, config), 0, backbone, config, fingerprint)
@@ -214,7 +213,6 @@ def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:
 
 
 def _train(
-    fabric: Fabric,
     state: _State,
     loader: Iterable[Tensor],
     *,
@@ -224,8 +222,8 @@ def _train(
 ) -> None:
     """Take a step for each batch, until the deadline, checkpointing on the way."""
     config = state.config
-    network, optimizer = fabric.setup(state.network, state.optimizer)
-    network.train()
+    state.network.train()
+    optimizer = state.optimizer
     last_saved = time.monotonic()
     with (
         loss_log(run, state.step) as log_row,
@@ -237,11 +235,11 @@ def _train(
         for views in loader:
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(state.step, config)
-            terms, weights = _step(fabric, network, optimizer, views, state)
+            terms, weights = _step(views, state)
             state.step += 1
             row = _row(state.step, terms, weights, optimizer.param_groups[0]["lr"])
             log_row(row)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in LossTerms._fields})
+            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in SCHEDULES})
             bar.update()
             is_over = interrupted() or time.monotonic() >= deadline
             if is_over:
@@ -255,28 +253,25 @@ def _train(
             raise KeyboardInterrupt
 
 
-def _step(
-    fabric: Fabric,
-    network: Any,  # noqa: ANN401 - Fabric's wrapper, which is not typed as the network it wraps
-    optimizer: Any,  # noqa: ANN401
-    views: Tensor,
-    state: _State,
-) -> tuple[LossTerms, tuple[float, float, float]]:
-    training = state.config.training
-    views = normalise(fabric.to_device(views))
+def _step(views: Tensor, state: _State) -> tuple[dict[str, Tensor], dict[str, float]]:
+    training, network = state.config.training, state.network
+    device = next(network.parameters()).device
+    views = network.normalise(views.to(device))
     noise = torch.Generator().manual_seed(seed_of(state.config.seed, state.step, 1))
-    output = network(views.flatten(0, 1), generator=noise)
+    is_mixed = training.precision == "bfloat16" and has_bfloat16(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
+        output = network(views.flatten(0, 1), generator=noise)
     terms = loss_terms(output, views, state.config.loss)
-    weights = loss_weights(state.step * training.epochs // training.steps, state.config.loss)
-    for name, term in terms._asdict().items():
-        if term is not None and not torch.isfinite(term):
+    weights = loss_weights(state.step * EPOCHS // training.steps, state.config.loss)
+    for name, term in terms.items():
+        if not torch.isfinite(term):
             raise TrainingError(
                 f"the {name} loss is {term.item()} at step {state.step}: lower "
                 f"training.learning_rate."
             )
-    optimizer.zero_grad()
-    fabric.backward(total_loss(terms, weights))
-    optimizer.step()
+    state.optimizer.zero_grad()
+    total_loss(terms, weights).backward()
+    state.optimizer.step()
     return terms, weights
 
 
@@ -292,14 +287,11 @@ def _learning_rate(step: int, config: Config) -> float:
 
 
 def _row(
-    step: int, terms: LossTerms, weights: tuple[float, float, float], learning_rate: float
+    step: int, terms: dict[str, Tensor], weights: dict[str, float], learning_rate: float
 ) -> dict[str, float]:
     row: dict[str, float] = {"step": step}
-    present = sum(w for term, w in zip(terms, weights, strict=True) if term is not None)
-    for name, term, weight in zip(LossTerms._fields, terms, weights, strict=True):
-        if term is not None:
-            row[name] = term.item()
-            row[f"{name}_weight"] = weight / present
+    for name, weight in weights_of(terms, weights).items():
+        row |= {name: terms[name].item(), f"{name}_weight": weight}
     return {**row, "learning_rate": learning_rate}
 
 
@@ -323,11 +315,15 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _fingerprint(paths: Sequence[Path]) -> str:
-    """Changes when images are added, removed, renamed or change their size."""
+def _fingerprint(items: Sequence[ImageLike]) -> str:
+    """Changes when images are added, removed, renamed or change their size, or their pixels."""
     sha = hashlib.sha256()
-    for path in paths:
-        sha.update(f"{path.name!a} {path.stat().st_size}\n".encode())
+    for item in items:
+        if isinstance(item, str | os.PathLike):
+            path = Path(item)
+            sha.update(f"{path.name!a} {path.stat().st_size}\n".encode())
+        else:
+            sha.update(image_from(item).pixels.tobytes())
     return sha.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """The loss terms of the paper and their weights by epoch."""
 
 import math
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,14 +14,6 @@ from haloae.network.haloae import HaloAEOutput
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
-
-
-class LossTerms(NamedTuple):
-    """One number a branch; None where the network lacks the branch."""
-
-    classification: Tensor | None
-    features: Tensor
-    image: Tensor | None
 
 
 class Sigmoid(NamedTuple):
@@ -36,35 +29,35 @@ class Sigmoid(NamedTuple):
         return (self.a - self.b) / (1 + math.exp(self.d * (epoch - self.c / 2))) + self.b
 
 
-SCHEDULES = (
-    Sigmoid(1, 0.4, 80, 0.07),
-    Sigmoid(-1e-8, 1.2, 150, 0.05),
-    Sigmoid(-1e-8, 2, 300, 0.05),
-)
-"""Of classification, features and image."""
+SCHEDULES: Mapping[str, Sigmoid] = {
+    "classification": Sigmoid(1, 0.4, 80, 0.07),
+    "features": Sigmoid(-1e-8, 1.2, 150, 0.05),
+    "image": Sigmoid(-1e-8, 2, 300, 0.05),
+}
+"""Of each term, by its name."""
 
 
-def loss_weights(epoch: int, config: LossConfig) -> tuple[float, float, float]:
-    """Weights of classification, features and image, summing to one.
+def loss_weights(epoch: int, config: LossConfig) -> dict[str, float]:
+    """Weight of each term by its name, summing to one.
 
     Args:
         epoch: from 0; only the published schedule looks at it.
         config: fixed weights, or None for the schedule.
     """
-    raw = config.fixed_weights or tuple(schedule(epoch) for schedule in SCHEDULES)
+    raw = config.fixed_weights or [schedule(epoch) for schedule in SCHEDULES.values()]
     total = sum(raw)
-    return raw[0] / total, raw[1] / total, raw[2] / total
+    return {name: weight / total for name, weight in zip(SCHEDULES, raw, strict=True)}
 
 
-def loss_terms(output: HaloAEOutput, views: Tensor, config: LossConfig) -> LossTerms:
-    """The three terms for one batch of views.
+def loss_terms(output: HaloAEOutput, views: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """The terms for one batch of views, by name: one for each branch that the network has.
 
     Features and image are compared over normal views only; with `clean_targets`, over all views,
     each with the features and the image of its normal view.
 
     Args:
         output: of the network for the views, flattened to (V·B, ...).
-        views: (V, B, 3, H, W), ImageNet-normalised: normal views first, then CutPaste ones.
+        views: (V, B, 3, H, W), normalised: normal views first, then CutPaste ones.
         config: which terms there are.
     """
     normal = views.shape[1]
@@ -74,23 +67,29 @@ def loss_terms(output: HaloAEOutput, views: Tensor, config: LossConfig) -> LossT
     def clean(target: Tensor) -> Tensor:
         return target[:normal].float().repeat(repeats, 1, 1, 1)
 
-    features = dissimilarity(
-        output.rebuilt[:compared].float(), clean(output.features), config.feature_terms
-    )
-    image = classification = None
-    if output.image is not None:
-        image = dissimilarity(output.image[:compared].float(), clean(views[0]), config.image_terms)
+    terms: dict[str, Tensor] = {}
     if output.logits is not None:
         is_pasted = torch.arange(len(output.logits), device=views.device) >= normal
-        classification = F.cross_entropy(output.logits.float(), is_pasted.long())
-    return LossTerms(classification, features, image)
+        terms["classification"] = F.cross_entropy(output.logits.float(), is_pasted.long())
+    terms["features"] = dissimilarity(
+        output.rebuilt[:compared].float(), clean(output.features), config.feature_terms
+    )
+    if output.image is not None:
+        rebuilt = output.image[:compared].float()
+        terms["image"] = dissimilarity(rebuilt, clean(views[0]), config.image_terms)
+    return terms
 
 
-def total_loss(terms: LossTerms, weights: tuple[float, float, float]) -> Tensor:
-    """Weighted sum of the terms there are, their weights scaled to sum to one."""
-    present = [(term, w) for term, w in zip(terms, weights, strict=True) if term is not None]
-    scale = sum(weight for _, weight in present)
-    return torch.stack([term * (weight / scale) for term, weight in present]).sum()
+def weights_of(terms: Collection[str], weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the terms there are, scaled to sum to one."""
+    present = sum(weights[name] for name in terms)
+    return {name: weights[name] / present for name in terms}
+
+
+def total_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Weighted sum of the terms there are, see `weights_of`."""
+    scaled = weights_of(terms, weights)
+    return torch.stack([term * scaled[name] for name, term in terms.items()]).sum()
 
 
 def dissimilarity(x: Tensor, y: Tensor, terms: tuple[Term, ...]) -> Tensor:

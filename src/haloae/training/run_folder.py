@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from haloae.config import Config, parse_config
+from haloae.config import Config, parse_config, without_retired
 from haloae.errors import HaloaeError, TrainingError
 from haloae.files import cannot_write, write_atomic
 
@@ -58,7 +58,11 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
         values = torch.load(path, map_location="cpu", weights_only=True)
         name, sha256 = values.pop("backbone")
         return Checkpoint(
-            **values | {"config": parse_config(values["config"]), "backbone": (name, sha256)}
+            **values
+            | {
+                "config": parse_config(without_retired(values["config"])),
+                "backbone": (name, sha256),
+            }
         )
     except HaloaeError as error:
         raise TrainingError(f"{path}: {error}") from error

@@ -1,0 +1,89 @@
+"""Images decoded ahead of whoever uses them, bounded by number and by bytes."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from haloae.data.images import Image, bytes_of, image_from
+from haloae.data.views import resize
+from haloae.errors import ImageError
+
+ImageLike = str | Path | Image | PILImage.Image | NDArray[Any]
+"""All that an image can be given as."""
+BATCH = 8
+"""Images that are used at once, and as many more that are decoded ahead."""
+DECODERS = min(BATCH, os.cpu_count() or 1)
+"""Threads that decode."""
+AHEAD_BYTES = 2**30
+"""Most that decoded images waiting to be used may take, beyond a first one."""
+_PILLOW = Lock()
+
+
+class Decoded(NamedTuple):
+    """An image, and its pixels as the network takes them."""
+
+    image: Image
+    resized: NDArray[np.float32]
+    """(3, S, S) in [0, 1]."""
+
+
+def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | ImageError]:
+    """Decode and resize images by threads, in order; an `ImageError` in the place of a bad one.
+
+    Up to twice `BATCH` images are asked for before the first batch has been used; fewer where they
+    are large, as their headers say.
+
+    Args:
+        items: whatever `image_from` takes.
+        size: side of the square they are brought to, in pixels.
+    """
+    remaining = iter(items)
+    waiting: deque[tuple[Future[Decoded | ImageError], int]] = deque()
+    waiting_bytes = 0
+    held: ImageLike | None = None
+    pool = ThreadPoolExecutor(DECODERS)
+    try:
+        while True:
+            while len(waiting) < BATCH:
+                item = next(remaining, None) if held is None else held
+                if item is None:
+                    break
+                expected = _expected_bytes(item)
+                held = item if waiting and waiting_bytes + expected > AHEAD_BYTES else None
+                if held is not None:
+                    break
+                waiting.append((pool.submit(decoded, item, size), expected))
+                waiting_bytes += expected
+            if not waiting:
+                return
+            future, expected = waiting.popleft()
+            waiting_bytes -= expected
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def decoded(item: ImageLike, size: int) -> Decoded | ImageError:
+    """One image as `decode_ahead` gives it."""
+    # A Pillow image is read when it is first used, which two threads must not do at once.
+    guard = _PILLOW if isinstance(item, PILImage.Image) else nullcontext()
+    try:
+        with guard:
+            image = image_from(item)
+    except ImageError as error:
+        return error
+    return Decoded(image, resize(image, size))
+
+
+def _expected_bytes(item: ImageLike) -> int:
+    """What an image will take once decoded; 0 where it is in memory already."""
+    return bytes_of(item) if isinstance(item, str | os.PathLike) else 0

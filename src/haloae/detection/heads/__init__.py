@@ -1,0 +1,9 @@
+"""Detector heads: from what the network makes of images to how unusual each cell is.
+
+One file a head, registered in one table; `detection.head` in the config names it.
+"""
+
+from haloae.detection.heads import autoencoder as autoencoder
+from haloae.detection.heads.base import HEADS, Head, Seen, head_named, register_head
+
+__all__ = ["HEADS", "Head", "Seen", "head_named", "register_head"]

@@ -1,0 +1,89 @@
+"""The paper's head: errors of reconstruction, compared with those of good images."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
+
+from torch import Tensor
+
+from haloae.config import FEATURE_STRIDE, Config, DetectionConfig
+from haloae.detection.heads.base import Head, Seen, register_head
+from haloae.detection.maps import Residuals, Usual, residual_map, residuals
+from haloae.network.branches import RGB
+from haloae.network.haloae import HaloAEOutput
+
+
+@register_head("autoencoder")
+class AutoencoderHead(Head):
+    """Mean squared errors of good images that the network was not trained on.
+
+    Args:
+        config: how maps are made.
+        usual: those means.
+        total: the sums they were made from, where an image is to be left out again.
+    """
+
+    prefix = "usual."
+    features: Tensor
+    image: Tensor | None
+
+    def __init__(
+        self, config: DetectionConfig, usual: Usual, total: Residuals | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.images = usual.images
+        self.total = total
+        self.register_buffer("features", usual.features)
+        self.register_buffer("image", usual.image)
+
+    @property
+    def usual(self) -> Usual:
+        """The errors that good images have."""
+        return Usual(self.features, self.image, self.images)
+
+    @classmethod
+    def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
+        """Take the mean of the good images' errors, one image after the other."""
+        total: Residuals | None = None
+        count = 0
+        for output, image in seen():
+            errors = residuals(output, image)
+            total = errors if total is None else _combined(total, errors, 1.0)
+            count += 1
+        if total is None:
+            raise ValueError("a head is fitted to one image at least")
+        return cls(config.detection, _mean(total, count), total)
+
+    @classmethod
+    def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
+        """See `Head.restore`."""
+        grid = (config.image_size // FEATURE_STRIDE,) * 2
+        features, image = tensors["features"], tensors.get("image")
+        if features.ndim != 3 or features.shape[1:] != grid:
+            raise ValueError(f"usual.features has shape {tuple(features.shape)}")
+        if image is not None and image.shape != (RGB, *grid):
+            raise ValueError(f"usual.image has shape {tuple(image.shape)}")
+        return cls(config.detection, Usual(features, image, images))
+
+    def without(self, seen: Seen) -> "AutoencoderHead":
+        """The means of the other images."""
+        if self.total is None:
+            raise ValueError("a head that was loaded no longer knows its sums")
+        others = _combined(self.total, residuals(*seen), -1.0)
+        return AutoencoderHead(self.config, _mean(others, self.images - 1))
+
+    def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
+        """See `Head.forward`."""
+        return residual_map(residuals(output, image), self.usual, self.config)
+
+
+def _combined(a: Residuals, b: Residuals, sign: float) -> Residuals:
+    image = None if a.image is None or b.image is None else a.image + sign * b.image
+    return Residuals(a.features + sign * b.features, image)
+
+
+def _mean(total: Residuals, count: int) -> Usual:
+    # Contiguous, as a model file gives them back: sums then round alike before and after.
+    # At least 0: what one image leaves of a sum that is nearly all its own rounds to either side.
+    image = None if total.image is None else (total.image[0].clamp_min(0) / count).contiguous()
+    return Usual((total.features[0].clamp_min(0) / count).contiguous(), image, count)

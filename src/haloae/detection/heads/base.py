@@ -1,0 +1,95 @@
+"""What every detector head is, and the table they stand in."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar, NamedTuple, Self, TypeVar
+
+from torch import Tensor, nn
+
+from haloae.config import Config
+from haloae.errors import ConfigError
+from haloae.network.haloae import HaloAEOutput
+
+
+class Seen(NamedTuple):
+    """A good image, and what the network made of it."""
+
+    output: HaloAEOutput
+    """Of a batch of one."""
+    image: Tensor
+    """(1, 3, H, W), normalised as the trunk wants it."""
+
+
+class Head(nn.Module, ABC):
+    """What good images look like to a fitted network, and how unusual others are.
+
+    Its buffers are all it has learned; a model file keeps them under `prefix`.
+    """
+
+    prefix: ClassVar[str] = "head."
+    images: int
+    """Good images behind its statistics."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
+        """Fit to good images.
+
+        Args:
+            config: of the detector.
+            seen: gives the good images anew at every call, at least one.
+
+        Raises:
+            ValueError: there is none.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
+        """A fitted head from the tensors of its `state_dict`.
+
+        Raises:
+            ValueError: they do not fit the config.
+        """
+
+    @abstractmethod
+    def without(self, seen: Seen) -> "Head":
+        """The head as it would be, had this one of its good images not been there."""
+
+    @abstractmethod
+    def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
+        """How unusual each cell is, before smoothing.
+
+        Args:
+            output: of the network, for a batch.
+            image: (B, 3, H, W), what it was given.
+
+        Returns:
+            (B, h, w) float32 on the feature grid, at least 0.
+        """
+
+
+H = TypeVar("H", bound=Head)
+HEADS: dict[str, type[Head]] = {}
+"""By the name that `detection.head` has."""
+
+
+def register_head(name: str) -> Callable[[type[H]], type[H]]:
+    """Put a head into the table, under a name of its own."""
+
+    def register(head: type[H]) -> type[H]:
+        HEADS[name] = head
+        return head
+
+    return register
+
+
+def head_named(name: str) -> type[Head]:
+    """The head of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in HEADS:
+        raise ConfigError(f"no detector head is called {name!r}: choose one of {', '.join(HEADS)}.")
+    return HEADS[name]
