@@ -80,7 +80,7 @@ def test_trunk_is_unchanged_and_the_rest_is_trained(
     fitted: Fitted, good_paths: list[Path], tiny: Config
 ) -> None:
     network = fitted.detector.network
-    trunk = FeatureExtractor("random").state_dict()
+    trunk = FeatureExtractor("random", tiny.network.trunk).state_dict()
     assert trunk.keys() == network.extractor.state_dict().keys()
     for name, tensor in network.extractor.state_dict().items():
         assert torch.equal(tensor, trunk[name]), name
