@@ -176,9 +176,10 @@ def untrained(config: Config, count: int) -> "Detector":
     """A detector with all that training gives but its weights, calibrated on `count` images."""
     import torch
 
+    from haloae.data.source import ImageKinds
     from haloae.detection.calibration import Calibration
     from haloae.detection.good import measure_good
-    from haloae.detection.model_file import ImageKinds, Provenance
+    from haloae.detection.model_file import Provenance
     from haloae.detection.native import Native
     from haloae.detector import Detector
     from haloae.network.haloae import HaloAE

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from haloae.config import Config, Precision
 from haloae.data.folders import good_images
@@ -15,7 +16,7 @@ from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration
-from haloae.detection.model_file import Header, read_model, write_model
+from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
 from haloae.errors import ImageError, ModelFileError
 from haloae.machine import resolve_device
@@ -231,17 +232,37 @@ def fit_detector(
     progress: bool = False,
     workers: int = 0,
 ) -> Fitted:
-    """Fit a detector to good images, with all that a run has; see `haloae.training.fit.fit`."""
+    """Fit a detector to good images: train its network, then fit its head to those held out.
+
+    Args:
+        images: the good images: paths, PIL images or arrays.
+        config: of everything.
+        name: what the images are called in the model file.
+        run: folder for checkpoint and loss log; None keeps neither.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        max_steps: stop there; the schedule stays the config's.
+        max_minutes: stop after that time; `resume` goes on later.
+        resume: go on from the run's checkpoint, if it has one.
+        strict: True: an image that cannot be read is an error; False: it is skipped.
+        progress: True: show bars on stderr.
+        workers: processes that make batches ahead, on CUDA.
+
+    Raises:
+        HaloaeError: what `haloae.training.fit.fit` and `measure_good` raise.
+        KeyboardInterrupt: after the checkpoint was saved.
+    """
     where = resolve_device(device)
+    from haloae.detection.good import measure_good
+    from haloae.detection.heads import head_named
     from haloae.detection.native import Native
     from haloae.training.fit import fit
 
+    head_named(config.detection.head)
     trained = fit(
         images,
         config,
-        name=name,
-        run=run,
         device=where,
+        run=run,
         max_steps=max_steps,
         max_minutes=max_minutes,
         resume=resume,
@@ -249,15 +270,28 @@ def fit_detector(
         progress=progress,
         workers=workers,
     )
-    calibration = Calibration(
-        scores=trained.good.scores,
-        peaks=trained.good.peaks,
-        false_alarm_rate=config.detection.false_alarm_rate,
+
+    def held_out() -> Iterator[NDArray[np.float32]]:
+        for index in tqdm(trained.held_out, "calibrating", disable=not progress, leave=False):
+            yield trained.images[index]
+
+    head, scores, peaks = measure_good(trained.network, held_out, config)
+    detector = Detector(
+        config,
+        Calibration(scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate),
+        Provenance(
+            data=name,
+            fitted_on=len(trained.fitted_on),
+            held_out=len(trained.held_out),
+            skipped=len(trained.skipped),
+            steps=trained.steps,
+            backbone=trained.backbone[0],
+            backbone_sha256=trained.backbone[1],
+            images=trained.kinds,
+        ),
+        Native(config, trained.network, head),
     )
-    native = Native(config, trained.network, trained.good.head)
-    detector = Detector(config, calibration, trained.provenance, native)
-    steps = trained.provenance.steps
-    return Fitted(detector, trained.skipped, steps, steps >= config.training.steps)
+    return Fitted(detector, trained.skipped, trained.steps, trained.steps >= config.training.steps)
 
 
 def _resized(images: Sequence[ImageLike], size: int) -> Iterator[NDArray[np.float32]]:

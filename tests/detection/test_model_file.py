@@ -16,13 +16,13 @@ from safetensors.numpy import load_file, save_file
 from haloae._version import __version__
 from haloae.config import Config
 from haloae.data.images import read_image
+from haloae.data.source import ImageKinds
 from haloae.data.views import resize
 from haloae.detection.calibration import Calibration
 from haloae.detection.good import measure_good
 from haloae.detection.model_file import (
     FORMAT_VERSION,
     HEADER_KEY,
-    ImageKinds,
     Provenance,
     read_model,
 )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from haloae.data.images import Image, bytes_of, image_from
 from haloae.data.views import resize
@@ -26,6 +27,19 @@ DECODERS = min(BATCH, os.cpu_count() or 1)
 AHEAD_BYTES = 2**30
 """Most that decoded images waiting to be used may take, beyond a first one."""
 _PILLOW = Lock()
+
+
+class ImageKinds(BaseModel):
+    """What the training images were, to tell when an image is unlike them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grey: tuple[bool, ...]
+    depths: tuple[int, ...]
+    """Bits a channel."""
+    heights: tuple[PositiveInt, PositiveInt]
+    """Smallest and largest, in pixels."""
+    widths: tuple[PositiveInt, PositiveInt]
 
 
 class Decoded(NamedTuple):

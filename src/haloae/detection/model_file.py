@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 
 from haloae._version import __version__
 from haloae.config import Config, without_retired
+from haloae.data.source import ImageKinds
 from haloae.detection.calibration import Calibration
 from haloae.errors import ConfigError, ModelFileError
 from haloae.files import write_atomic
@@ -28,17 +29,6 @@ Tensors = Mapping[str, np.ndarray]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImageKinds(_Strict):
-    """What the training images were, to tell when an image is unlike them."""
-
-    grey: tuple[bool, ...]
-    depths: tuple[int, ...]
-    """Bits a channel."""
-    heights: tuple[PositiveInt, PositiveInt]
-    """Smallest and largest, in pixels."""
-    widths: tuple[PositiveInt, PositiveInt]
 
 
 class Provenance(_Strict):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from haloae.data.source import ImageLike, decode_ahead, decoded
-from haloae.detection.model_file import ImageKinds
+from haloae.data.source import ImageKinds, ImageLike, decode_ahead, decoded
 from haloae.errors import DataError, ImageError
 from haloae.training.cutpaste import VIEWS, cutpaste_views
 

@@ -1,4 +1,4 @@
-"""From good images to a trained network and a fitted head: survey, split, train, measure.
+"""From good images to a trained network: survey, split, train.
 
 A straight loop (docs/adr/0001). With a run folder it leaves a checkpoint and a CSV log there, and a
 run that was stopped at any moment goes on, bit for bit on a CPU.
@@ -22,10 +22,7 @@ from tqdm import tqdm
 
 from haloae.config import EPOCHS, Config
 from haloae.data.images import image_from
-from haloae.data.source import ImageLike
-from haloae.detection.good import Good, measure_good
-from haloae.detection.heads import head_named
-from haloae.detection.model_file import Provenance
+from haloae.data.source import ImageKinds, ImageLike
 from haloae.errors import ImageError, TrainingError
 from haloae.machine import has_bfloat16
 from haloae.network.haloae import HaloAE
@@ -49,13 +46,21 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 class Trained(NamedTuple):
-    """All that a detector is made of, and how its fitting went."""
+    """A trained network, and how it came about."""
 
     network: HaloAE
-    good: Good
-    provenance: Provenance
+    images: GoodImages
+    """All that could be read."""
+    fitted_on: list[int]
+    """Which of them it was trained on."""
+    held_out: list[int]
+    """The others."""
+    kinds: ImageKinds
     skipped: list[ImageError]
     """One for each image that could not be read."""
+    steps: int
+    backbone: tuple[str, str]
+    """Name and hash of the backbone's weights."""
 
 
 @dataclass(slots=True)
@@ -84,7 +89,6 @@ def fit(
     images: Sequence[ImageLike],
     config: Config,
     *,
-    name: str,
     device: torch.device,
     run: Path | None = None,
     max_steps: int | None = None,
@@ -94,12 +98,11 @@ def fit(
     progress: bool = False,
     workers: int = 0,
 ) -> Trained:
-    """Train a network on good images, and fit its head to those held out.
+    """Train a network on good images, less those that are held out.
 
     Args:
         images: the good images: paths, PIL images or arrays.
         config: of everything.
-        name: what the images are called in the model file.
         device: where to compute.
         run: folder for checkpoint and loss log; None keeps neither.
         max_steps: stop there; the schedule stays the config's.
@@ -120,7 +123,6 @@ def fit(
         KeyboardInterrupt: after the checkpoint was saved.
     """
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
-    head_named(config.detection.head)
 
     def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
         shown: Iterable[Any] = tqdm(items, title, disable=not progress, leave=False)
@@ -141,20 +143,16 @@ def fit(
     stop = config.training.steps if max_steps is None else min(config.training.steps, max_steps)
     loader = batches.loader(state.step, stop, workers=0 if device.type == "cpu" else workers)
     _train(state, loader, deadline=deadline, run=run, progress=progress)
-    measured = measure_good(
-        state.network, lambda: (good[i] for i in bar(held_out, "calibrating")), config
-    )
-    provenance = Provenance(
-        data=name,
-        fitted_on=len(fitted_on),
-        held_out=len(held_out),
-        skipped=len(skipped),
+    return Trained(
+        network=state.network,
+        images=good,
+        fitted_on=fitted_on,
+        held_out=held_out,
+        kinds=kinds,
+        skipped=skipped,
         steps=state.step,
-        backbone=state.backbone[0],
-        backbone_sha256=state.backbone[1],
-        images=kinds,
+        backbone=state.backbone,
     )
-    return Trained(state.network, measured, provenance, skipped)
 
 
 def _state(
