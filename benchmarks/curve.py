@@ -46,7 +46,7 @@ def measure(root: Path, name: str, which: str, steps: int, seed: int) -> dict[st
     start = time.perf_counter()
     detector = fit_detector(category.train, config, name=name).detector
     seconds = time.perf_counter() - start
-    metrics = score(detector, category).metrics
+    metrics = score(detector, category).metrics.as_dict()
     kept = {key: metrics[key] for key in ("image_auroc", "pixel_auroc", "pixel_aupro")}
     return {"set": name, "preset": which, "steps": steps, "seed": seed, "seconds": seconds, **kept}
 

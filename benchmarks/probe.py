@@ -149,7 +149,7 @@ def run_preset(
     start = time.perf_counter()
     detector = fit_detector(category.train, config, name=category.root.name).detector
     seconds = time.perf_counter() - start
-    metrics = evaluate(detector, category).metrics
+    metrics = evaluate(detector, category).metrics.as_dict()
     return {
         "image_auroc": metrics["image_auroc"],
         "pixel_auroc": metrics["pixel_auroc"],

@@ -285,18 +285,22 @@ def export(arguments: argparse.Namespace) -> int:
             f"{arguments.model}: score {parity.score:.1e}, map {parity.map:.1e}"
         )
     if category is not None and not arguments.quiet:
-        from haloae.evaluation.evaluate import before_and_after
+        from haloae.evaluation.evaluate import compare
 
         exported = Detector.load(arguments.out, threads=arguments.threads)
         progress = _progress(arguments, "measuring")
-        print(before_and_after(detector, exported, category, progress=progress))
+        print(f"  {f'on {category.root}':28} {'before':>8} {'after':>8}")
+        for name, *both in compare(detector, exported, category, progress=progress):
+            shown = ["-" if value is None else f"{value:.4f}" for value in both]
+            print(f"  {name:28} {shown[0]:>8} {shown[1]:>8}")
     return DONE
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a detector on labelled images."""
     from haloae.data.folders import load_category
-    from haloae.evaluation.evaluate import evaluate, write_evaluation
+    from haloae.evaluation.evaluate import evaluate
+    from haloae.outputs.folder import write_evaluation
     from haloae.outputs.report.page import REPORT
     from haloae.training.run_folder import LOSS_LOG
 
@@ -304,22 +308,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
     _refuse_skipped(arguments, category)
     detector = _load(arguments)
     claim_folder(arguments.out, overwrite=arguments.overwrite)
-    result = evaluate(
-        detector,
-        category,
-        strict=arguments.strict,
-        progress=_progress(arguments, "evaluating"),
-        losses=arguments.model.parent / LOSS_LOG,
-    )
-    write_evaluation(result, arguments.out)
+    progress = _progress(arguments, "evaluating")
+    result = evaluate(detector, category, strict=arguments.strict, progress=progress)
+    losses = arguments.model.parent / LOSS_LOG
+    write_evaluation(result, detector, category, arguments.out, losses=losses, progress=progress)
     for error in result.skipped:
         print(f"haloae: skipped: {error}", file=sys.stderr)
     if not arguments.quiet:
         print(f"{arguments.out / 'metrics.json'}")
-        for name, value in result.metrics.items():
+        for name, value in result.metrics.as_dict().items():
             if isinstance(value, float) or value is None:
                 print(f"  {name:28} {'-' if value is None else f'{value:.4g}'}")
-        for name, reason in result.metrics["reasons"].items():
+        for name, reason in result.metrics.reasons.items():
             print(f"  no {name}: {reason}")
         _print_calibration(detector)
         print(f"open in a browser: {arguments.out / REPORT}")

@@ -1,6 +1,7 @@
 """Every odd and hostile sort of file, written on the fly."""
 
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,28 @@ def test_sixteen_bit_tiff_in_every_layout(
     stored = values.transpose(2, 0, 1) if "planarconfig" in options else values
     path.write_bytes(tiff(stored, photometric="rgb", **options))
     np.testing.assert_allclose(read_image(path).pixels, values / 65535, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "kind"),
+    [
+        (".png", np.uint16, "16-bit PNG"),
+        (".tif", np.uint16, "16-bit TIFF"),
+        (".tif", np.float32, "32-bit TIFF"),
+    ],
+)
+def test_the_extra_that_deep_images_need_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, dtype: type, kind: str
+) -> None:
+    values = np.ones((4, 5), dtype)
+    path = tmp_path / f"deep{suffix}"
+    path.write_bytes(png16(values) if suffix == ".png" else tiff(values))
+    PILImage.new("L", (3, 2), 100).save(tmp_path / f"plain{suffix}")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    said = refusal(path)
+    assert f"{path.name}: {kind} needs imagecodecs" in said
+    assert "pip install 'haloae[deep]'" in said
+    assert read_image(tmp_path / f"plain{suffix}").depth == 8
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

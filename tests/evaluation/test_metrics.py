@@ -13,11 +13,15 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from haloae.evaluation.metrics import (
+    CURVE_POINTS,
+    PRO_LIMIT,
     ImageMetrics,
+    ImageResult,
     PixelMetrics,
     PixelResult,
     area_resize,
     image_metrics,
+    image_roc,
 )
 from oracles import area_resize_by_loops, best_f1, exact_pixel_metrics
 
@@ -70,11 +74,15 @@ def real_images() -> Case:
     return maps, masks
 
 
-def streamed(maps: list[np.ndarray], masks: list[np.ndarray]) -> PixelResult:
+def state_of(maps: list[np.ndarray], masks: list[np.ndarray]) -> PixelMetrics:
     metrics = PixelMetrics()
     for anomaly_map, mask in zip(maps, masks, strict=True):
         metrics.update(anomaly_map, mask)
-    return metrics.compute()
+    return metrics
+
+
+def streamed(maps: list[np.ndarray], masks: list[np.ndarray]) -> PixelResult:
+    return state_of(maps, masks).compute()
 
 
 @pytest.fixture(scope="module")
@@ -184,12 +192,64 @@ def test_order_of_images_does_not_matter() -> None:
     assert streamed(maps, masks) == pytest.approx(streamed(maps[::-1], masks[::-1]), abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["overlapping", "quantised", "constant"])
+def test_merged_halves_equal_the_whole(name: str) -> None:
+    maps, masks = synthetic(name)
+    whole, merged = state_of(maps, masks), state_of(maps[:3], masks[:3])
+    merged.merge(state_of(maps[3:], masks[3:]))
+    expected, result = whole.compute(), merged.compute()
+    assert result[:3] == expected[:3], "exactly, as they are made of counts"
+    assert result[3:] == pytest.approx(expected[3:], abs=1e-12), "sums of 1 / area are rounded"
+    # Regions of 1, 4, 16 and 256 pixels: sums of such shares are exact, and so is all the rest.
+    squares = [np.zeros((64, 64), bool) for _ in maps]
+    for number, mask in enumerate(squares):
+        side = (1, 2, 4, 16)[number % 4]
+        mask[8 : 8 + side, 8 : 8 + side] = True
+        mask[40, 40 : 40 + side] = True
+    whole, merged = state_of(maps, squares), state_of(maps[:3], squares[:3])
+    merged.merge(state_of(maps[3:], squares[3:]))
+    merged.merge(PixelMetrics())
+    assert merged.compute() == whole.compute()
+    for one, other in zip(merged.curves() or (), whole.curves() or (), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_merged_images_equal_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random(40), rng.random(40) < 0.4
+    parts = [ImageMetrics() for _ in range(3)]
+    for score, label, part in zip(scores, labels, 20 * [0] + 20 * [1], strict=True):
+        parts[part].update(float(score), bool(label))
+    assert parts[2].compute() == ImageResult(None, None, None)
+    for part in parts[:2]:
+        parts[2].merge(part)
+    assert parts[2].compute() == image_metrics(scores, labels)
+
+
 @pytest.mark.parametrize("fill", [None, False, True])
 def test_one_class_of_pixels_gives_none(fill: bool | None) -> None:
     maps, _ = synthetic("overlapping")
     pairs = [] if fill is None else [(m, np.full(m.shape, fill)) for m in maps]
     result = streamed([m for m, _ in pairs], [mask for _, mask in pairs])
     assert result == (None, None, None, None, None)
+
+
+def test_curves_end_where_they_should_and_keep_their_area() -> None:
+    rng = np.random.default_rng(0)
+    pixels = PixelMetrics()
+    assert pixels.curves() is None
+    mask = np.zeros((256, 256), bool)
+    mask[20:60, 20:60] = True
+    pixels.update((rng.normal(size=mask.shape) + 2 * mask).astype(np.float32), mask)
+    curves, result = pixels.curves(), pixels.compute()
+    assert curves is not None
+    assert len(curves.roc.x) <= CURVE_POINTS
+    assert (curves.roc.x[0], curves.roc.y[0], curves.roc.x[-1], curves.roc.y[-1]) == (0, 0, 1, 1)
+    assert curves.pro.x[-1] == PRO_LIMIT
+    assert np.trapezoid(curves.roc.y, curves.roc.x) == pytest.approx(result.auroc, abs=1e-3)
+    area = np.trapezoid(curves.pro.y, curves.pro.x) / PRO_LIMIT
+    assert area == pytest.approx(result.aupro, abs=1e-3)
+    assert image_roc(np.ones(3), np.ones(3, bool)) is None
 
 
 def test_memory_does_not_grow() -> None:
@@ -244,7 +304,7 @@ def test_image_metrics_by_hand() -> None:
 
 def test_image_metrics_of_one_class() -> None:
     for truth in (np.zeros(3, bool), np.ones(3, bool), np.zeros(0, bool)):
-        assert image_metrics(np.arange(len(truth)), truth) == ImageMetrics(None, None, None)
+        assert image_metrics(np.arange(len(truth)), truth) == ImageResult(None, None, None)
 
 
 def test_image_metrics_name_what_is_wrong() -> None:

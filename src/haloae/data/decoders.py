@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -141,9 +142,7 @@ _CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "MPO": _check_jpeg}
 
 
 def _decode_png16(data: bytes, picture: PILImage.Image, name: str) -> Decoded:
-    import imagecodecs
-
-    values = unit_range(imagecodecs.png_decode(data), name)
+    values = unit_range(_imagecodecs(name, "16-bit PNG").png_decode(data), name)
     key = picture.info.get("transparency")
     if key is not None:
         # The colour that means transparent. Compared here because libpng swaps its bytes in grey.
@@ -166,8 +165,6 @@ def _decode_pnm16(file: BinaryIO, picture: PILImage.Image, maximum: int, name: s
 
 def _decode_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2, name: str) -> Decoded:
     """Decodes TIFF of 16 bits or floats, which Pillow cuts to 8 bits or does not know."""
-    import imagecodecs
-
     kind, bits = max(tags.get(339, (1,))), max(tags.get(258, (1,)))
     photometric, samples = tags.get(262, 1), tags.get(277, 1)
     colours = 3 if photometric == 2 else 1
@@ -182,7 +179,7 @@ def _decode_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2, name: str) ->
             f"read: save it as grey or RGB."
         )
     file.seek(0)
-    array = imagecodecs.tiff_decode(file.read())
+    array = _imagecodecs(name, f"{bits}-bit TIFF").tiff_decode(file.read())
     if tags.get(284, 1) == 2 and samples > 1:
         array = np.moveaxis(array, 0, -1)
     array = array.reshape(tags[257], tags[256], samples)
@@ -193,6 +190,19 @@ def _decode_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2, name: str) ->
     if alpha_kind in (0, 1):  # not an alpha at all, or colours already multiplied by it
         values = values[..., :colours]
     return Decoded(values, depth=16 if kind == 1 else 32, orientation=tags.get(274, 1))
+
+
+def _imagecodecs(name: str, kind: str) -> ModuleType:
+    """What decodes the images that Pillow cuts to 8 bits; an extra, as few cameras write them."""
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise ImageError(
+            f"{name}: {kind} needs imagecodecs, which is not installed: "
+            f"run `pip install 'haloae[deep]'`."
+        ) from error
+    module: ModuleType = imagecodecs
+    return module
 
 
 def from_pillow(picture: PILImage.Image, name: str) -> Decoded:

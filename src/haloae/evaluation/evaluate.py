@@ -1,15 +1,13 @@
-"""A detector on a labelled test set: metrics.json, scores.csv and report.html.
+"""A detector on a labelled test set: its metrics, and what a report of them needs.
 
 Protocol: every image is scored whole, no crop; the model is its last state; for pixel metrics map
 and mask are brought to `RESOLUTION`², the map bilinearly, the mask by area (> 0.5). Nothing of the
 test set sets a parameter.
 """
 
-import csv
-import io
-import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +22,11 @@ from haloae.errors import DataError, ImageError
 from haloae.evaluation.metrics import (
     PRO_LIMIT,
     ImageMetrics,
+    ImageResult,
+    PixelCurves,
     PixelMetrics,
     area_resize,
-    image_metrics,
 )
-from haloae.files import write_atomic
-from haloae.outputs.report.page import REPORT, write_report
-from haloae.outputs.report.section import Scored, Section, make_section
 
 RESOLUTION = 256
 """Side of the square on which pixels are compared."""
@@ -52,25 +48,71 @@ COMPARED = ("image_auroc", "pixel_auroc", "pixel_aupro", "false_alarm_rate", "de
 """Metrics that a detector and its export are compared in."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What metrics.json says, in its order.
+
+    Metrics and rates are in [0, 1], or `None` where one kind of image or pixel is missing: the
+    reasons say why.
+    """
+
+    image_auroc: float | None
+    image_ap: float | None
+    image_f1max: float | None
+    pixel_auroc: float | None
+    pixel_ap: float | None
+    pixel_f1max: float | None
+    pixel_aupro: float | None
+    pixel_aupro_005: float | None
+    false_alarm_rate: float | None
+    """Share of good images called defective."""
+    detection_rate: float | None
+    """Share of defective images called so."""
+    wanted_false_alarm_rate: float
+    """What the threshold was made for."""
+    threshold: float
+    extrapolated: bool
+    """True: the threshold is a fit to the tail, made from too few good images."""
+    images_needed: int
+    """Held-out good images that would show such a rate."""
+    held_out: int
+    """Good images behind the threshold."""
+    good: int
+    """Good test images that were scored."""
+    defective: int
+    backbone: str
+    """Which weights the trunk has."""
+    preset: str
+    engine: str
+    protocol: Mapping[str, Any]
+    reasons: Mapping[str, str]
+    """A sentence for each kind of metric that is missing."""
+    ms_per_image: float
+    skipped: int
+    """Test images that could not be read."""
+    pixel_difference_image_auroc: float | None = None
+    """Of `pixel_difference`; `None` too where it was not asked for."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in metrics.json."""
+        return asdict(self)
+
+
 class Evaluation(NamedTuple):
     """What a test set says of a detector."""
 
-    metrics: dict[str, Any]
-    """As in metrics.json."""
+    metrics: Metrics
     rows: list[dict[str, Any]]
     """As in scores.csv, one for each image that could be scored."""
+    samples: list[Sample]
+    """Of the rows, in their order."""
+    curves: PixelCurves | None
+    """`None` where a kind of pixel or a mask is missing."""
     skipped: list[ImageError]
-    section: Section
-    """As in report.html."""
 
 
 def evaluate(
-    detector: Predictor,
-    category: Category,
-    *,
-    strict: bool = False,
-    progress: Progress = iter,
-    losses: Path | None = None,
+    detector: Predictor, category: Category, *, strict: bool = False, progress: Progress = iter
 ) -> Evaluation:
     """Score the test set and measure.
 
@@ -78,30 +120,30 @@ def evaluate(
         detector: the fitted detector.
         category: with test images.
         strict: True: an image that cannot be read is an error; False: it is skipped.
-        progress: wraps the samples, then the training images, where someone wants to watch.
-        losses: the CSV of the training's losses, for the report; it may be missing.
+        progress: wraps the samples, where someone wants to watch.
 
     Raises:
         DataError: there are no test images, a mask does not fit, or none can be scored.
         ImageError: with `strict`, an image cannot be read; always, if a mask cannot be.
     """
     scored = score(detector, category, strict=strict, progress=progress)
-    scored.metrics["pixel_difference_image_auroc"] = pixel_difference(category).auroc
-    section = make_section(detector, category, scored, losses=losses, progress=progress)
-    return Evaluation(scored.metrics, scored.rows, scored.skipped, section)
+    plain = pixel_difference(category).auroc
+    return scored._replace(metrics=replace(scored.metrics, pixel_difference_image_auroc=plain))
 
 
 def score(
     detector: Predictor, category: Category, *, strict: bool = False, progress: Progress = iter
-) -> Scored:
-    """Score the test set and measure, without baseline or report; see `evaluate`."""
+) -> Evaluation:
+    """Score the test set and measure, without the baseline; see `evaluate`."""
     if not category.test:
         raise DataError(
             f"{category.root}: holds no test images: give a folder with test/good and "
             f"test/<defect> in it."
         )
-    pixels, rows, samples, skipped, unmasked = PixelMetrics(), [], [], [], 0
-    seconds = 0.0
+    images, pixels, unmasked, seconds = ImageMetrics(), PixelMetrics(), 0, 0.0
+    rows: list[dict[str, Any]] = []
+    samples: list[Sample] = []
+    skipped: list[ImageError] = []
     for sample in progress(category.test):
         start = time.perf_counter()
         result = next(detector.stream([sample.path]))
@@ -113,46 +155,34 @@ def score(
             continue
         rows.append(_row(sample, result, category.root))
         samples.append(sample)
+        images.update(result.score, sample.is_anomalous)
         if sample.is_anomalous and sample.mask is None:
             unmasked += 1
         else:
             pixels.update(*_comparable(sample, result))
     if not rows:
         raise DataError(f"{category.root}: no test image can be scored: {skipped[0]}")
-    metrics = _metrics(rows, pixels, unmasked, detector)
-    metrics["ms_per_image"] = 1000 * seconds / len(category.test)
-    metrics["skipped"] = len(skipped)
-    return Scored(metrics, rows, samples, pixels.curves(), skipped)
+    if unmasked:
+        # Defects without a mask would count as normal pixels, or bias the rest.
+        pixels = PixelMetrics()
+    metrics = Metrics(
+        **_measured(images, pixels, rows, unmasked),
+        **_circumstances(detector),
+        ms_per_image=1000 * seconds / len(category.test),
+        skipped=len(skipped),
+    )
+    return Evaluation(metrics, rows, samples, pixels.curves(), skipped)
 
 
-def before_and_after(
+def compare(
     before: Predictor, after: Predictor, category: Category, *, progress: Progress = iter
-) -> str:
-    """A line for each metric: of a detector, and of what was made of it."""
+) -> list[tuple[str, float | None, float | None]]:
+    """Each of `COMPARED`, of a detector and of what was made of it, on one test set."""
     both = [score(each, category, progress=progress).metrics for each in (before, after)]
-    lines = [f"  {f'on {category.root}':28} {'before':>8} {'after':>8}"]
-    for name in COMPARED:
-        shown = ["-" if each[name] is None else f"{each[name]:.4f}" for each in both]
-        lines.append(f"  {name:28} {shown[0]:>8} {shown[1]:>8}")
-    return "\n".join(lines)
+    return [(name, getattr(both[0], name), getattr(both[1], name)) for name in COMPARED]
 
 
-def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Write metrics.json, scores.csv and report.html to a folder.
-
-    Raises:
-        OutputError: the folder cannot be written to.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, evaluation.rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(evaluation.rows)
-    write_atomic(out / "scores.csv", text.getvalue().encode("utf-8", "surrogateescape"))
-    write_atomic(out / "metrics.json", (json.dumps(evaluation.metrics, indent=2) + "\n").encode())
-    write_report(out / REPORT, evaluation.section.name, [evaluation.section])
-
-
-def pixel_difference(category: Category) -> ImageMetrics:
+def pixel_difference(category: Category) -> ImageResult:
     """The baseline every detector must beat: mean of |image - mean training image|, at 128².
 
     All `None` where there are no training images or only one class.
@@ -160,13 +190,12 @@ def pixel_difference(category: Category) -> ImageMetrics:
     total, count = np.zeros((3, DIFFERENCE_SIZE, DIFFERENCE_SIZE)), 0
     for image in _readable(category.train):
         total, count = total + image, count + 1
-    scores, labels = [], []
+    metrics = ImageMetrics()
     if count:
         for sample in category.test:
             for image in _readable([sample.path]):
-                scores.append(float(np.abs(image - total / count).mean()))
-                labels.append(sample.is_anomalous)
-    return image_metrics(np.array(scores), np.array(labels, dtype=bool))
+                metrics.update(float(np.abs(image - total / count).mean()), sample.is_anomalous)
+    return metrics.compute()
 
 
 def _readable(paths: Sequence[Path]) -> Iterable[np.ndarray]:
@@ -192,6 +221,8 @@ def _comparable(sample: Sample, prediction: Prediction) -> tuple[np.ndarray, np.
     """Map and mask at the protocol's resolution; a good image's mask is empty."""
     shape = prediction.anomaly_map.shape
     size = (RESOLUTION, RESOLUTION)
+    # The one place where a map is not resized by `resize_map`: the protocol takes the map at the
+    # image's own size, and Pillow's filter averages where it shrinks.
     anomaly = PILImage.fromarray(prediction.anomaly_map).resize(size, PILImage.Resampling.BILINEAR)
     mask = np.zeros(size, dtype=bool)
     if sample.mask is not None:
@@ -199,45 +230,50 @@ def _comparable(sample: Sample, prediction: Prediction) -> tuple[np.ndarray, np.
     return np.asarray(anomaly), mask
 
 
-def _metrics(
-    rows: list[dict[str, Any]], pixels: PixelMetrics, unmasked: int, detector: Predictor
+def _measured(
+    images: ImageMetrics, pixels: PixelMetrics, rows: Sequence[Mapping[str, Any]], unmasked: int
 ) -> dict[str, Any]:
-    is_defect = np.array([row["label"] != GOOD for row in rows])
-    is_called = np.array([row["is_anomalous"] for row in rows])
-    image = image_metrics(np.array([row["score"] for row in rows]), is_defect)
+    """What was counted on the test set, and why anything of it is missing."""
+    image, pixel = images.compute(), pixels.compute()
+    alarms = [row["is_anomalous"] for row in rows if row["label"] == GOOD]
+    found = [row["is_anomalous"] for row in rows if row["label"] != GOOD]
+    good, defective = len(alarms), len(found)
     reasons: dict[str, str] = {}
     if image.auroc is None:
-        which = "defective" if is_defect.all() else "good"
+        which = "defective" if defective else "good"
         reasons["image"] = f"all test images are {which}: ranking needs both kinds"
-    pixel = pixels.compute()
     if unmasked:
-        # Defects without a mask would count as normal pixels, or bias the rest.
-        pixel = PixelMetrics().compute()
         reasons["pixel"] = f"{unmasked} defective test images have no mask"
     elif pixel.auroc is None:
         reasons["pixel"] = (
             "all scored pixels are of one kind: no mask has a pixel set at this resolution"
         )
-    if is_defect.all():
+    if not good:
         reasons["false_alarm_rate"] = "there are no good test images"
-    if not is_defect.any():
+    if not defective:
         reasons["detection_rate"] = "there are no defective test images"
-    calibration = detector.calibration
     return {
         **{f"image_{name}": value for name, value in image._asdict().items()},
         **{f"pixel_{name}": value for name, value in pixel._asdict().items()},
-        "false_alarm_rate": None if is_defect.all() else float(is_called[~is_defect].mean()),
-        "detection_rate": float(is_called[is_defect].mean()) if is_defect.any() else None,
+        "false_alarm_rate": sum(alarms) / good if good else None,
+        "detection_rate": sum(found) / defective if defective else None,
+        "good": good,
+        "defective": defective,
+        "reasons": reasons,
+    }
+
+
+def _circumstances(detector: Predictor) -> dict[str, Any]:
+    """What was measured, and how."""
+    calibration = detector.calibration
+    return {
         "wanted_false_alarm_rate": calibration.false_alarm_rate,
         "threshold": calibration.threshold.value,
         "extrapolated": calibration.extrapolated,
         "images_needed": calibration.images_needed,
         "held_out": len(calibration.scores),
-        "good": int((~is_defect).sum()),
-        "defective": int(is_defect.sum()),
         "backbone": detector.provenance.backbone,
         "preset": detector.config.preset,
         "engine": detector.engine,
         "protocol": PROTOCOL,
-        "reasons": reasons,
     }

@@ -1,7 +1,8 @@
 """How good scores and anomaly maps are, measured against the truth.
 
 Higher score = more anomalous, always. A metric is `None`, never a made-up number, where only one
-class was seen. scikit-learn and scipy are imported where they are used, so this file is cheap.
+class was seen. States merge, so that parts of a test set can be measured apart. scikit-learn and
+scipy are imported where they are used, so this file is cheap.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ CURVE_POINTS = 200
 """Most points of a curve that is to be drawn."""
 
 
-class ImageMetrics(NamedTuple):
+class ImageResult(NamedTuple):
     """Image-level results in [0, 1], or `None` where one class is missing."""
 
     auroc: float | None
@@ -51,7 +52,7 @@ class PixelResult(NamedTuple):
     aupro_005: float | None
 
 
-def image_metrics(scores: NDArray[np.floating], is_anomalous: NDArray[np.bool_]) -> ImageMetrics:
+def image_metrics(scores: NDArray[np.floating], is_anomalous: NDArray[np.bool_]) -> ImageResult:
     """ROC-AUC, average precision and the best F1 over all thresholds.
 
     Args:
@@ -74,13 +75,13 @@ def image_metrics(scores: NDArray[np.floating], is_anomalous: NDArray[np.bool_])
         index = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise ValueError(f"expected finite scores, got {scores[index]} at index {index}")
     if is_anomalous.all() or not is_anomalous.any():
-        return ImageMetrics(None, None, None)
+        return ImageResult(None, None, None)
 
     precision, recall, _ = precision_recall_curve(is_anomalous, scores)
     # 0/0 where every image above the threshold is good: no true positive, so F1 is 0.
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    return ImageMetrics(
+    return ImageResult(
         auroc=float(roc_auc_score(is_anomalous, scores)),
         ap=float(average_precision_score(is_anomalous, scores)),
         f1max=float(f1.max()),
@@ -98,6 +99,32 @@ def image_roc(scores: NDArray[np.floating], is_anomalous: NDArray[np.bool_]) -> 
         return None
     false_positive_rate, recall, _ = roc_curve(is_anomalous, scores)
     return _thinned(false_positive_rate, recall)
+
+
+class ImageMetrics:
+    """Image metrics over any number of images: a score and a label is kept of each."""
+
+    def __init__(self) -> None:
+        self._scores: list[float] = []
+        self._labels: list[bool] = []
+
+    def update(self, score: float, is_anomalous: bool) -> None:
+        """Take in one image: its score, finite, and True where it has a defect."""
+        self._scores.append(score)
+        self._labels.append(is_anomalous)
+
+    def merge(self, other: "ImageMetrics") -> None:
+        """Take in the images of another state, after one's own."""
+        self._scores += other._scores
+        self._labels += other._labels
+
+    def compute(self) -> ImageResult:
+        """The metrics over all images so far; all `None` while one class of images is missing.
+
+        Raises:
+            ValueError: a score is not finite.
+        """
+        return image_metrics(np.array(self._scores), np.array(self._labels, dtype=bool))
 
 
 class _Rates(NamedTuple):
@@ -157,6 +184,16 @@ class PixelMetrics:
         if mask.any():
             _add_counts(self._anomalous, bins[mask])
             _add_counts(self._overlap, bins[mask], weights=_region_weights(mask)[mask])
+
+    def merge(self, other: "PixelMetrics") -> None:
+        """Count the pixels of another state too.
+
+        Exact for everything that is a count; the overlap is a sum of fractions, which may differ
+        in its last bit with the order of adding.
+        """
+        self._normal += other._normal
+        self._anomalous += other._anomalous
+        self._overlap += other._overlap
 
     def compute(self) -> PixelResult:
         """The metrics over all pixels so far; all `None` while one class of pixels is missing."""

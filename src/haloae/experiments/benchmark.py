@@ -10,7 +10,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from haloae.config import AttentionMode, Config
 from haloae.data.folders import GOOD, Category, load_category
 from haloae.detector import fit_detector
 from haloae.errors import ConfigError, DataError, HaloaeError
-from haloae.evaluation.evaluate import PROTOCOL, evaluate, write_evaluation
+from haloae.evaluation.evaluate import PROTOCOL, evaluate
 from haloae.files import write_atomic
+from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.words import METRICS
 from haloae.presets import preset
@@ -205,15 +206,16 @@ def _run(
             workers=workers,
         ).detector
         detector.save(where / MODEL)
-        result = evaluate(
-            detector,
-            category,
-            progress=lambda items: tqdm(items, "evaluating", disable=not progress, leave=False),
-            losses=where / LOSS_LOG,
-        )
-        write_evaluation(result, where)
+
+        def bar(items: Iterable[Any]) -> Iterable[Any]:
+            shown: Iterable[Any] = tqdm(items, "evaluating", disable=not progress, leave=False)
+            return shown
+
+        result = evaluate(detector, category, progress=bar)
+        losses = where / LOSS_LOG
+        write_evaluation(result, detector, category, where, losses=losses, progress=bar)
         (where / CHECKPOINT).unlink(missing_ok=True)
-        done = {"seconds": time.perf_counter() - start, "metrics": result.metrics}
+        done = {"seconds": time.perf_counter() - start, "metrics": result.metrics.as_dict()}
         write_atomic(where / RUN, _json({**plan, **done}))
         return {**known, **done}
     except HaloaeError as error:

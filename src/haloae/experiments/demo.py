@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from haloae.config import Config
 from haloae.data.folders import load_category
 from haloae.demo_set.pictures import write_demo
 from haloae.detector import fit_detector
-from haloae.evaluation.evaluate import evaluate, write_evaluation
+from haloae.evaluation.evaluate import evaluate
+from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.page import REPORT, write_report
 from haloae.training.run_folder import LOSS_LOG, MODEL
 
@@ -70,19 +72,17 @@ def run_demo(
             category.train, config, name=folder.name, run=run, device=device, progress=progress
         ).detector
         detector.save(run / MODEL)
-        result = evaluate(
-            detector,
-            category,
-            progress=lambda items: bar(items, "evaluating"),
-            strict=True,
-            losses=run / LOSS_LOG,
+        evaluating = partial(bar, title="evaluating")
+        result = evaluate(detector, category, strict=True, progress=evaluating)
+        sections.append(
+            write_evaluation(
+                result, detector, category, run, losses=run / LOSS_LOG, progress=evaluating
+            )
         )
-        sections.append(result.section)
-        write_evaluation(result, run)
         outcomes.append(
             Outcome(
                 category=folder.name,
-                metrics=result.metrics,
+                metrics=result.metrics.as_dict(),
                 seconds=time.perf_counter() - start,
                 backbone=f"{config.network.trunk}, {detector.provenance.backbone} weights",
             )

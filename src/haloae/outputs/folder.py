@@ -1,21 +1,21 @@
-"""Score images on disk and write what was found: predictions.jsonl, maps, overlays, a sheet."""
+"""What is written to a folder: of images that were scored, and of a detector that was measured."""
 
+import csv
 import io
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-from PIL import Image as PILImage
-
-from haloae.data.folders import find_images
+from haloae.data.folders import Category, find_images
 from haloae.data.images import Image, shown_path
+from haloae.detection.calibration import Calibration
 from haloae.detection.predictor import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, claim_folder, write_atomic
+from haloae.outputs.encode import as_record, encode_map
 from haloae.outputs.pictures import (
     Highest,
     Ranked,
@@ -25,18 +25,20 @@ from haloae.outputs.pictures import (
     thumbnail,
 )
 
+if TYPE_CHECKING:
+    from haloae.evaluation.evaluate import Evaluation, Progress
+    from haloae.outputs.report.section import Section
+
 PREDICTIONS = "predictions.jsonl"
 PARTIAL = "predictions.partial.jsonl"
 MAPS = "maps"
 OVERLAYS = "overlays"
 SHEET = "contact_sheet.jpg"
-TINY = 1e-30
 MASKS = "ground_truth"
 LONGEST_NAME = 255
 """Bytes a file name may have on the usual file systems."""
 MapFormat = Literal["none", "png", "tiff"]
 Overlays = Literal["anomalous", "all", "none"]
-Progress = Callable[[Sequence["Input"]], Iterable["Input"]]
 
 
 class Input(NamedTuple):
@@ -75,7 +77,7 @@ def predict_to_folder(
     overlays: Overlays = "anomalous",
     strict: bool = False,
     overwrite: bool = False,
-    progress: Progress = iter,
+    progress: "Progress" = iter,
     report: Callable[[str], None] = lambda message: None,
 ) -> Counts:
     """Score every image of `inputs`, in constant memory.
@@ -111,7 +113,7 @@ def predict_to_folder(
     normal = anomalous = failed = 0
     targets = _targets([item.relative for item in images], maps, overlays)
     places = dict(zip(images, targets, strict=True))
-    pictures = _Pictures(detector, out, overlays, Highest())
+    pictures = _Pictures(detector.calibration, out, overlays, Highest())
     try:
         with partial.open("w", encoding="utf-8") as lines:
             for item, image, result in _score(detector, progress(images)):
@@ -134,6 +136,48 @@ def predict_to_folder(
     except OSError as error:
         raise cannot_write(partial, error) from error
     return Counts(normal, anomalous, failed, len(skipped), ranked)
+
+
+def write_evaluation(
+    evaluation: "Evaluation",
+    detector: Predictor,
+    category: Category,
+    out: Path,
+    *,
+    losses: Path | None = None,
+    progress: "Progress" = iter,
+) -> "Section":
+    """Write metrics.json, scores.csv and report.html to a folder.
+
+    Args:
+        evaluation: of the detector on the category.
+        detector: scores the training images, and a few once more, for the report.
+        category: that was scored.
+        out: the folder.
+        losses: the CSV of the training's losses, for the report; it may be missing.
+        progress: wraps the training images, where someone wants to watch.
+
+    Returns:
+        What the page says of the category, for a page about several.
+
+    Raises:
+        MissingExtraError: what makes the page is not installed.
+        OutputError: the folder cannot be written to.
+    """
+    # Here, as a machine that only predicts has no use for what makes pages.
+    from haloae.outputs.report.page import REPORT, write_report
+    from haloae.outputs.report.section import make_section
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, evaluation.rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(evaluation.rows)
+    write_atomic(out / "scores.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+    metrics = json.dumps(evaluation.metrics.as_dict(), indent=2)
+    write_atomic(out / "metrics.json", f"{metrics}\n".encode())
+    section = make_section(detector, category, evaluation, losses=losses, progress=progress)
+    write_report(out / REPORT, section.name, [section])
+    return section
 
 
 def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input], list[str]]:
@@ -194,7 +238,7 @@ def _score(
 class _Pictures(NamedTuple):
     """Writes what people look at, one image after the other."""
 
-    detector: Predictor
+    calibration: Calibration
     out: Path
     overlays: Overlays
     highest: Highest
@@ -203,16 +247,16 @@ class _Pictures(NamedTuple):
         self, item: Input, image: Image | None, result: Prediction, targets: Targets
     ) -> Targets:
         """Write the map and, where it is wanted, the overlay; says what was written."""
-        calibration = self.detector.calibration
         if targets.map is not None:
-            _write_map(self.detector, result, self.out / targets.map)
+            data = encode_map(result, "png" if targets.map.suffix == ".png" else "tiff")
+            write_atomic(self.out / targets.map, data, durable=False)
         if image is None or self.overlays == "none":
             self.highest.add(str(item.relative), result)
             return Targets(targets.map, None)
-        self.highest.add(str(item.relative), result, lambda: thumbnail(image, result, calibration))
+        self.highest.add(str(item.relative), result, lambda: thumbnail(image, result))
         if targets.overlay is None or not (self.overlays == "all" or result.is_anomalous):
             return Targets(targets.map, None)
-        data = draw_overlay(image, result, calibration)
+        data = draw_overlay(image, result, self.calibration)
         write_atomic(self.out / targets.overlay, data, durable=False)
         return targets
 
@@ -220,7 +264,7 @@ class _Pictures(NamedTuple):
         """Write the contact sheet, unless no pictures for people are wanted."""
         if self.overlays == "none":
             return
-        threshold = readable(self.detector.calibration.threshold.value)
+        threshold = readable(self.calibration.threshold.value)
         headline = f"{anomalous} of {scored} anomalous, threshold {threshold}"
         if len(ranked) < scored:
             headline += f", the {len(ranked)} highest scores"
@@ -228,18 +272,13 @@ class _Pictures(NamedTuple):
 
 
 def _line(item: Input, result: Prediction | ImageError, written: Targets) -> str:
-    prediction, error = (None, result) if isinstance(result, ImageError) else (result, None)
-    values: dict[str, Any] = {
-        "path": str(item.path),
-        "score": prediction and prediction.score,
-        "p_value": prediction and prediction.p_value,
-        "is_anomalous": prediction and prediction.is_anomalous,
-        "extrapolated": prediction and prediction.extrapolated,
-        "map": written.map and str(written.map),
-        "overlay": written.overlay and str(written.overlay),
-        "error": error and str(error),
-    }
-    return json.dumps(values)
+    record = as_record(
+        str(item.path),
+        result,
+        map=None if written.map is None else str(written.map),
+        overlay=None if written.overlay is None else str(written.overlay),
+    )
+    return json.dumps(record)
 
 
 def _targets(
@@ -278,17 +317,6 @@ def _mirrored(
         taken.add(target)
         targets.append(PurePosixPath(folder) / target)
     return targets
-
-
-def _write_map(detector: Predictor, prediction: Prediction, path: Path) -> None:
-    """Write one map, in the format of the path's suffix."""
-    values = prediction.anomaly_map
-    if path.suffix == ".png":
-        threshold = max(detector.calibration.pixel_threshold.value, TINY)
-        values = (np.clip(values / (2 * threshold), 0, 1) * 65535).round().astype(np.uint16)
-    buffer = io.BytesIO()
-    PILImage.fromarray(values).save(buffer, format=path.suffix[1:])
-    write_atomic(path, buffer.getvalue(), durable=False)
 
 
 def _remove_old(out: Path) -> None:

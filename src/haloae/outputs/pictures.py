@@ -1,8 +1,9 @@
-"""Pictures for people: an image with its defects outlined, and a sheet of the highest scores."""
+"""All that is drawn of an image, in one set of colours: overlay, contact sheet, report's views."""
 
 import heapq
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import ImageDraw, ImageFont
-from scipy.ndimage import maximum_filter
+from PIL import ImageDraw, ImageFilter, ImageFont
 
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction
+from haloae.detection.predictor import Prediction, resize_map
 
 MIN_WIDTH = 480
 """Narrower images are enlarged by a whole number, and no caption is narrower, in pixels."""
@@ -24,10 +24,16 @@ MAX_SIDE = 2048
 SHEET_SIZE = 40
 """Images on a contact sheet."""
 THUMBNAIL, COLUMNS, MIN_COLUMNS = 200, 8, 4
+VIEW, VIEW_LINE = 256, 2
+"""Longer side of a report's view and width of its lines, in pixels."""
+HEAT = [(255, 215, 0), (225, 0, 40)]
+"""Yellow to red, laid over an image from one to `HOTTEST` pixel thresholds."""
 HOTTEST, HEAT_ALPHA = 3.0, 0.45
-"""In pixel thresholds, where the heat, which starts at 1, is full; and how opaque that is."""
-YELLOW, RED = (255, 215, 0), (225, 0, 40)
-DARK, BRIGHT = (0, 0, 0), (90, 255, 255)
+RAMP = [(9, 9, 35), (72, 18, 107), (150, 40, 100), (222, 82, 55), (251, 165, 30), (252, 253, 191)]
+"""Of a map alone, from 0 to `RAMP_END` pixel thresholds: brighter is more unusual, in grey too."""
+RAMP_END = 2.0
+FOUND, TRUE, CASING = (90, 255, 255), (255, 122, 0), (0, 0, 0)
+"""Outlines of what was found and of the true defect, and the dark lines that set them off."""
 PAPER, INK, SHADE = (255, 255, 255), (25, 25, 25), (205, 205, 205)
 # Vermilion and blue of Okabe and Ito, told apart by everyone; shape, word and width say it too.
 VERDICT_COLOURS = {True: (213, 94, 0), False: (0, 114, 178)}
@@ -35,6 +41,15 @@ TINY = 1e-30
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Pixels = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+
+class Views(NamedTuple):
+    """One image, its map, and the image with what was found and what is true outlined."""
+
+    image: PILImage.Image
+    anomaly_map: PILImage.Image
+    outlined: PILImage.Image
 
 
 class Ranked(NamedTuple):
@@ -102,7 +117,7 @@ def draw_overlay(image: Image, prediction: Prediction, calibration: Calibration)
         a JPEG. The image is enlarged to a width of at least `MIN_WIDTH`, as far as `MAX_SIDE`
         allows, or reduced to that; a margin holds the outlines at its edges.
     """
-    picture = _marked(image, prediction, calibration, least=MIN_WIDTH, most=MAX_SIDE)
+    picture = _marked(image, prediction, least=MIN_WIDTH, most=MAX_SIDE)
     width = max(picture.width, MIN_WIDTH, picture.height // 3)
     size = max(17, min(width // 24, max(picture.size) // 40))
     gap = size // 2
@@ -126,9 +141,31 @@ def draw_overlay(image: Image, prediction: Prediction, calibration: Calibration)
     return _jpeg(canvas)
 
 
-def thumbnail(image: Image, prediction: Prediction, calibration: Calibration) -> PILImage.Image:
+def thumbnail(image: Image, prediction: Prediction) -> PILImage.Image:
     """The same marks on a picture of `THUMBNAIL` pixels at most, and its margin."""
-    return _marked(image, prediction, calibration, least=THUMBNAIL, most=THUMBNAIL)
+    return _marked(image, prediction, least=THUMBNAIL, most=THUMBNAIL)
+
+
+def draw_views(
+    image: Image, prediction: Prediction, *, truth: NDArray[np.bool_] | None = None
+) -> Views:
+    """The views, each of `VIEW` pixels, the outlined one with a margin.
+
+    Args:
+        image: as it was decoded.
+        prediction: of it.
+        truth: (H, W) of the image, True on the defect; None where it is not known.
+    """
+    scale = VIEW / max(image.width, image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    pixels = _visible(image, size)
+    shares = _in_thresholds(prediction, size, RAMP_END) / RAMP_END
+    outlined = _outlined(pixels, [(truth, TRUE), (prediction.defects, FOUND)], VIEW_LINE)
+    return Views(
+        PILImage.fromarray(pixels),
+        PILImage.fromarray(_coloured(shares, RAMP).round().astype(np.uint8)),
+        PILImage.fromarray(outlined),
+    )
 
 
 def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
@@ -159,19 +196,19 @@ def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
         _sign(draw, (left, text, size), entry.is_anomalous)
         words = f"{verdict(entry.is_anomalous)} {readable(entry.score)}"
         draw.text((left + size + 6, text + middle), words, INK, _font(size), "lm")
-        name = _shortened(_drawable(entry.name), size - 3, box)
+        # Codes for what Pillow's own font has no glyphs for.
+        name = entry.name.encode("ascii", "backslashreplace").decode("ascii")
+        name = _shortened(name, size - 3, box)
         draw.text((left, text + round(1.4 * size) + middle), name, INK, _font(size - 3), "lm")
     return _jpeg(canvas)
 
 
-def _marked(
-    image: Image, prediction: Prediction, calibration: Calibration, *, least: int, most: int
-) -> PILImage.Image:
+def _marked(image: Image, prediction: Prediction, *, least: int, most: int) -> PILImage.Image:
     width, height = _view_size(image.width, image.height, least=least, most=most)
-    limit = max(calibration.pixel_threshold.value, TINY)
-    pixels = _heated(_visible(image, (width, height)), prediction.anomaly_map, limit)
-    line = max(1, min(math.ceil(max(width, height) / 400), min(width, height) // 16))
-    return PILImage.fromarray(_outlined(pixels, prediction.defects, line))
+    size = width, height
+    pixels = _heated(_visible(image, size), _in_thresholds(prediction, size, HOTTEST))
+    line = max(1, min(math.ceil(max(size) / 400), min(size) // 16))
+    return PILImage.fromarray(_outlined(pixels, [(prediction.defects, FOUND)], line))
 
 
 def _view_size(width: int, height: int, *, least: int, most: int) -> tuple[int, int]:
@@ -184,36 +221,51 @@ def _view_size(width: int, height: int, *, least: int, most: int) -> tuple[int, 
 
 def _visible(image: Image, size: tuple[int, int]) -> Pixels:
     """(height, width, 3) of the size; deeper images are brightened, most of them being dim."""
-    box = PILImage.Resampling.BOX
+    is_smaller = size[0] <= image.width and size[1] <= image.height
+    how = PILImage.Resampling.BOX if is_smaller else PILImage.Resampling.BILINEAR
     if image.pixels.dtype == np.uint8:
-        return np.asarray(PILImage.fromarray(image.pixels).resize(size, box))
+        return np.array(PILImage.fromarray(image.pixels).resize(size, how))
     channels = [
-        PILImage.fromarray(np.ascontiguousarray(image.pixels[..., channel])).resize(size, box)
+        PILImage.fromarray(np.ascontiguousarray(image.pixels[..., channel])).resize(size, how)
         for channel in range(3)
     ]
     small = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     white = max(float(np.percentile(small, 99.9)), TINY)
-    visible: Pixels = (np.clip(small, 0, white) * (255 / white)).round().astype(np.uint8)
-    return visible
+    return np.asarray((np.clip(small, 0, white) * (255 / white)).round(), dtype=np.uint8)
 
 
-def _heated(pixels: Pixels, anomaly_map: NDArray[np.float32], limit: float) -> Pixels:
+def _in_thresholds(
+    prediction: Prediction, size: tuple[int, int], most: float
+) -> NDArray[np.float32]:
+    """(height, width): the map of that size in pixel thresholds, cut off at the most."""
+    limit = np.float32(max(prediction.pixel_threshold, TINY))
+    values = resize_map(prediction.grid_map, (size[1], size[0]))
+    return np.asarray(np.clip(values, 0, most * limit) / limit)
+
+
+def _coloured(
+    shares: NDArray[np.float32], stops: Sequence[tuple[int, int, int]]
+) -> NDArray[np.float64]:
+    """(…) from 0 to 1 → (…, 3): between the first colour and the last."""
+    places = np.linspace(0, 1, len(stops))
+    channels = zip(*stops, strict=True)
+    return np.stack([np.interp(shares, places, channel) for channel in channels], axis=-1)
+
+
+def _heated(pixels: Pixels, in_thresholds: NDArray[np.float32]) -> Pixels:
     """Yellow to red where the map is above the pixel threshold; elsewhere unchanged."""
-    capped = np.clip(anomaly_map, 0, HOTTEST * limit)
-    size = pixels.shape[1], pixels.shape[0]
-    ratio = np.asarray(PILImage.fromarray(capped).resize(size, PILImage.Resampling.BILINEAR))
-    ratio = ratio / np.float32(limit)
-    strength = ((ratio - 1) / (HOTTEST - 1)).clip(0, 1)[..., None]
-    hot = strength[..., 0] > 0
-    strength = strength[hot]
-    colour = np.asarray(YELLOW) * (1 - strength) + np.asarray(RED) * strength
-    alpha = HEAT_ALPHA * np.sqrt(strength)
+    strength = (in_thresholds - 1) / (HOTTEST - 1)
+    is_hot = strength > 0
+    strength = strength[is_hot]
+    alpha = HEAT_ALPHA * np.sqrt(strength)[:, None]
     heated = pixels.copy()
-    heated[hot] = (pixels[hot] * (1 - alpha) + colour * alpha).round()
+    heated[is_hot] = (pixels[is_hot] * (1 - alpha) + _coloured(strength, HEAT) * alpha).round()
     return heated
 
 
-def _outlined(pixels: Pixels, defects: NDArray[np.bool_], line: int) -> Pixels:
+def _outlined(
+    pixels: Pixels, outlines: Sequence[tuple[NDArray[np.bool_] | None, Colour]], line: int
+) -> Pixels:
     """A bright line between dark ones around each defect, all of it outside; with a margin."""
     height, width = pixels.shape[:2]
     margin = 3 * line
@@ -221,19 +273,32 @@ def _outlined(pixels: Pixels, defects: NDArray[np.bool_], line: int) -> Pixels:
     framed = np.pad(pixels, (*edges, (0, 0)))
     framed[:margin] = framed[-margin:] = SHADE
     framed[:, :margin] = framed[:, -margin:] = SHADE
-    # Any defect pixel of a cell counts, so that none vanishes when a large image is reduced.
-    rows = np.arange(height) * defects.shape[0] // height
-    columns = np.arange(width) * defects.shape[1] // width
-    small = np.logical_or.reduceat(np.logical_or.reduceat(defects, rows, 0), columns, 1)
-    if not small.any():
-        return framed
-    inside = np.pad(small, edges)
-    near, middle, far = (
-        maximum_filter(inside, 2 * reach * line + 1, mode="constant") for reach in (1, 2, 3)
-    )
-    framed[far & ~inside] = DARK
-    framed[middle & ~near] = BRIGHT
+    for defects, colour in outlines:
+        if defects is None or not defects.any():
+            continue
+        inside = np.pad(_shrunk(defects, (height, width)), edges)
+        near, middle, far = (_grown(inside, reach * line) for reach in (1, 2, 3))
+        framed[far & ~inside] = CASING
+        framed[middle & ~near] = colour
     return framed
+
+
+def _shrunk(defects: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Any defect pixel of a cell counts, so that none vanishes when a large image is reduced."""
+    rows, columns = (
+        np.arange(new) * old // new for new, old in zip(shape, defects.shape, strict=True)
+    )
+    return np.logical_or.reduceat(np.logical_or.reduceat(defects, rows, 0), columns, 1)
+
+
+def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """True within a square that reaches so many pixels around any that is True."""
+    picture = PILImage.fromarray(mask.astype(np.uint8) * 255)
+    # A mean over the square, which takes the same time at any size, is above 0 where any is True;
+    # made certain after each axis, as one pixel's share of both would round to 0.
+    for radius in ((reach, 0), (0, reach)):
+        picture = picture.filter(ImageFilter.BoxBlur(radius)).point(lambda value: 255 * (value > 0))
+    return np.asarray(picture) > 0
 
 
 def _sign(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], is_anomalous: bool) -> None:
@@ -261,19 +326,17 @@ def _wrap(parts: Sequence[str], size: int, width: int) -> list[str]:
 
 def _shortened(name: str, size: int, width: int) -> str:
     """The name, its middle left out where it does not fit; its end is what tells images apart."""
-    if len(name) > 2 * width:
-        name = name[:width] + name[-width:]
-    shown, keep = name, len(name)
-    while keep > 1 and _font(size).getlength(shown) > width:
-        keep -= 1
+
+    def cut(keep: int) -> str:
         head = keep // 3
-        shown = f"{name[:head]}…{name[head - keep :]}"
-    return shown
+        return f"{name[:head]}…{name[head - keep :]}"
 
-
-def _drawable(name: str) -> str:
-    """The name with codes for what Pillow's own font has no glyphs for."""
-    return name.encode("ascii", "backslashreplace").decode("ascii")
+    measure = _font(size).getlength
+    if measure(name) <= width:
+        return name
+    keeps = range(1, len(name))
+    fitting = bisect_right(keeps, float(width), key=lambda keep: float(measure(cut(keep))))
+    return cut(max(1, fitting))
 
 
 @lru_cache

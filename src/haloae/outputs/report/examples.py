@@ -1,33 +1,24 @@
-"""Single images for the report: which to show, and how they look at 256 pixels."""
+"""Single images for the report: which to show, and what was found on them."""
 
 import base64
 import heapq
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from haloae.data.folders import Sample
-from haloae.data.images import Image, read_image, read_mask, shown_path
+from haloae.data.folders import GOOD, Category, Sample
+from haloae.data.images import read_image, read_mask, shown_path
 from haloae.detection.predictor import Prediction, Predictor
 from haloae.errors import DataError, ImageError
+from haloae.evaluation.evaluate import Evaluation, Progress
+from haloae.outputs.pictures import draw_views
+from haloae.outputs.report.words import MOST, counted
 
-MOST = 8
-"""Images shown of a kind."""
-SIDE = 256
-"""Longer side of a picture, in pixels."""
 QUALITY = 80
-FOUND = (255, 122, 0)
-TRUE = (0, 200, 255)
-CASING = (0, 0, 0)
-RAMP = [(9, 9, 35), (72, 18, 107), (150, 40, 100), (222, 82, 55), (251, 165, 30), (252, 253, 191)]
-"""From 0 to twice the pixel threshold: brighter is more unusual, in grey too."""
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 class Example(NamedTuple):
@@ -44,16 +35,70 @@ class Example(NamedTuple):
     """True: the true defect is outlined too."""
 
 
-def make_examples(detector: Predictor, root: Path, samples: Sequence[Sample]) -> list[Example]:
-    """Score some samples once more and draw them; what cannot be read any more is left out."""
-    examples = []
-    for sample in samples:
-        try:
-            image = read_image(sample.path)
-            examples.append(_example(detector, root, sample, image))
-        except ImageError:
-            continue
-    return examples
+class Gallery(NamedTuple):
+    """Some images of one kind."""
+
+    title: str
+    note: str
+    examples: Sequence[Example]
+
+
+def scored_galleries(
+    detector: Predictor, category: Category, evaluation: Evaluation
+) -> list[Gallery]:
+    """Hits, misses and false alarms, at most `MOST` of each; they are scored once more."""
+    rows, samples = evaluation.rows, evaluation.samples
+    order = sorted(range(len(rows)), key=lambda index: -rows[index]["score"])
+
+    def places(*, is_defect: bool, is_called: bool) -> list[int]:
+        return [
+            index
+            for index in order
+            if samples[index].is_anomalous is is_defect and rows[index]["is_anomalous"] is is_called
+        ]
+
+    hits = places(is_defect=True, is_called=True)
+    misses = places(is_defect=True, is_called=False)
+    alarms = places(is_defect=False, is_called=True)
+    kinds = [
+        (
+            "Hits",
+            f"{counted(len(hits), 'defect')} found, from the clearest to the faintest",
+            spread(hits),
+        ),
+        (
+            "Misses",
+            f"{counted(len(misses), 'defect')} not found, nearest to the threshold first",
+            misses,
+        ),
+        (
+            "False alarms",
+            f"{counted(len(alarms), 'good image')} called defective, highest first",
+            alarms,
+        ),
+    ]
+    return [
+        Gallery(
+            title, note, _examples(detector, category.root, [samples[i] for i in chosen[:MOST]])
+        )
+        for title, note, chosen in kinds
+    ]
+
+
+def training_gallery(
+    detector: Predictor, category: Category, *, progress: Progress = iter
+) -> list[Gallery]:
+    """The most unusual training images, all of which are scored; [] where there are none."""
+    if not category.train:
+        return []
+    paths = most_unusual(detector, category.train, progress=progress)
+    samples = [Sample(path, GOOD, None) for path in paths]
+    note = (
+        f"Highest scores among {counted(len(category.train), 'training image')}, which are taken "
+        f"to be good: a defect here spoils the training"
+    )
+    examples = _examples(detector, category.root, samples)
+    return [Gallery("Most unusual training images", note, examples)]
 
 
 def most_unusual(
@@ -77,7 +122,19 @@ def spread(ordered: Sequence[int]) -> list[int]:
     return [ordered[place] for place in places]
 
 
-def _example(detector: Predictor, root: Path, sample: Sample, image: Image) -> Example:
+def _examples(detector: Predictor, root: Path, samples: Sequence[Sample]) -> list[Example]:
+    """Score some samples once more and draw them; what cannot be read any more is left out."""
+    examples = []
+    for sample in samples:
+        try:
+            examples.append(_example(detector, root, sample))
+        except ImageError:
+            continue
+    return examples
+
+
+def _example(detector: Predictor, root: Path, sample: Sample) -> Example:
+    image = read_image(sample.path)
     prediction = detector.predict(image)
     mask = None
     if sample.mask is not None:
@@ -85,72 +142,20 @@ def _example(detector: Predictor, root: Path, sample: Sample, image: Image) -> E
             mask = read_mask(sample.mask, shape=(image.height, image.width))
         except (ImageError, DataError):
             mask = None
-    size = _fitted(image.width, image.height)
-    picture = _picture(image, size)
-    outlined = picture.copy()
-    if mask is not None:
-        _outline(outlined, _shrunk(mask, size), TRUE)
-    _outline(outlined, _shrunk(prediction.defects, size), FOUND)
-    limit = detector.calibration.pixel_threshold.value
+    views = draw_views(image, prediction, truth=mask)
     return Example(
         path=shown_path(sample.path.relative_to(root).as_posix()),
         label=shown_path(sample.label),
         score=prediction.score,
         is_anomalous=prediction.is_anomalous,
-        image=_data_uri(picture),
-        anomaly_map=_data_uri(_coloured(prediction.anomaly_map, size, limit)),
-        outline=_data_uri(outlined),
+        image=_data_uri(views.image),
+        anomaly_map=_data_uri(views.anomaly_map),
+        outline=_data_uri(views.outlined),
         has_mask=mask is not None,
     )
 
 
-def _fitted(width: int, height: int) -> tuple[int, int]:
-    scale = SIDE / max(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _picture(image: Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    pixels = image.pixels
-    if pixels.dtype != np.uint8:
-        # 10 or 12 bits in a file of 16 would be black otherwise.
-        pixels = (pixels * (255 / max(float(pixels.max()), 1e-9))).astype(np.uint8)
-    small = PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BILINEAR)
-    return np.array(small)
-
-
-def _coloured(
-    anomaly_map: NDArray[np.float32], size: tuple[int, int], limit: float
-) -> NDArray[np.uint8]:
-    small = PILImage.fromarray(anomaly_map).resize(size, PILImage.Resampling.BILINEAR)
-    share = np.asarray(small) / max(2 * limit, 1e-30)
-    stops = np.linspace(0, 1, len(RAMP))
-    channels = [np.interp(share, stops, [colour[c] for colour in RAMP]) for c in range(3)]
-    return np.stack(channels, axis=2).astype(np.uint8)
-
-
-def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """True where any of a pixel is: a defect of one pixel still shows."""
-    picture = PILImage.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(picture.resize(size, PILImage.Resampling.BOX)) > 0
-
-
-def _outline(
-    picture: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int]
-) -> None:
-    """Draw around a mask, in place: three pixels, and a dark one that sets them off."""
-    from scipy.ndimage import binary_dilation
-
-    if not mask.any():
-        return
-    line = binary_dilation(mask, iterations=3)
-    picture[binary_dilation(line) & ~line] = CASING
-    frame = np.ones_like(mask)
-    frame[3:-3, 3:-3] = False
-    # Where a defect reaches over the picture's edge, the edge closes its outline.
-    picture[line & (~mask | frame)] = colour
-
-
-def _data_uri(pixels: NDArray[np.uint8]) -> str:
+def _data_uri(picture: PILImage.Image) -> str:
     buffer = io.BytesIO()
-    PILImage.fromarray(pixels).save(buffer, "WEBP", quality=QUALITY)
+    picture.save(buffer, "WEBP", quality=QUALITY)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

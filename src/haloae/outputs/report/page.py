@@ -9,9 +9,9 @@ from haloae._version import __version__
 from haloae.data.images import shown_path
 from haloae.errors import MissingExtraError
 from haloae.files import write_atomic
-from haloae.outputs.report.examples import MOST, RAMP
+from haloae.outputs.pictures import FOUND, RAMP, TRUE
 from haloae.outputs.report.section import Chart, Section
-from haloae.outputs.report.words import METRICS, percent, protocol_entries, shown, three
+from haloae.outputs.report.words import METRICS, MOST, percent, protocol_entries, shown, three
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -112,7 +112,8 @@ def _write(path: Path, template: str, **values: object) -> None:
         "printable": shown_path,
     }
     ramp = ", ".join(f"rgb{colour}" for colour in RAMP)
-    page = environment.get_template(template).render(version=__version__, ramp=ramp, **values)
+    colours = {"ramp": ramp, "found_colour": FOUND, "true_colour": TRUE}
+    page = environment.get_template(template).render(version=__version__, **colours, **values)
     write_atomic(path, page.encode("utf-8", "backslashreplace"))
 
 

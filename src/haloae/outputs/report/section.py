@@ -12,19 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from haloae._version import __version__
-from haloae.data.folders import GOOD, Category, Sample
+from haloae.data.folders import GOOD, Category
 from haloae.data.images import shown_path
 from haloae.detection.predictor import Predictor
-from haloae.errors import ImageError, MissingExtraError
-from haloae.evaluation.metrics import PRO_LIMIT, PixelCurves, image_metrics, image_roc
-from haloae.outputs.report.examples import (
-    MOST,
-    Example,
-    Progress,
-    make_examples,
-    most_unusual,
-    spread,
-)
+from haloae.errors import MissingExtraError
+from haloae.evaluation.evaluate import Evaluation, Metrics, Progress
+from haloae.evaluation.metrics import PRO_LIMIT, image_metrics, image_roc
+from haloae.outputs.report.examples import Gallery, scored_galleries, training_gallery
 from haloae.outputs.report.loss_log import read_losses
 from haloae.outputs.report.words import (
     counted,
@@ -88,14 +82,6 @@ class Chart(NamedTuple):
     """Shapes of the key's marks; lines or boxes where empty."""
 
 
-class Gallery(NamedTuple):
-    """Some images of one kind."""
-
-    title: str
-    note: str
-    examples: Sequence[Example]
-
-
 class DefectRow(NamedTuple):
     """One kind of defect, or the good images."""
 
@@ -124,21 +110,10 @@ class Section:
     settings: Sequence[tuple[str, str]]
 
 
-class Scored(NamedTuple):
-    """A test set after it was scored."""
-
-    metrics: dict[str, Any]
-    rows: list[dict[str, Any]]
-    samples: Sequence[Sample]
-    """Of the rows, in their order."""
-    curves: PixelCurves | None
-    skipped: list[ImageError]
-
-
 def make_section(
     detector: Predictor,
     category: Category,
-    scored: Scored,
+    evaluation: Evaluation,
     *,
     losses: Path | None = None,
     progress: Progress = iter,
@@ -148,62 +123,61 @@ def make_section(
     Args:
         detector: that did the scoring.
         category: that was scored.
-        scored: what came out.
+        evaluation: what came out.
         losses: the CSV of the training's losses; where it is None or missing there is no curve.
         progress: wraps the training images where someone wants to watch.
     """
-    metrics = scored.metrics
-    defects, left_out = _defects(scored.rows)
+    metrics = evaluation.metrics
+    defects, left_out = _defects(evaluation.rows)
     return Section(
         name=shown_path(category.root.resolve().name),
         verdict=verdict(metrics),
         tiles=_tiles(metrics),
-        charts=_charts(scored, losses),
+        charts=_charts(evaluation, losses),
         galleries=[
-            *_galleries(detector, category, scored),
-            *_training_gallery(detector, category, progress),
+            *scored_galleries(detector, category, evaluation),
+            *training_gallery(detector, category, progress=progress),
         ],
         defects=defects,
         defects_left_out=left_out,
-        limits=limits_of(metrics, scored.skipped, len(category.skipped)),
-        numbers=[(label, shown(metrics.get(key))) for key, label in NUMBERS.items()],
+        limits=limits_of(metrics, evaluation.skipped, len(category.skipped)),
+        numbers=[(label, shown(getattr(metrics, key))) for key, label in NUMBERS.items()],
         settings=_settings(detector, metrics),
     )
 
 
-def _tiles(metrics: Mapping[str, Any]) -> list[Tile]:
-    def rate(key: str, count: int) -> str:
-        value = metrics[key]
+def _tiles(metrics: Metrics) -> list[Tile]:
+    def rate(value: float | None, count: int) -> str:
         return "" if value is None else f"{round(value * count)} of {count}"
 
-    plain = metrics["pixel_difference_image_auroc"]
+    plain = metrics.pixel_difference_image_auroc
     against = "" if plain is None else f"pixel difference: {plain:.3f}"
     tiles = [
         Tile(
             "Detected",
-            percent(metrics["detection_rate"]),
-            rate("detection_rate", metrics["defective"]),
+            percent(metrics.detection_rate),
+            rate(metrics.detection_rate, metrics.defective),
         ),
         Tile(
             "False alarms",
-            percent(metrics["false_alarm_rate"]),
-            rate("false_alarm_rate", metrics["good"]),
+            percent(metrics.false_alarm_rate),
+            rate(metrics.false_alarm_rate, metrics.good),
         ),
-        Tile("Image AUROC", three(metrics["image_auroc"]), against),
-        Tile("Pixel AUROC", three(metrics["pixel_auroc"]), "every pixel ranked"),
-        Tile("AUPRO", three(metrics["pixel_aupro"]), "overlap per defect"),
+        Tile("Image AUROC", three(metrics.image_auroc), against),
+        Tile("Pixel AUROC", three(metrics.pixel_auroc), "every pixel ranked"),
+        Tile("AUPRO", three(metrics.pixel_aupro), "overlap per defect"),
     ]
-    return [*tiles, Tile("Time", f"{metrics['ms_per_image']:.0f} ms", "per image")]
+    return [*tiles, Tile("Time", f"{metrics.ms_per_image:.0f} ms", "per image")]
 
 
-def _charts(scored: Scored, losses: Path | None) -> list[Chart]:
-    metrics, rows = scored.metrics, scored.rows
+def _charts(evaluation: Evaluation, losses: Path | None) -> list[Chart]:
+    metrics, rows = evaluation.metrics, evaluation.rows
     scores = np.array([row["score"] for row in rows])
     is_defect = np.array([row["label"] != GOOD for row in rows])
     drawing, above = histogram(
-        scores[~is_defect].tolist(), scores[is_defect].tolist(), metrics["threshold"]
+        scores[~is_defect].tolist(), scores[is_defect].tolist(), metrics.threshold
     )
-    note = f"Bars: share of images of their kind. Threshold: {metrics['threshold']:.4g}."
+    note = f"Bars: share of images of their kind. Threshold: {metrics.threshold:.4g}."
     if above:
         highest = f"{counted(above, 'score')} up to {shown(float(scores.max()))}"
         note += f" The last bar holds {highest}, too high for this axis."
@@ -216,12 +190,14 @@ def _charts(scored: Scored, losses: Path | None) -> list[Chart]:
         )
     ]
     roc = image_roc(scores, is_defect)
-    curves = None if metrics["pixel_auroc"] is None else scored.curves
-    lines = [] if roc is None else [Line(f"images, AUROC {metrics['image_auroc']:.3f}", roc)]
+    curves = None if metrics.pixel_auroc is None else evaluation.curves
+    lines = [] if roc is None else [Line(f"images, AUROC {metrics.image_auroc:.3f}", roc)]
     if curves:
-        lines.append(Line(f"pixels, AUROC {metrics['pixel_auroc']:.3f}", curves.roc, 1))
+        lines.append(Line(f"pixels, AUROC {metrics.pixel_auroc:.3f}", curves.roc, 1))
     if lines:
-        marker = (metrics["false_alarm_rate"], metrics["detection_rate"]) if roc else None
+        marker = None
+        if metrics.false_alarm_rate is not None and metrics.detection_rate is not None:
+            marker = metrics.false_alarm_rate, metrics.detection_rate
         charts.append(
             Chart(
                 "ROC",
@@ -233,7 +209,7 @@ def _charts(scored: Scored, losses: Path | None) -> list[Chart]:
             )
         )
     if curves:
-        label = f"AUPRO {metrics['pixel_aupro']:.3f}"
+        label = f"AUPRO {metrics.pixel_aupro:.3f}"
         charts.append(
             Chart(
                 "Overlap per region",
@@ -272,61 +248,6 @@ def _loss_chart(path: Path | None) -> list[Chart]:
     ]
 
 
-def _galleries(detector: Predictor, category: Category, scored: Scored) -> list[Gallery]:
-    rows = scored.rows
-    order = sorted(range(len(rows)), key=lambda index: -rows[index]["score"])
-
-    def places(*, is_defect: bool, is_called: bool) -> list[int]:
-        return [
-            index
-            for index in order
-            if (rows[index]["label"] != GOOD) is is_defect
-            and rows[index]["is_anomalous"] is is_called
-        ]
-
-    hits = places(is_defect=True, is_called=True)
-    misses = places(is_defect=True, is_called=False)
-    alarms = places(is_defect=False, is_called=True)
-    kinds = [
-        (
-            "Hits",
-            f"{counted(len(hits), 'defect')} found, from the clearest to the faintest",
-            spread(hits),
-        ),
-        (
-            "Misses",
-            f"{counted(len(misses), 'defect')} not found, nearest to the threshold first",
-            misses,
-        ),
-        (
-            "False alarms",
-            f"{counted(len(alarms), 'good image')} called defective, highest first",
-            alarms,
-        ),
-    ]
-    return [
-        Gallery(
-            title,
-            note,
-            make_examples(detector, category.root, [scored.samples[i] for i in chosen[:MOST]]),
-        )
-        for title, note, chosen in kinds
-    ]
-
-
-def _training_gallery(detector: Predictor, category: Category, progress: Progress) -> list[Gallery]:
-    if not category.train:
-        return []
-    paths = most_unusual(detector, category.train, progress=progress)
-    samples = [Sample(path, GOOD, None) for path in paths]
-    note = (
-        f"Highest scores among {counted(len(category.train), 'training image')}, which are taken "
-        f"to be good: a defect here spoils the training"
-    )
-    examples = make_examples(detector, category.root, samples)
-    return [Gallery("Most unusual training images", note, examples)]
-
-
 def _defects(rows: Sequence[Mapping[str, Any]]) -> tuple[list[DefectRow], int]:
     by_label: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -357,7 +278,7 @@ def _defects(rows: Sequence[Mapping[str, Any]]) -> tuple[list[DefectRow], int]:
     return table, 0
 
 
-def _settings(detector: Predictor, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _settings(detector: Predictor, metrics: Metrics) -> list[tuple[str, str]]:
     config, provenance = detector.config, detector.provenance
     return [
         ("haloae", __version__),
@@ -374,5 +295,5 @@ def _settings(detector: Predictor, metrics: Mapping[str, Any]) -> list[tuple[str
             f"{provenance.held_out} held out, {provenance.skipped} skipped; "
             f"{provenance.steps} of {config.training.steps} steps",
         ),
-        *protocol_entries(metrics["protocol"]),
+        *protocol_entries(metrics.protocol),
     ]

@@ -5,8 +5,10 @@ from typing import Any
 
 from haloae.data.images import shown_path
 from haloae.errors import ImageError
-from haloae.outputs.report.examples import MOST
+from haloae.evaluation.evaluate import Metrics
 
+MOST = 8
+"""Images shown of a kind, and errors told."""
 METRICS = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",
@@ -17,23 +19,23 @@ METRICS = {
 """What is told first of a detector, and what it is called."""
 
 
-def verdict(metrics: Mapping[str, Any]) -> str:
+def verdict(metrics: Metrics) -> str:
     """What came out, in one sentence."""
-    good, defective = metrics["good"], metrics["defective"]
+    good, defective = metrics.good, metrics.defective
+    called = round((metrics.detection_rate or 0) * defective)
+    alarms = round((metrics.false_alarm_rate or 0) * good)
     if not good:
-        called = round(metrics["detection_rate"] * defective)
         return (
             f"Finds {called} of {defective} defects; without good test images nothing is known "
             f"about false alarms."
         )
-    alarms = round(metrics["false_alarm_rate"] * good)
     said = f"{counted(alarms, 'false alarm')} in {counted(good, 'good image')}"
     if not defective:
         return f"Raises {said}; without defective test images nothing is known about what it finds."
-    found = f"Finds {round(metrics['detection_rate'] * defective)} of {defective} defects with"
-    auroc, plain = metrics["image_auroc"], metrics["pixel_difference_image_auroc"]
+    found = f"Finds {called} of {defective} defects with"
+    auroc, plain = metrics.image_auroc, metrics.pixel_difference_image_auroc
     against = "" if plain is None else f", against {plain:.2f} for the plain pixel difference"
-    if plain is not None and plain >= auroc:
+    if plain is not None and auroc is not None and plain >= auroc:
         how = "worse than" if f"{plain:.2f}" > f"{auroc:.2f}" else "no better than"
         against = f", {how} the plain pixel difference with {plain:.2f}"
     return f"{found} {said}; ranks images with AUROC {auroc:.2f}{against}."
@@ -63,22 +65,20 @@ def three(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def limits_of(
-    metrics: Mapping[str, Any], skipped: Sequence[ImageError], left_out: int
-) -> list[str]:
+def limits_of(metrics: Metrics, skipped: Sequence[ImageError], left_out: int) -> list[str]:
     """What is to be known before the figures are believed, a sentence each."""
     limits = []
-    if metrics["extrapolated"]:
+    if metrics.extrapolated:
         limits.append(
-            f"The threshold is a guess at the tail: {metrics['held_out']} held-out good images are "
-            f"too few to see a false-alarm rate of {percent(metrics['wanted_false_alarm_rate'])}, "
-            f"which needs {metrics['images_needed']}. Expect the rate of false alarms to be off."
+            f"The threshold is a guess at the tail: {metrics.held_out} held-out good images are "
+            f"too few to see a false-alarm rate of {percent(metrics.wanted_false_alarm_rate)}, "
+            f"which needs {metrics.images_needed}. Expect the rate of false alarms to be off."
         )
     names = {"image": "No image ranking", "pixel": "No pixel metrics"}
-    for key, reason in metrics["reasons"].items():
+    for key, reason in metrics.reasons.items():
         name = names.get(key, f"No {METRICS.get(key, key).lower()}")
         limits.append(f"{name}: {reason}.")
-    for kind, count in (("good", metrics["good"]), ("defective", metrics["defective"])):
+    for kind, count in (("good", metrics.good), ("defective", metrics.defective)):
         if 0 < count < 10:
             limits.append(
                 f"Only {counted(count, f'{kind} test image')}: every figure that rests on so few "
