@@ -314,10 +314,8 @@ def test_what_stands_there_is_kept(
 
 
 def test_an_export_that_differs_is_not_written(
-    native: Detector, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    native: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if exported.suffix != ".onnx":
-        return
     measure = Detector.measure
 
     def off(self: Detector, images: np.ndarray) -> Measured:
@@ -325,9 +323,6 @@ def test_an_export_that_differs_is_not_written(
         return Measured(found.scores * 1.002, found.maps)
 
     monkeypatch.setattr(Detector, "measure", off)
-    graph = onnx.load(exported)
-    del graph.metadata_props[:]
-    monkeypatch.setattr(export, "_to_onnx", lambda detector, input_type: graph)
     with pytest.raises(ExportError, match="not written"):
         export_model(native, tmp_path / "m.onnx", format="onnx")
     assert list(tmp_path.iterdir()) == []
