@@ -108,4 +108,5 @@ def texture(seed: int, height: int = 40, width: int = 40) -> NDArray[np.uint8]:
     stripes = np.sin((rows + 2 * columns) / 4 + rng.uniform(0, 6))
     noise = rng.normal(size=(height, width, 3))
     pixels = 128 + 40 * stripes[..., None] * [1.0, 0.8, 0.6] + 10 * noise
-    return pixels.clip(0, 255).astype(np.uint8)
+    image: NDArray[np.uint8] = pixels.clip(0, 255).astype(np.uint8)
+    return image
