@@ -39,7 +39,7 @@ from haloae.detection.predictor import resize_map
 from haloae.detector import fit_detector
 from haloae.evaluation.evaluate import evaluate, pixel_difference
 from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
-from haloae.network.features import FeatureExtractor, normalise
+from haloae.network.features import FeatureExtractor
 from haloae.network.reducer import FeatureReducer
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import random_weights
@@ -108,7 +108,7 @@ def run_heads(category: Category, trunk: str, weights: str, seeds: list[int]) ->
 
     def features(path: Path) -> Tensor:
         image = torch.from_numpy(resize(read_image(path), SIZE))[None]
-        return F.avg_pool2d(extractor(normalise(image)), 3, stride=1, padding=1,
+        return F.avg_pool2d(extractor(extractor.normalise(image)), 3, stride=1, padding=1,
                             count_include_pad=False)  # fmt: skip
 
     good = [features(path).half() for path in category.train]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from haloae.network.trunks import TRUNKS, ResNet, Vgg
+from haloae.network.trunks import TRUNKS
+from haloae.network.trunks.resnet18 import ResNet
+from haloae.network.trunks.vgg19 import Vgg
 from pretrain.train import ConvNorm, with_batch_norm, with_weights
 
 

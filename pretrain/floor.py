@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from haloae.network.features import normalise
-from haloae.network.trunks import TRUNKS
+from haloae.network.trunks import TRUNKS, normalise
+from haloae.network.weights import BUNDLED
 from pretrain.pictures import crop, load_pictures
 
 PATCHES = 20000
@@ -52,7 +52,7 @@ def fit_filters(layers: nn.Module, images: Tensor, generator: torch.Generator) -
 def main() -> None:
     """Fit and save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("trunk", choices=sorted(TRUNKS))
+    parser.add_argument("trunk", choices=sorted(path.stem for path in BUNDLED.iterdir()))
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

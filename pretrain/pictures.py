@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from haloae.network.features import normalise
+from haloae.network.trunks import normalise
 from pretrain.textures import draw
 
 SIDE = 176

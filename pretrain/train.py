@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.machine import has_bfloat16
-from haloae.network.features import normalise
-from haloae.network.trunks import TRUNKS, Trunk
+from haloae.network.trunks import TRUNKS, Trunk, normalise
 from pretrain.distance import distance_losses, log_distances
 from pretrain.pictures import Batch, make_batch, make_pairs, normalised_crops
 

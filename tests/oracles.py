@@ -106,7 +106,6 @@ def halo_attention_by_loops(
     block: int,
     halo: int,
     heads: int,
-    mask_padding: bool = True,
 ) -> Tensor:
     """Halo attention in float64, one query after another, one key after another."""
     array = {name: tensor.detach().double().numpy() for name, tensor in weights.items()}
@@ -116,24 +115,20 @@ def halo_attention_by_loops(
     shape = (batch, height, width, heads, head_dim)
     q = (x_BHWC @ array["to_q.weight"].T).reshape(shape) * head_dim**-0.5
     k, v = (t.reshape(shape) for t in np.split(x_BHWC @ array["to_kv.weight"].T, 2, axis=-1))
-    nothing = np.zeros((heads, head_dim))
     out = np.zeros((batch, height, width, channels))
     for image, row, column in np.ndindex(batch, height, width):
         top, left = row // block * block - halo, column // block * block - halo
         logits, values = [], []
         for i in range(top, top + window):
             for j in range(left, left + window):
-                is_inside = 0 <= i < height and 0 <= j < width
-                is_near = -halo <= i < height + halo and -halo <= j < width + halo
-                if not is_inside and (mask_padding or not is_near):
+                if not (0 <= i < height and 0 <= j < width):
                     continue
-                key = k[image, i, j] if is_inside else nothing
                 position = (
                     array["rel_height"][i - row + halo + window - 1]
                     + array["rel_width"][j - column + halo + window - 1]
                 )
-                logits.append((q[image, row, column] * (key + position)).sum(-1))
-                values.append(v[image, i, j] if is_inside else nothing)
+                logits.append((q[image, row, column] * (k[image, i, j] + position)).sum(-1))
+                values.append(v[image, i, j])
         shares = np.exp(np.array(logits) - np.max(logits, axis=0))
         shares /= shares.sum(0)
         mixed = (shares[..., None] * np.array(values)).sum(0)

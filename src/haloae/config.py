@@ -5,6 +5,7 @@ file. Sizes that follow from others (the features' channels, the grid) are deriv
 """
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,7 +28,6 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 Few = Annotated[int, Field(ge=1, le=256)]
 """Heads, sides of blocks and the like."""
 Fraction = Annotated[float, Field(ge=1e-12, lt=1)]
-AttentionMode = Literal["halo", "published", "window_mean", "global", "none"]
 Term = Literal["mse", "ssim", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -36,8 +36,6 @@ LEAST_SIGMA = 0.1
 """A narrower Gaussian is none: neighbours would weigh less than 1e-21."""
 EPOCHS = 251
 """Epochs the schedule is divided into, for the losses' weights (section Losses)."""
-FEATURE_STRIDE = 4
-"""Image pixels per feature cell, in each direction: every trunk ends on this grid."""
 
 
 class _Frozen(BaseModel):
@@ -60,7 +58,8 @@ class Stage(_Frozen):
 class AttentionConfig(_Frozen):
     """Halo attention, the same in every block."""
 
-    mode: AttentionMode = "halo"
+    mode: Name = "halo"
+    """Which kind, see `haloae.network.attention`."""
     block: Few = 8
     halo: Few = 2
     head_dim: Few = 16
@@ -69,8 +68,10 @@ class AttentionConfig(_Frozen):
 class NetworkConfig(_Frozen):
     """The network, sections B to E."""
 
-    trunk: Literal["vgg19", "resnet18"] = "vgg19"
+    trunk: Name = "vgg19"
     """The frozen backbone, see `haloae.network.trunks`."""
+    stride: Literal[4, 8] = 4
+    """Image pixels per feature cell, in each direction."""
     published_taps: bool = False
     """True: taps one reflected pixel too wide, resampled by nearest, as published."""
     reduced_channels: Width | None = 96
@@ -101,6 +102,10 @@ class NetworkConfig(_Frozen):
     def _check(self) -> Self:
         if self.published_taps and self.trunk != "vgg19":
             raise ValueError(f"published_taps are those of vgg19, and the trunk is {self.trunk}")
+        if self.stride != 4 and self.image_decoder is not None:
+            raise ValueError(
+                f"the image_decoder enlarges a grid of stride 4, and the stride is {self.stride}"
+            )
         if not self.encoder or not self.decoder:
             raise ValueError("encoder and decoder need a stage each")
         if any(stage.channels is None for stage in (*self.encoder, *self.decoder[:-1])):
@@ -180,8 +185,9 @@ class Config(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.image_size % FEATURE_STRIDE:
-            raise ValueError(f"image_size {self.image_size} must be divisible by {FEATURE_STRIDE}")
+        stride = self.network.stride
+        if self.image_size % stride:
+            raise ValueError(f"image_size {self.image_size} must be divisible by {stride}")
         if self.detection.image_weight and self.network.image_decoder is None:
             raise ValueError("detection.image_weight needs network.image_decoder")
         if not self.loss.feature_terms or not self.loss.image_terms:
@@ -221,6 +227,48 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error}).") from error
+
+
+def read_assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """Settings from ``name=value``, as `Config.replace` takes them; of two, the later holds.
+
+    A value is TOML, and where it is none, the text itself: ``network.attention.mode=halo``.
+
+    Raises:
+        ConfigError: a text is no assignment, or would choose a preset.
+
+    >>> read_assignments(["loss.feature_terms=['mse']", "network.attention.mode=halo"])
+    {'loss': {'feature_terms': ['mse']}, 'network': {'attention': {'mode': 'halo'}}}
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not all(part.strip() for part in name.split(".")):
+            raise ConfigError(
+                f"--set {text}: give a setting and its value, as in network.attention.mode=halo."
+            )
+        if name.strip() == "preset":
+            raise ConfigError(f"--set {text}: this changes the settings of a preset, not which.")
+        settings = _merge(settings, nested(name, _toml_value(value)))
+    return settings
+
+
+def nested(name: str, value: object) -> dict[str, Any]:
+    """One setting, as `Config.replace` takes it, from its name with dots.
+
+    >>> nested("network.attention.mode", "halo")
+    {'network': {'attention': {'mode': 'halo'}}}
+    """
+    first, *rest = name.split(".", 1)
+    return {first.strip(): nested(rest[0], value) if rest else value}
+
+
+def _toml_value(text: str) -> object:
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return values["value"] if values.keys() == {"value"} else text
 
 
 def parse_config(values: object) -> Config:

@@ -218,6 +218,21 @@ class Fitted(NamedTuple):
     """False: stopped before the end of its schedule, by `max_steps` or `max_minutes`."""
 
 
+def check_names(config: Config) -> None:
+    """Look up what the config names in tables, before anything is read or written.
+
+    Raises:
+        ConfigError: there is no such trunk, kind of attention or detector head.
+    """
+    from haloae.detection.heads import head_named
+    from haloae.network.attention import attention_named
+    from haloae.network.trunks import trunk_named
+
+    trunk_named(config.network.trunk)
+    attention_named(config.network.attention.mode)
+    head_named(config.detection.head)
+
+
 def fit_detector(
     images: Sequence[ImageLike],
     config: Config,
@@ -253,11 +268,10 @@ def fit_detector(
     """
     where = resolve_device(device)
     from haloae.detection.good import measure_good
-    from haloae.detection.heads import head_named
     from haloae.detection.native import Native
     from haloae.training.fit import fit
 
-    head_named(config.detection.head)
+    check_names(config)
     trained = fit(
         images,
         config,

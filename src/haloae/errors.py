@@ -48,6 +48,17 @@ class TrainingError(HaloaeError):
     """Training cannot go on: a loss is not finite, or a checkpoint does not fit."""
 
 
+EXTRAS = {
+    **dict.fromkeys(("jinja2", "markupsafe", "onnx", "onnxscript"), "train"),
+    **dict.fromkeys(("scipy", "sklearn", "torch", "torchvision"), "train"),
+    "imagecodecs": "deep",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "nncf": "int8",
+}
+"""Which extra installs a package, by the name it is imported by."""
+
+
 class MissingExtraError(HaloaeError):
     """An optional dependency is not installed."""
 

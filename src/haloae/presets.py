@@ -1,4 +1,7 @@
-"""The presets: `paper` as published, `default`, and `fast`."""
+"""The presets, `paper` as published, `default`, and `fast`, and what is set over them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from haloae.config import (
     EPOCHS,
@@ -9,6 +12,9 @@ from haloae.config import (
     NetworkConfig,
     Stage,
     TrainingConfig,
+    nested,
+    read_assignments,
+    read_toml,
 )
 from haloae.errors import ConfigError
 
@@ -43,7 +49,7 @@ PAPER = Config(
     training=TrainingConfig(steps=EPOCHS * 750),
     detection=DetectionConfig(normalisation="difference"),
 )
-# Chosen by the ablations in docs/adr/0004 and 0005, with their tables.
+# Chosen by what docs/adr/0002 to 0006 measured.
 DEFAULT = Config(
     preset="default",
     image_size=256,
@@ -82,3 +88,42 @@ def preset(name: str) -> Config:
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"no preset is called {name!r}: choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def configure(
+    name: str | None = None,
+    *,
+    base: Config | None = None,
+    file: Path | None = None,
+    assignments: Iterable[str] = (),
+    flags: Mapping[str, object] | None = None,
+) -> Config:
+    """A preset, over it a file's settings, over them those of assignments, then of flags.
+
+    Args:
+        name: of the preset; None: the file's, or else `default`.
+        base: goes in the preset's place: the config of a run that goes on.
+        file: TOML.
+        assignments: each ``name=value``, see `read_assignments`.
+        flags: by the setting's name, with dots; None where a flag was not given.
+
+    Raises:
+        ConfigError: there is no such preset, it is not that of `base`, the file cannot be read, or
+            a setting is wrong.
+    """
+    settings = read_toml(file) if file else {}
+    assigned = read_assignments(assignments)
+    name = name or settings.get("preset")
+    if base is None:
+        base = preset(name or "default")
+    elif name not in (None, base.preset):
+        raise ConfigError(f"the run to resume has preset {base.preset!r}, not {name!r}.")
+    try:
+        config = base.replace(**{**settings, "preset": base.preset})
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    config = config.replace(**assigned)
+    for setting, value in (flags or {}).items():
+        if value is not None:
+            config = config.replace(**nested(setting, value))
+    return config

@@ -6,8 +6,7 @@ from benchmarks.contestants import settle
 from benchmarks.published import Published, multiply_adds
 from torch import Tensor
 
-from haloae.detection.maps import Usual, anomaly_map, image_score, residuals
-from haloae.network.features import normalise
+from haloae.detection.maps import Usual, image_score, residual_map, residuals, smooth
 from haloae.network.haloae import HaloAE
 from haloae.presets import PAPER
 
@@ -21,7 +20,7 @@ def paper() -> HaloAE:
     generator = torch.Generator().manual_seed(0)
     network = HaloAE(PAPER.network, image_size=SIZE, weights="random", generator=generator)
     with torch.no_grad():
-        settle(network, normalise(images(2)))
+        settle(network, network.normalise(images(2)))
     return network.double()
 
 
@@ -32,11 +31,11 @@ def images(count: int) -> Tensor:
 
 def test_map_and_score_are_those_of_the_paper_preset(paper: HaloAE) -> None:
     shown = images(1).double()
-    batch = normalise(shown)
+    batch = paper.normalise(shown)
     with torch.inference_mode():
         residual = residuals(paper(batch), batch)
         usual = Usual(*(part.mean(0).flip(-1) for part in residual), 1)
-        wanted = anomaly_map(residual, usual, PAPER.detection)
+        wanted = smooth(residual_map(residual, usual, PAPER.detection), PAPER.detection.sigma)
         scores, maps = Published(paper.state_dict(), usual.features.mean(0)).double()(shown)
     assert wanted.std() > 0.01 * wanted.max()
     assert (maps - wanted).abs().max() < 1e-5 * wanted.max()

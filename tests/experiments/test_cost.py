@@ -12,7 +12,7 @@ from haloae.config import Config
 from haloae.errors import ConfigError
 from haloae.experiments.cost import BlockCost, count_cost, total_cost
 from haloae.network.haloae import HaloAE
-from haloae.network.lean import fused
+from haloae.network.lean import lean
 from haloae.presets import DEFAULT, FAST, PAPER, PRESETS
 
 ATTENTIVE = DEFAULT.replace(network={"attention": {"mode": "halo"}, "classifier": True})
@@ -76,7 +76,7 @@ def test_multiply_adds_are_those_of_torchs_counter(config: Config, size: int, in
     so attention is taken apart into matrix products, of as many multiply-adds.
     """
     network = build(config, size, "cpu")
-    network = fused(network, image=False) if in_use else network
+    network = lean(network, image=False) if in_use else network
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network(torch.zeros(1, 3, size, size))
@@ -95,7 +95,7 @@ def test_every_weight_is_counted_once(config: Config) -> None:
 @pytest.mark.parametrize("config", [PAPER, DEFAULT])
 def test_every_weight_in_use_is_counted_once(config: Config) -> None:
     with torch.device("meta"):
-        network = fused(build(config, config.image_size), image=False)
+        network = lean(build(config, config.image_size), image=False)
     counted = total(config, in_use=True)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert counted.parameters == parameters

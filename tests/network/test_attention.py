@@ -10,20 +10,24 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from haloae.network import lean as fused
-from haloae.network.attention import HaloAttention
+from haloae.errors import ConfigError
+from haloae.network.attention import ATTENTION, Attention, register_attention
+from haloae.network.attention.halo import PAIRS_AT_ONCE, HaloAttention
+from haloae.network.haloae import HaloAE
+from haloae.network.lean import lean
+from haloae.presets import preset
 from oracles import halo_attention_by_loops, mean_of_values_by_loops, unfolded_attention
 
 WINDOW_MODES = ("halo", "published", "window_mean")
 SIZES = {"dim": 5, "block": 4, "halo": 2, "heads": 2, "head_dim": 3}
 
 
-def attention(**changes: Any) -> HaloAttention:  # noqa: ANN401 - any setting of the layer
+def attention(mode: str = "halo", **changes: Any) -> Attention:  # noqa: ANN401 - any setting
     """A small layer whose every weight is drawn, biases too."""
-    layer = HaloAttention(**(SIZES | changes))
+    layer = ATTENTION[mode](**(SIZES | changes))
     generator = torch.Generator().manual_seed(1)
     layer.reset_parameters(generator)
-    if layer.mode != "none":
+    if mode != "none":
         nn.init.normal_(layer.to_out.bias, generator=generator)
     return layer
 
@@ -40,7 +44,6 @@ def blocks_of(x: Tensor, block: int) -> list[tuple[slice, slice]]:
     ]
 
 
-@pytest.mark.parametrize("mask_padding", [True, False])
 @pytest.mark.parametrize("grid", [(8, 12), (13, 17), (5, 7), (3, 4), (1, 1)])
 @pytest.mark.parametrize(
     ("block", "halo", "heads", "head_dim"), [(4, 2, 2, 3), (8, 1, 1, 4), (3, 3, 3, 2), (1, 2, 2, 3)]
@@ -51,30 +54,24 @@ def test_it_is_the_definition_as_trained_and_in_use(
     halo: int,
     heads: int,
     head_dim: int,
-    mask_padding: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    layer = attention(
-        block=block, halo=halo, heads=heads, head_dim=head_dim, mask_padding=mask_padding
-    )
+    layer = attention(block=block, halo=halo, heads=heads, head_dim=head_dim)
     x = drawn(2, SIZES["dim"], *grid)
-    expected = halo_attention_by_loops(
-        x, layer.state_dict(), block=block, halo=halo, heads=heads, mask_padding=mask_padding
-    )
+    expected = halo_attention_by_loops(x, layer.state_dict(), block=block, halo=halo, heads=heads)
     torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
-    for pairs_at_once in (100, fused.PAIRS_AT_ONCE):
-        monkeypatch.setattr(fused, "PAIRS_AT_ONCE", pairs_at_once)
+    for pairs_at_once in (100, PAIRS_AT_ONCE):
+        monkeypatch.setattr("haloae.network.attention.halo.PAIRS_AT_ONCE", pairs_at_once)
         with torch.inference_mode():
-            lean = fused.LeanAttention(layer)(x)
-        torch.testing.assert_close(lean.double(), expected, atol=1e-5, rtol=1e-5)
+            in_use = layer.lean()(x)
+        torch.testing.assert_close(in_use.double(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mask_padding", [True, False])
-def test_it_is_the_definition_at_the_papers_sizes(mask_padding: bool) -> None:
+def test_it_is_the_definition_at_the_papers_sizes() -> None:
     sizes = {"block": 12, "halo": 2, "heads": 4}
-    layer = attention(dim=9, head_dim=16, mask_padding=mask_padding, **sizes)
+    layer = attention(dim=9, head_dim=16, **sizes)
     x = drawn(1, 9, 12, 14)
-    expected = halo_attention_by_loops(x, layer.state_dict(), mask_padding=mask_padding, **sizes)
+    expected = halo_attention_by_loops(x, layer.state_dict(), **sizes)
     torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -255,22 +252,9 @@ def test_constant_input_gives_constant_output_up_to_the_border(
     torch.testing.assert_close(out, out[..., :1, :1].expand_as(out))
 
 
-def test_attended_padding_darkens_the_border_blocks() -> None:
-    layer = attention(mask_padding=False)
-    x = drawn(1, SIZES["dim"], 1, 1).expand(-1, -1, 12, 12)
-    out, unpadded = layer(x), attention()(x)
-    differs = (out - unpadded).abs().amax((0, 1)) > 1e-3
-    expected = torch.ones(12, 12, dtype=torch.bool)
-    expected[4:8, 4:8] = False
-    assert torch.equal(differs, expected)
-
-
-@pytest.mark.parametrize("mask_padding", [True, False])
 @pytest.mark.parametrize("place", [(0, 0), (5, 6), (4, 8), (7, 3), (12, 16), (1, 15), (10, 9)])
-def test_influence_reaches_the_blocks_whose_window_holds_the_place(
-    place: tuple[int, int], mask_padding: bool
-) -> None:
-    layer = attention(mask_padding=mask_padding).double()
+def test_influence_reaches_the_blocks_whose_window_holds_the_place(place: tuple[int, int]) -> None:
+    layer = attention().double()
     x = drawn(1, SIZES["dim"], 13, 17, dtype=torch.float64)
     perturbed = x.clone()
     perturbed[..., place[0], place[1]] += 1
@@ -314,11 +298,8 @@ def test_cost_is_linear_in_positions_but_for_global(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [*WINDOW_MODES, "global"])
-@pytest.mark.parametrize("mask_padding", [True, False])
-def test_gradients_are_those_of_the_function(mode: str, mask_padding: bool) -> None:
-    layer = attention(
-        dim=2, block=2, halo=1, heads=2, head_dim=2, mode=mode, mask_padding=mask_padding
-    ).double()
+def test_gradients_are_those_of_the_function(mode: str) -> None:
+    layer = attention(dim=2, block=2, halo=1, heads=2, head_dim=2, mode=mode).double()
     names, parameters = zip(*layer.named_parameters(), strict=True)
 
     def run(x: Tensor, *values: Tensor) -> Tensor:
@@ -389,3 +370,37 @@ def test_initial_weights_follow_the_generator_and_have_the_published_spread() ->
     assert spreads["rel_height"] == pytest.approx(16**-0.5, rel=0.15)
     assert spreads["rel_width"] == pytest.approx(16**-0.5, rel=0.15)
     assert not layers[0].to_out.bias.any()
+
+
+def test_a_kind_from_outside_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ATTENTION, "doubled", Attention)  # so that it goes again
+
+    @register_attention("doubled")
+    class Doubled(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    assert ATTENTION["doubled"] is Doubled
+    config = preset("fast").replace(network={"attention": {"mode": "doubled"}}).network
+    network = HaloAE(config, image_size=64, weights="random").eval()
+    x = drawn(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted, found = network(x).rebuilt, lean(network, image=False)(x).rebuilt
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_an_unknown_kind_is_refused_by_name() -> None:
+    config = preset("fast").replace(network={"attention": {"mode": "doubled"}}).network
+    with pytest.raises(ConfigError, match=r"network\.attention\.mode is 'doubled': .*'halo'"):
+        HaloAE(config, image_size=64, weights="random")
+
+
+@pytest.mark.parametrize("mode", ATTENTION)
+def test_the_lean_form_computes_the_same_of_weights_its_own(mode: str) -> None:
+    layer = attention(mode=mode)
+    x = drawn(2, SIZES["dim"], 13, 17)
+    in_use = layer.lean().requires_grad_(False)
+    torch.testing.assert_close(in_use(x), layer(x), atol=1e-5, rtol=1e-5)
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+    ours = {p.data_ptr() for p in layer.parameters()}
+    assert not ours & {p.data_ptr() for p in in_use.parameters()}

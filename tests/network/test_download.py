@@ -20,7 +20,6 @@ from torch import Tensor
 from torchvision.models import ResNet18_Weights, resnet18
 
 from haloae.errors import WeightsError
-from haloae.network import weights
 from haloae.network.trunks import TRUNKS
 from haloae.network.weights import load_weights
 
@@ -177,7 +176,7 @@ def test_a_silent_server_is_given_up(
 ) -> None:
     done = threading.Event()
     server.answer = lambda request, body: done.wait(20) and None
-    monkeypatch.setattr(weights, "TIMEOUT", 0.3)
+    monkeypatch.setattr("haloae.network.published.TIMEOUT", 0.3)
     start = time.monotonic()
     message = refusal()
     done.set()
@@ -200,7 +199,7 @@ def test_a_server_that_stops_halfway_is_given_up(
         done.wait(20)
 
     server.answer = stall
-    monkeypatch.setattr(weights, "TIMEOUT", 0.3)
+    monkeypatch.setattr("haloae.network.published.TIMEOUT", 0.3)
     message = refusal()
     done.set()
     assert "timed out" in message

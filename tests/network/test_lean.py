@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from haloae.config import Config
 from haloae.network.haloae import HaloAE
-from haloae.network.lean import fused
+from haloae.network.lean import lean
 from haloae.network.reducer import FeatureReducer
 from haloae.presets import preset
 
@@ -56,7 +56,7 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 def test_it_computes_the_same(network: HaloAE) -> None:
     # In double precision, where rounding cannot hide a mistake.
     exact = copy.deepcopy(network).double()
-    wanted, found = exact(images().double()), fused(exact, image=True)(images().double())
+    wanted, found = exact(images().double()), lean(exact, image=True)(images().double())
     assert difference(found.features, wanted.features) < 1e-10
     assert difference(found.rebuilt, wanted.rebuilt) < 1e-7
     assert (found.image is None) == (wanted.image is None)
@@ -70,28 +70,28 @@ def test_in_float32_it_is_as_near_to_the_exact_as_the_network_itself(network: Ha
     exact = copy.deepcopy(network).double()(images().double())
     wanted, *found = (
         (output.features - output.rebuilt).square().mean(1)
-        for output in (exact, network(images()), fused(network, image=False)(images()))
+        for output in (exact, network(images()), lean(network, image=False)(images()))
     )
-    plain, lean = (difference(residual, wanted) for residual in found)
-    assert lean < 3 * plain + 1e-6
-    assert lean < 1e-3
+    plain, in_use = (difference(residual, wanted) for residual in found)
+    assert in_use < 3 * plain + 1e-6
+    assert in_use < 1e-3
 
 
 @torch.inference_mode()
 def test_only_what_is_needed_is_left(network: HaloAE) -> None:
-    lean = fused(network, image=False)
-    assert lean.image_decoder is None
-    assert lean.classifier is None
-    kinds = {type(layer) for layer in lean.modules()}
+    in_use = lean(network, image=False)
+    assert in_use.image_decoder is None
+    assert in_use.classifier is None
+    kinds = {type(layer) for layer in in_use.modules()}
     assert not kinds & {nn.BatchNorm2d, nn.ConvTranspose2d}
-    assert not any(layer.training for layer in lean.modules())
+    assert not any(layer.training for layer in in_use.modules())
 
 
 @torch.inference_mode()
 def test_the_network_is_left_as_it_was(network: HaloAE) -> None:
     before, state = network(images()), copy.deepcopy(network.state_dict())
-    lean = fused(network, image=False, dtype=torch.bfloat16)
-    assert {tensor.dtype for tensor in lean.state_dict().values()} == {torch.bfloat16}
+    in_use = lean(network, image=False, dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in in_use.state_dict().values()} == {torch.bfloat16}
     after = network(images())
     assert torch.equal(before.rebuilt, after.rebuilt)
     assert state.keys() == network.state_dict().keys()
@@ -102,13 +102,13 @@ def test_the_network_is_left_as_it_was(network: HaloAE) -> None:
 
 def test_the_trunk_is_shared(network: HaloAE) -> None:
     weights = {p.data_ptr() for p in network.extractor.parameters()}
-    assert weights <= {p.data_ptr() for p in fused(network, image=False).parameters()}
+    assert weights <= {p.data_ptr() for p in lean(network, image=False).parameters()}
 
 
 @torch.inference_mode()
 def test_bfloat16_is_near() -> None:
     network = settled(CONFIGS["fast"])
     wanted = network(images())
-    found = fused(network, image=False, dtype=torch.bfloat16)(images().bfloat16())
+    found = lean(network, image=False, dtype=torch.bfloat16)(images().bfloat16())
     assert found.rebuilt.dtype == torch.bfloat16
     assert 1e-4 < difference(found.rebuilt, wanted.rebuilt) < 0.1

@@ -101,7 +101,7 @@ def assert_same(tensors: State, wanted: State) -> None:
 
 
 @pytest.mark.usefixtures("no_sockets")
-@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+@pytest.mark.parametrize("trunk", sorted(BUNDLED_SHA256))
 def test_auto_without_a_cache_is_bundled_and_says_so(
     trunk: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,7 +117,7 @@ def test_auto_without_a_cache_is_bundled_and_says_so(
     assert_same(load_weights("bundled", trunk, expected).tensors, weights.tensors)
 
 
-@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+@pytest.mark.parametrize("trunk", sorted(BUNDLED_SHA256))
 def test_bundled_taps_have_mean_one(trunk: str) -> None:
     """On noise they were not made for, so nearly: no tap dominates a squared error."""
     extractor = FeatureExtractor("bundled", trunk)
@@ -130,8 +130,8 @@ def test_bundled_taps_have_mean_one(trunk: str) -> None:
         assert torch.equal(tensor, tensor.half().float()), name
 
 
-def test_the_package_holds_weights_of_every_trunk_and_nothing_else() -> None:
-    assert {path.name for path in BUNDLED.iterdir()} == {f"{t}.safetensors" for t in TRUNKS}
+def test_the_package_holds_these_weights_and_nothing_else() -> None:
+    assert {path.name for path in BUNDLED.iterdir()} == {f"{t}.safetensors" for t in BUNDLED_SHA256}
 
 
 @pytest.mark.usefixtures("no_sockets")

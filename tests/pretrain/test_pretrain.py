@@ -27,8 +27,8 @@ from pretrain.train import Recipe, Student, train, with_weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from haloae.network.features import FeatureExtractor, normalise
-from haloae.network.trunks import TRUNKS
+from haloae.network.features import FeatureExtractor
+from haloae.network.trunks import TRUNKS, normalise
 from haloae.network.weights import BUNDLED, digest, random_weights
 
 RECIPE = Recipe(
@@ -180,7 +180,7 @@ def test_defects_are_where_they_are_said_to_be() -> None:
     assert changed.float().mean() < 0.1, "local"
 
 
-@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+@pytest.mark.parametrize("trunk", sorted(RECIPES))
 def test_folding_and_rescaling_change_nothing_but_the_scale(trunk: str) -> None:
     torch.manual_seed(0)
     student = Student(TRUNKS[trunk], 5)
@@ -201,7 +201,7 @@ def test_folding_and_rescaling_change_nothing_but_the_scale(trunk: str) -> None:
             torch.testing.assert_close(tap, same / same.mean(), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+@pytest.mark.parametrize("trunk", sorted(RECIPES))
 def test_training_can_start_from_what_was_folded(trunk: str) -> None:
     layers = TRUNKS[trunk].build()
     weights = random_weights(layers.state_dict(), seed=3)
@@ -247,7 +247,7 @@ def test_weights_between_two_are_between_them() -> None:
     assert digest(again) == digest(made[2])
 
 
-@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+@pytest.mark.parametrize("trunk", sorted(RECIPES))
 def test_the_student_has_the_trunk_that_is_shipped(trunk: str) -> None:
     student = Student(TRUNKS[trunk], 5)
     pictures, defects, taps = student(torch.zeros(2, 3, 48, 48))
@@ -293,7 +293,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
         train(pictures, RECIPE._replace(start="f00"), part, device=device, minutes=1)
 
 
-@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+@pytest.mark.parametrize("trunk", sorted(RECIPES))
 def test_the_command_writes_weights_that_load(
     trunk: str,
     photos: Path,

@@ -98,7 +98,7 @@ def find_images(root: str | os.PathLike[str]) -> Found:
     return _search(root)
 
 
-def load_category(root: str | os.PathLike[str]) -> Category:
+def load_category(root: str | os.PathLike[str], *, strict: bool = False) -> Category:
     """Reads a category in the MVTec layout, or a plain folder of good images.
 
     The MVTec layout is `train/good`, `test/<good or defect>` and
@@ -106,9 +106,13 @@ def load_category(root: str | os.PathLike[str]) -> Category:
     and `ground_truth` is one, and any of them may be missing. In any other folder every image below
     it is a good one, and `test` is empty.
 
+    Args:
+        root: the folder.
+        strict: True: what would be skipped is an error.
+
     Raises:
         DataError: `root` is missing, not a folder, unreadable, holds no image, or holds several
-            categories rather than one.
+            categories rather than one; with `strict`, something would be left out.
     """
     root = Path(root)
     _require_folder(root)
@@ -124,6 +128,9 @@ def load_category(root: str | os.PathLike[str]) -> Category:
     else:
         _refuse_several_categories(root)
         train = _images_in(root, skipped)
+    if strict and skipped:
+        first = skipped[0]
+        raise DataError(f"{shown_path(first.path)} is left out: {first.reason}.")
     for item in skipped:
         logger.warning("%s is left out: %s.", shown_path(item.path), item.reason)
     if not train and not test:
@@ -148,6 +155,22 @@ def good_images(root: str | os.PathLike[str]) -> tuple[Path, ...]:
             f"train/good."
         )
     return train
+
+
+def load_held_out(root: str | os.PathLike[str], *, strict: bool = False) -> Category:
+    """Reads a plain folder of good images, none of which a detector was fitted on.
+
+    Raises:
+        DataError: as `load_category`, or the folder is or holds a part of an MVTec layout.
+    """
+    root = Path(root)
+    is_part = root.resolve().parts[-2:] in (("train", GOOD), ("test", GOOD))
+    if is_part or any(_is_folder(root / part) for part in ("train", "test", "ground_truth")):
+        raise DataError(
+            f"{shown_path(root)}: is or holds the training or test images of a data set: give a "
+            f"folder of good images alone, none of which the model was fitted on."
+        )
+    return load_category(root, strict=strict)
 
 
 def _require_folder(root: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,18 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     name = shown_path(path)
     with _open_regular(path, name) as file:
         return _guarded(name, lambda: _finished(decode(file, name, max_pixels)), max_pixels)
+
+
+def readable_images(paths: Iterable[Path]) -> tuple[list[Path], list[ImageError]]:
+    """Those of the images that can be read, and why each other cannot."""
+    images, errors = [], []
+    for path in paths:
+        try:
+            read_image(path)
+            images.append(path)
+        except ImageError as error:
+            errors.append(error)
+    return images, errors
 
 
 def bytes_of(path: str | os.PathLike[str]) -> int:

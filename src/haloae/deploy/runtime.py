@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from haloae._version import __version__
-from haloae.config import FEATURE_STRIDE, Config, Precision, without_retired
+from haloae.config import Config, Precision, without_retired
 from haloae.data.images import shown_path
 from haloae.data.views import WHITE
 from haloae.detection.calibration import Calibration, Threshold
@@ -302,7 +302,7 @@ def _check_shapes(
     types: set[str],
 ) -> None:
     size = metadata.image_size
-    grid = size // FEATURE_STRIDE
+    grid = size // metadata.config.network.stride
     wanted = {"score": [], "p_value": [], "anomaly_map": [grid, grid]}
     found = {name: shape[1:] for name, shape in outputs.items()}
     has_fixed_batch = any(isinstance(shape[0], int) for shape in inputs.values() if shape)

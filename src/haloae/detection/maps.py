@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from haloae.config import FEATURE_STRIDE, DetectionConfig
+from haloae.config import DetectionConfig
 from haloae.network.haloae import HaloAEOutput
 
 SHRINKAGE = 1.0
@@ -42,13 +42,13 @@ def residuals(output: HaloAEOutput, image: Tensor) -> Residuals:
 
     Args:
         output: of the network.
-        image: (B, 3, H, W), what it was given.
+        image: (B, 3, H, W), what it was given; H and W are whole cells.
     """
     features = (output.features.float() - output.rebuilt.float()).square()
     if output.image is None:
         return Residuals(features, None)
     errors = (image.float() - output.image.float()).square()
-    return Residuals(features, F.avg_pool2d(errors, FEATURE_STRIDE))
+    return Residuals(features, F.avg_pool2d(errors, errors.shape[-1] // features.shape[-1]))
 
 
 def residual_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> Tensor:

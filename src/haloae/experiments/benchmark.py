@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from haloae._version import __version__
-from haloae.config import AttentionMode, Config
+from haloae.config import Config
 from haloae.data.folders import GOOD, Category, load_category
 from haloae.detector import fit_detector
 from haloae.errors import ConfigError, DataError, HaloaeError
@@ -26,6 +26,7 @@ from haloae.files import write_atomic
 from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.words import METRICS
+from haloae.outputs.tables import markdown
 from haloae.presets import preset
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, MODEL
 
@@ -44,7 +45,7 @@ MVTEC_AD = frozenset(
 )
 PAPER = {"image_auroc": 0.914, "pixel_auroc": 0.912}
 """The paper's means over the 15 categories of MVTec AD; it gives no others."""
-ATTENTION_MODES: tuple[AttentionMode, ...] = ("halo", "published", "window_mean", "global", "none")
+ATTENTION_MODES = ("halo", "published", "window_mean", "global", "none")
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "no_ssl": {"network": {"classifier": False}, "loss": {"clean_targets": False}},
     "no_image": {"network": {"image_decoder": None}, "detection": {"image_weight": 0.0}},
@@ -55,7 +56,11 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def variants(
-    presets: Sequence[str], ablations: Sequence[str] = (), *, backbone: str | None = None
+    presets: Sequence[str],
+    ablations: Sequence[str] = (),
+    *,
+    backbone: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Config]:
     """The configurations to compare, by name: every preset, and every ablation of it.
 
@@ -66,13 +71,14 @@ def variants(
         presets: their names.
         ablations: of `ABLATIONS`.
         backbone: replaces every preset's.
+        settings: replace every preset's, as `Config.replace` takes them; ablations come after.
 
     Raises:
-        ConfigError: there is no such preset or ablation.
+        ConfigError: there is no such preset, ablation or setting, or settings do not fit.
     """
     configs: dict[str, Config] = {}
     for name in presets:
-        base = preset(name)
+        base = preset(name).replace(**settings or {})
         if backbone is not None:
             base = base.replace(backbone=backbone)
         configs[name] = base
@@ -314,23 +320,18 @@ def tables(results: Mapping[str, Any]) -> str:
     lines += [f"haloae {results['package_version']}; backbone: {', '.join(results['backbones'])}."]
     lines += ["Mean ± standard deviation over seeds.", ""]
     for metric, title in METRICS.items():
-        lines += [
-            f"## {title}",
-            "",
-            f"| variant | {' | '.join(names)} |",
-            "|---" * (len(names) + 1) + "|",
-        ]
+        table = []
         for variant in dict.fromkeys(row["variant"] for row in rows):
             cells = [_cell(row[metric]) for row in rows if row["variant"] == variant]
-            lines.append(f"| {variant} | {' | '.join(cells)} |")
+            table.append([variant, *cells])
         if metric == "image_auroc":
             values = [results["pixel_difference"].get(name) for name in names]
             cells = ["–" if value is None else f"{value:.3f}" for value in values]
-            lines.append(f"| pixel difference | {' | '.join(cells)} |")
+            table.append(["pixel difference", *cells])
         if results["paper"] and metric in results["paper"]:
             cells = ["–"] * (len(names) - 1) + [f"{results['paper'][metric]:.3f}"]
-            lines.append(f"| the paper | {' | '.join(cells)} |")
-        lines.append("")
+            table.append(["the paper", *cells])
+        lines += [f"## {title}", "", markdown(table, ["variant", *names]), ""]
     failed = [run for run in results["runs"] if "error" in run]
     if failed:
         lines += ["## Failed", ""]

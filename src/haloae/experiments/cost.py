@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from haloae.config import Config
 from haloae.network.branches import RGB
-from haloae.network.features import FeatureExtractor
 from haloae.network.haloae import HaloAE
-from haloae.network.lean import ReducedExtractor, fused
+from haloae.network.lean import lean
+from haloae.outputs.tables import terminal
 
 aten = torch.ops.aten
 Operation = torch._ops.OpOverload
@@ -74,14 +74,14 @@ def count_cost(
     """
     if image_size is not None:
         config = config.replace(image_size=image_size)
-    lean = _Counter(_build(config, in_use=True))
-    counter = lean if in_use else _Counter(_build(config, in_use=False))
+    needed = _Counter(_build(config, in_use=True))
+    counter = needed if in_use else _Counter(_build(config, in_use=False))
     image = torch.empty(1, RGB, config.image_size, config.image_size, device="meta")
     # Without autograd, operations arrive whole: attention is seen before it is taken apart.
     with torch.inference_mode(), counter:
         counter.network(image)
     return [
-        tally.cost(name, is_needed=name in lean.tallies)
+        tally.cost(name, is_needed=name in needed.tallies)
         for name, tally in counter.tallies.items()
         if tally.activation_bytes
     ]
@@ -91,7 +91,7 @@ def _build(config: Config, *, in_use: bool) -> HaloAE:
     with torch.device("meta"):
         network = HaloAE(config.network, image_size=config.image_size, weights=None)
         network.to("meta").eval()
-        return fused(network, image=config.detection.image_weight > 0) if in_use else network
+        return lean(network, image=config.detection.image_weight > 0) if in_use else network
 
 
 def total_cost(blocks: Iterable[BlockCost], name: str = "total") -> BlockCost:
@@ -126,24 +126,30 @@ def cost_of(config: Config, *, image_size: int | None = None) -> dict[str, Any]:
 
 def cost_table(cost: Mapping[str, Any]) -> str:
     """The same for people, a line for each block."""
-    size, in_use = cost["image_size"], cost["in_use"]
-    lines = [
-        f"one image of {size}² pixels in float32, as trained and in use",
-        "  MMAC: million multiply-adds; MB: weights once, activations read and written",
-        f"  {'':36}{'weights':>9}{'activations':>13}{'in use':>12}{'activations':>13}",
-        f"  {'':14}{'MMAC':>10}{'parameters':>12}{'MB':>9}{'MB':>13}{'MMAC':>12}{'MB':>13}",
+    in_use = cost["in_use"]
+    rows = [
+        ["", "", "", "weights", "activations", "in use", "activations"],
+        ["", "MMAC", "parameters", "MB", "MB", "MMAC", "MB"],
     ]
-    lean = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
+    needed = {block["name"]: block for block in (*in_use["blocks"], in_use["total"])}
     for block in (*cost["blocks"], cost["total"]):
-        name, used = block["name"], f"{'not needed':>12}"
-        if name in lean:
-            used = f"{lean[name]['multiply_adds'] / 1e6:12,.1f}"
-            used += f"{lean[name]['activation_bytes'] / 1e6:13,.1f}"
-        lines.append(
-            f"  {name:14}{block['multiply_adds'] / 1e6:10,.1f}{block['parameters']:12,}"
-            f"{block['weight_bytes'] / 1e6:9,.2f}{block['activation_bytes'] / 1e6:13,.1f}{used}"
+        used = needed.get(block["name"])
+        rows.append(
+            [
+                block["name"],
+                f"{block['multiply_adds'] / 1e6:,.1f}",
+                f"{block['parameters']:,}",
+                f"{block['weight_bytes'] / 1e6:,.2f}",
+                f"{block['activation_bytes'] / 1e6:,.1f}",
+                f"{used['multiply_adds'] / 1e6:,.1f}" if used else "not needed",
+                f"{used['activation_bytes'] / 1e6:,.1f}" if used else "",
+            ]
         )
-    return "\n".join(lines)
+    return (
+        f"one image of {cost['image_size']}² pixels in float32, as trained and in use\n"
+        "  MMAC: million multiply-adds; MB: weights once, activations read and written\n"
+        f"{terminal(rows, indent=True)}"
+    )
 
 
 class _Tally:
@@ -202,11 +208,7 @@ class _Counter(TorchDispatchMode):
 
     def _watch_trunk(self, network: HaloAE) -> None:
         """The trunk runs on from tap to tap, each time that the next activation is asked for."""
-        extractor: nn.Module = network.extractor
-        if isinstance(extractor, ReducedExtractor):
-            extractor = extractor.extractor
-        assert isinstance(extractor, FeatureExtractor)  # noqa: S101 - there is no other
-        names = [f"trunk {tap.name}" for tap in extractor.taps]
+        names = [f"trunk {tap.name}" for tap in network.extractor.taps]
         self.tallies.update({name: _Tally() for name in names})
 
         def stages(_: object, __: object, activations: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -216,7 +218,7 @@ class _Counter(TorchDispatchMode):
                 self._inside.pop()
                 yield activation
 
-        extractor.layers.register_forward_hook(stages)
+        network.extractor.layers.register_forward_hook(stages)
 
     def __torch_dispatch__(
         self,

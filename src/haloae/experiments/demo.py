@@ -15,6 +15,7 @@ from haloae.detector import fit_detector
 from haloae.evaluation.evaluate import evaluate
 from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.page import REPORT, write_report
+from haloae.outputs.tables import terminal
 from haloae.training.run_folder import LOSS_LOG, MODEL
 
 DATA = "data"
@@ -93,12 +94,9 @@ def run_demo(
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The outcomes for a terminal: the backbone, then a line for each category."""
-    rows = [["category", *COLUMNS, "seconds"]]
+    rows = []
     for outcome in outcomes:
         values = [f"{outcome.metrics[name]:.3f}" for name in COLUMNS.values()]
         rows.append([outcome.category, *values, f"{outcome.seconds:.0f}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    return "\n".join([f"backbone: {outcomes[0].backbone}", *lines])
+    lines = terminal(rows, ["category", *COLUMNS, "seconds"])
+    return f"backbone: {outcomes[0].backbone}\n{lines}"

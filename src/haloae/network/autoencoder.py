@@ -5,13 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.config import AttentionConfig, NetworkConfig, Stage
-from haloae.network.attention import HaloAttention
+from haloae.network.attention import attention_named
+from haloae.network.lean import folded, frozen, lean_each, with_parts
 
 Convolution = type[nn.Conv2d] | type[nn.ConvTranspose2d]
 
 
 class HaloBlock(nn.Module):
-    """1×1 conv → BN → ReLU → halo attention → ReLU → k×k conv → BN, + skip → ReLU.
+    """1×1 conv → BN → ReLU → attention → ReLU → k×k conv → BN, + skip → ReLU.
 
     The skip is the identity where the channels stay, else 1×1 conv → BN. There is no residual
     around the attention itself.
@@ -23,6 +24,9 @@ class HaloBlock(nn.Module):
         attention: the attention's sizes and mode.
         convolution: `nn.Conv2d`, or `nn.ConvTranspose2d` as in the decoder.
         relu: False: no ReLU at the end, for outputs that may be negative.
+
+    Raises:
+        ConfigError: no such mode of attention.
     """
 
     def __init__(
@@ -39,7 +43,8 @@ class HaloBlock(nn.Module):
         inner = stage.inner or out_channels
         self.conv1 = convolution(in_channels, inner, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(inner)
-        self.attention = HaloAttention(inner, heads=stage.heads, **attention.model_dump())
+        sizes = attention.model_dump(exclude={"mode"})
+        self.attention = attention_named(attention.mode)(inner, heads=stage.heads, **sizes)
         self.conv2 = convolution(
             inner, out_channels, stage.kernel, padding=stage.kernel // 2, bias=False
         )
@@ -58,6 +63,19 @@ class HaloBlock(nn.Module):
         inner = F.relu(self.attention(inner))
         out: Tensor = self.norm2(self.conv2(inner)) + self.skip(x)
         return F.relu(out) if self.relu else out
+
+    def lean(self) -> "HaloBlock":
+        """The block in the form it is used in, without batch norm."""
+        skip = folded(*self.skip) if isinstance(self.skip, nn.Sequential) else nn.Identity()
+        return with_parts(
+            self,
+            conv1=folded(self.conv1, self.norm1),
+            norm1=nn.Identity(),
+            attention=self.attention.lean(),
+            conv2=folded(self.conv2, self.norm2),
+            norm2=nn.Identity(),
+            skip=skip,
+        )
 
 
 class HaloEncoder(nn.Module):
@@ -96,6 +114,13 @@ class HaloEncoder(nn.Module):
         """(B, channels, H, W) → code (B, out_channels, H', W'); H' = H where the head pads."""
         code: Tensor = self.blocks(self.head(features))
         return code
+
+    def lean(self) -> "HaloEncoder":
+        """The encoder in the form it is used in, without batch norm."""
+        conv, norm, relu = self.head
+        head = nn.Sequential(folded(conv, norm), nn.Identity(), relu)
+        blocks = lean_each(self.blocks)
+        return frozen(with_parts(self, head=head, blocks=blocks))
 
 
 class HaloDecoder(nn.Module):
@@ -151,3 +176,8 @@ class HaloDecoder(nn.Module):
             for new, old in zip(grid, rebuilt.shape[-2:], strict=True)
         )
         return rebuilt[:, :, rows][..., columns]
+
+    def lean(self) -> "HaloDecoder":
+        """The decoder in the form it is used in, of ordinary convolutions without batch norm."""
+        blocks = lean_each(self.blocks)
+        return frozen(with_parts(self, blocks=blocks))

@@ -29,7 +29,7 @@ class ImageDecoder(nn.Module):
         self.relu = relu
 
     def forward(self, rebuilt: Tensor) -> Tensor:
-        """(B, channels, H, W) → (B, 3, 4H, 4W), an ImageNet-normalised image."""
+        """(B, channels, H, W) → (B, 3, 4H, 4W), an image as the trunk is given it."""
         x = rebuilt
         last = len(self.convolutions) - 1
         for index, convolution in enumerate(self.convolutions):
@@ -39,6 +39,10 @@ class ImageDecoder(nn.Module):
             if index >= last - 1:
                 x = F.interpolate(x, scale_factor=2)
         return x
+
+    def lean(self) -> "ImageDecoder":
+        """Itself: there is nothing to leave out."""
+        return self
 
 
 class Classifier(nn.Module):

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from haloae.config import FEATURE_STRIDE, NetworkConfig
-from haloae.network.attention import HaloAttention
+from haloae.config import NetworkConfig
+from haloae.network.attention import Attention
 from haloae.network.autoencoder import HaloDecoder, HaloEncoder
 from haloae.network.branches import RGB, Classifier, ImageDecoder
-from haloae.network.features import FeatureExtractor, normalise
+from haloae.network.features import FeatureExtractor
+from haloae.network.lean import with_parts
 from haloae.network.reducer import FeatureReducer
 
 
@@ -19,7 +20,7 @@ class HaloAEOutput(NamedTuple):
     """What the network makes of a batch of images, the same in training and in use."""
 
     features: Tensor
-    """(B, C, H/4, W/4), reduced where the config says so."""
+    """(B, C, H/stride, W/stride), reduced where the config says so."""
     rebuilt: Tensor
     """Like `features`: their reconstruction."""
     image: Tensor | None
@@ -36,6 +37,10 @@ class HaloAE(nn.Module):
         image_size: side of the square images, in pixels: the classifier depends on it.
         weights: the trunk's, see `FeatureExtractor`; None leaves all weights to be loaded.
         generator: draws the initial weights; None takes torch's global one.
+
+    Raises:
+        ConfigError: no such trunk or mode of attention, or more components than channels.
+        WeightsError: the trunk's weights cannot be had or do not fit.
     """
 
     def __init__(
@@ -48,7 +53,10 @@ class HaloAE(nn.Module):
     ) -> None:
         super().__init__()
         self.extractor = FeatureExtractor(
-            weights, config.trunk, published_taps=config.published_taps
+            weights,
+            config.trunk,
+            published_taps=config.published_taps,
+            stride=config.stride,
         )
         channels = config.reduced_channels or self.extractor.channels
         self.reducer: nn.Module = nn.Identity()
@@ -64,7 +72,7 @@ class HaloAE(nn.Module):
             )
         self.classifier: Classifier | None = None
         if config.classifier:
-            grid = image_size // FEATURE_STRIDE
+            grid = image_size // config.stride
             self.classifier = Classifier(
                 RGB * image_size**2 if self.image_decoder else channels * grid**2
             )
@@ -75,14 +83,14 @@ class HaloAE(nn.Module):
                 initialise(branch, generator)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] → ImageNet-normalised: (..., 3, H, W) → the same shape."""
-        return normalise(images)
+        """(..., 3, H, W) RGB in [0, 1] → the same shape, as the trunk wants it."""
+        return self.extractor.normalise(images)
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> HaloAEOutput:
         """Run the network.
 
         Args:
-            image: (B, 3, H, W), ImageNet-normalised RGB.
+            image: (B, 3, H, W), of `normalise`.
             generator: draws the bottleneck's noise in training, where the config has any.
         """
         features = self.reducer(self.extractor(image))
@@ -94,6 +102,18 @@ class HaloAE(nn.Module):
             logits = self.classifier(rebuilt if rebuilt_image is None else rebuilt_image)
         return HaloAEOutput(features, rebuilt, rebuilt_image, logits)
 
+    def lean(self, *, image: bool) -> "HaloAE":
+        """The network in the form it is used in, see `haloae.network.lean.lean`, which to call."""
+        return with_parts(
+            self,
+            extractor=self.extractor.lean(self.reducer),
+            reducer=nn.Identity(),
+            encoder=self.encoder.lean(),
+            decoder=self.decoder.lean(),
+            image_decoder=self.image_decoder.lean() if image and self.image_decoder else None,
+            classifier=None,
+        )
+
 
 def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:
     """Initialise weights as published (section C).
@@ -103,7 +123,7 @@ def initialise(module: nn.Module, generator: torch.Generator | None = None) -> N
     """
     attention_layers: set[nn.Module] = set()
     for layer in module.modules():
-        if isinstance(layer, HaloAttention):
+        if isinstance(layer, Attention):
             layer.reset_parameters(generator)
             attention_layers.update(layer.children())
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

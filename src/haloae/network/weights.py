@@ -1,28 +1,22 @@
 """Where the trunk's weights come from, and whether they are what they should be.
 
-``auto`` never opens a socket: ImageNet weights if torchvision has them cached, else the bundled
-ones, which come with this package (docs/backbone.md). Only ``imagenet`` downloads, and
-``HALOAE_OFFLINE=1`` forbids that too.
+``auto`` never opens a socket: ImageNet weights if they are at hand (in torchvision's cache, or in
+an installed package), else the bundled ones, which come with this package (docs/backbone.md). Only
+``imagenet`` downloads, and ``HALOAE_OFFLINE=1`` forbids that too.
 """
 
 import hashlib
 import logging
-import os
-import re
-import socket
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.client import HTTPException
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
 
 import torch
 from torch import Tensor, nn
 
 from haloae.errors import WeightsError
-from haloae.network.trunks import TRUNKS
+from haloae.network.published import read_state
+from haloae.network.trunks import trunk_named
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +24,6 @@ BUNDLED = Path(__file__).parent / "bundled"
 """Folder of the weights that come with this package, ``<trunk>.safetensors`` each."""
 RANDOM_SEED = 0
 """Random trunks are all the same one, so that two detectors can be compared."""
-TIMEOUT = 30.0
-"""Seconds without an answer after which a download is given up."""
-HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.")
-"""The start of a published file's SHA-256, as its name gives it."""
-SOURCES = "auto, bundled, imagenet, random or a file"
 
 
 class Weights(NamedTuple):
@@ -52,27 +41,35 @@ def load_weights(source: str | Path, trunk: str, expected: Mapping[str, Tensor])
 
     Args:
         source: ``auto``, ``bundled``, ``imagenet``, ``random``, or a file: a `.safetensors`, or a
-            `.pth` as torchvision publishes it (or a state dict saved with `torch.save`).
+            `.pth` as it is published (or a state dict saved with `torch.save`).
         trunk: a name in `haloae.network.trunks.TRUNKS`.
         expected: the tensors wanted, by name; only their shapes matter.
 
     Raises:
+        ConfigError: no such trunk.
         WeightsError: no network, no such file, a damaged file, or weights of another network.
+        MissingExtraError: the weights come in a package that is not installed.
     """
     if source == "auto":
-        is_cached = _cached_path(trunk).is_file()
-        source = "imagenet" if is_cached else "bundled"
-        why = "found in torchvision's cache" if is_cached else "no ImageNet weights are cached"
-        log.info("backbone: %s with %s weights (%s)", trunk, source, why)
-    if source == "bundled":
-        path = BUNDLED / f"{trunk}.safetensors"
-        return _named("bundled", _fit(_read(path), trunk, expected, str(path)))
+        source = _best_source(trunk)
     if source == "random":
         return _named("random", random_weights(expected))
     if source == "imagenet":
-        return _named("imagenet", _fit(_imagenet(trunk), trunk, expected, str(_cached_path(trunk))))
+        published = trunk_named(trunk).imagenet
+        if published is None:
+            raise WeightsError(f"ImageNet weights of {trunk} are not known: name a file of them.")
+        state, where = published.read()
+        return _named("imagenet", _fit(state, trunk, expected, where))
     path = Path(source)
-    return _named(path.name, _fit(_read(path), trunk, expected, str(path)))
+    if source == "bundled":
+        path = _bundled_path(trunk)
+        if not path.is_file():
+            raise WeightsError(
+                f"no weights of {trunk} are bundled: leave --backbone bundled out, or set "
+                f"network.trunk to resnet18, whose weights are."
+            )
+    name = "bundled" if source == "bundled" else path.name
+    return _named(name, _fit(read_state(path), trunk, expected, str(path)))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -85,12 +82,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _named(name: str, tensors: dict[str, Tensor]) -> Weights:
-    return Weights(name, digest(tensors), tensors)
-
-
 def random_weights(expected: Mapping[str, Tensor], seed: int = RANDOM_SEED) -> dict[str, Tensor]:
-    """Kaiming normal, fan in: the mean square of the activations stays that of the image."""
+    """Kaiming normal, fan in: where ReLU follows, the mean square stays that of the image."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, like in expected.items():
@@ -101,87 +94,31 @@ def random_weights(expected: Mapping[str, Tensor], seed: int = RANDOM_SEED) -> d
     return tensors
 
 
-def _torchvision_entry(trunk: str) -> Any:  # noqa: ANN401 - torchvision is not typed
-    from torchvision.models import get_weight
-
-    return get_weight(TRUNKS[trunk].published)
+def _named(name: str, tensors: dict[str, Tensor]) -> Weights:
+    return Weights(name, digest(tensors), tensors)
 
 
-def _cached_path(trunk: str) -> Path:
-    """Where torchvision caches the ImageNet weights (under `TORCH_HOME`)."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_torchvision_entry(trunk).url).name
+def _bundled_path(trunk: str) -> Path:
+    return BUNDLED / f"{trunk}.safetensors"
 
 
-def _imagenet(trunk: str) -> dict[str, Tensor]:
-    path = _cached_path(trunk)
-    if path.is_file():
-        return _read(path)
-    way_out = f"download them elsewhere and copy them to {path}, or use --backbone bundled"
-    if os.environ.get("HALOAE_OFFLINE") == "1":
-        raise WeightsError(
-            f"the ImageNet weights are not cached and HALOAE_OFFLINE=1 forbids the download: "
-            f"{way_out}."
-        )
-    url = _torchvision_entry(trunk).url
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _socket_timeout(TIMEOUT):
-            # Into a temporary file, checked against the hash in its name, then renamed.
-            torch.hub.download_url_to_file(
-                url, str(path), HASH_IN_NAME.findall(url)[0], progress=sys.stderr.isatty()
-            )
-    except (OSError, HTTPException) as error:
-        reason = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
-        raise WeightsError(
-            f"the ImageNet weights could not be downloaded ({reason}): {way_out}."
-        ) from error
-    except RuntimeError as error:
-        raise WeightsError(
-            f"the ImageNet weights were cut short or changed on their way (wrong hash), so they "
-            f"are not kept: try again, or {way_out}."
-        ) from error
-    return _read(path)
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Give up on silent servers: torch.hub takes no time limit of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such weights file; --backbone takes {SOURCES}.") from error
-    except Exception as error:  # damaged files fail in as many ways as there are bytes
-        raise WeightsError(
-            f"{path}: damaged, or not a .safetensors or .pth file of weights: download it again, "
-            f"or choose another --backbone."
-        ) from error
-    if not isinstance(state, dict):
-        raise WeightsError(
-            f"{path}: expected a state dict, got {type(state).__name__}: choose another --backbone."
-        )
-    return state
+def _best_source(trunk: str) -> str:
+    """What ``auto`` is for a trunk: ``imagenet`` or ``bundled``."""
+    imagenet = trunk_named(trunk).imagenet
+    source, why = "bundled", "no ImageNet weights are cached"
+    if imagenet and (imagenet.is_at_hand() or not _bundled_path(trunk).is_file()):
+        source, why = "imagenet", imagenet.origin
+    log.info("backbone: %s with %s weights (%s)", trunk, source, why)
+    return source
 
 
 def _fit(
     state: Mapping[str, Any], trunk: str, expected: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
     """Pick the trunk's tensors out of a state dict, published or our own."""
-    prefix = TRUNKS[trunk].prefix
+    prefix = trunk_named(trunk).prefix
     try:
-        state = TRUNKS[trunk].folded({k: v for k, v in state.items() if isinstance(v, Tensor)})
+        state = trunk_named(trunk).folded({k: v for k, v in state.items() if isinstance(v, Tensor)})
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"{where}: its batch norm does not fit {trunk} ({error}).") from error
     tensors = {}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from haloae.config import Config, parse_config, without_retired
-from haloae.errors import HaloaeError, TrainingError
-from haloae.files import cannot_write, write_atomic
+from haloae.errors import HaloaeError, OutputError, TrainingError
+from haloae.files import cannot_write, claim_folder, write_atomic
 
 MODEL = "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
@@ -31,6 +31,23 @@ class Checkpoint(NamedTuple):
     """Name and hash of the backbone's weights."""
     network: dict[str, Tensor]
     optimizer: dict[str, Any]
+
+
+def claim_run(run: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a run, or refuse one that holds something.
+
+    Args:
+        run: the folder.
+        resume: True: it may hold a checkpoint to go on from.
+        overwrite: True: what it holds may be replaced.
+
+    Raises:
+        OutputError: it holds what it must not, is not a folder, or cannot be written to.
+    """
+    if resume and not (run / CHECKPOINT).exists() and run.is_dir() and any(run.iterdir()):
+        raise OutputError(f"{run}: holds no checkpoint to resume: give --overwrite to start anew.")
+    way_out = "give --resume to go on or --overwrite to start anew"
+    claim_folder(run, overwrite=overwrite or resume, way_out=way_out)
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:

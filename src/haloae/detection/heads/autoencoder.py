@@ -5,7 +5,7 @@ from typing import Self
 
 from torch import Tensor
 
-from haloae.config import FEATURE_STRIDE, Config, DetectionConfig
+from haloae.config import Config, DetectionConfig
 from haloae.detection.heads.base import Head, Seen, register_head
 from haloae.detection.maps import Residuals, Usual, residual_map, residuals
 from haloae.network.branches import RGB
@@ -57,7 +57,7 @@ class AutoencoderHead(Head):
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        grid = (config.image_size // FEATURE_STRIDE,) * 2
+        grid = (config.image_size // config.network.stride,) * 2
         features, image = tensors["features"], tensors.get("image")
         if features.ndim != 3 or features.shape[1:] != grid:
             raise ValueError(f"usual.features has shape {tuple(features.shape)}")

@@ -1,0 +1,7 @@
+"""`python -m haloae.cli`."""
+
+import sys
+
+from haloae.cli import main
+
+sys.exit(main())

@@ -1,0 +1,230 @@
+"""Commands that fit: the demo, one detector, its thresholds, the benchmark."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from haloae.cli import options
+from haloae.cli.screen import calibration_lines, report_run, report_skipped
+from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, wants_progress, workers
+from haloae.errors import ConfigError, DataError, ImageError, OutputError
+from haloae.files import claim_folder
+
+
+def demo(
+    *,
+    out: Annotated[Path, Option(metavar="DIR", help="folder for images and results")] = Path(
+        "haloae-demo"
+    ),
+    settings: options.Assignments = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """See it work: makes images, trains and evaluates, in DIR."""
+    from haloae.presets import configure
+
+    config = configure("fast", assignments=settings or ())
+    claim_folder(out, overwrite=overwrite)
+    from haloae.experiments.demo import DATA, run_demo, table
+    from haloae.outputs.report.page import REPORT
+
+    prepare(threads)
+    outcomes = run_demo(out, config, device=device, progress=wants_progress(quiet))
+    if not quiet:
+        print(table(outcomes))
+        print(f"images in {out / DATA}; models, metrics.json and scores.csv in:")
+        for outcome in outcomes:
+            print(f"  {out / outcome.category}")
+        print(f"open in a browser: {out / REPORT}")
+    return DONE
+
+
+def train(
+    data: Annotated[
+        Path,
+        Argument(metavar="DATA", help="folder of good images, or an MVTec-layout category"),
+    ],
+    *,
+    out: Annotated[Path, Option(metavar="RUN", help="folder of the run")],
+    preset: options.PresetName = None,
+    config: Annotated[
+        Path | None, Option(metavar="FILE.toml", help="settings over the preset")
+    ] = None,
+    settings: options.Assignments = None,
+    backbone: options.Backbone = None,
+    image_size: Annotated[int | None, Option(metavar="N", help="side in pixels")] = None,
+    seed: Annotated[int | None, Option(metavar="N", help="of all randomness (default: 0)")] = None,
+    max_steps: options.Steps = None,
+    max_minutes: options.Minutes = None,
+    false_alarm_rate: options.FalseAlarmRate = None,
+    resume: Annotated[bool, Option("--resume", help="go on from RUN's checkpoint")] = False,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    strict: options.Strict = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Fit a detector to good images: writes RUN/model.safetensors."""
+    from haloae.data.folders import load_category
+    from haloae.data.images import shown_path
+    from haloae.presets import configure
+    from haloae.training.run_folder import LOSS_LOG, MODEL, claim_run, load_checkpoint
+
+    if resume and overwrite:
+        raise OutputError("--resume and --overwrite exclude each other: choose one.")
+    category = load_category(data, strict=strict)
+    if not category.train:
+        raise DataError(f"{data}: there are no good images in train/good to fit on.")
+    saved = load_checkpoint(out) if resume else None
+    flags = {"backbone": backbone, "image_size": image_size, "seed": seed}
+    configured = configure(
+        preset,
+        base=saved.config if saved else None,
+        file=config,
+        assignments=settings or (),
+        flags=flags | {"detection.false_alarm_rate": false_alarm_rate},
+    )
+    from haloae.detector import check_names, fit_detector
+
+    check_names(configured)
+    claim_run(out, resume=resume, overwrite=overwrite)
+    prepare(threads)
+    fitted = fit_detector(
+        category.train,
+        configured,
+        name=shown_path(data.resolve().name),
+        run=out,
+        device=device,
+        max_steps=max_steps,
+        max_minutes=max_minutes,
+        resume=resume,
+        strict=strict,
+        progress=wants_progress(quiet),
+        workers=workers(),
+    )
+    report_skipped(fitted.skipped)
+    fitted.detector.save(out / MODEL)
+    if not quiet:
+        steps = configured.training.steps
+        print(f"{out / MODEL}: fitted in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}")
+        print(calibration_lines(fitted.detector.calibration))
+        if not fitted.is_finished:
+            print("  stopped before the end of its schedule: --resume goes on")
+    return SKIPPED if fitted.skipped or category.skipped else DONE
+
+
+def calibrate(
+    model: options.Model,
+    good_images: Annotated[
+        Path | None,
+        Argument(
+            metavar="GOOD_IMAGES",
+            help="folder of good images, none of which it was fitted on",
+        ),
+    ] = None,
+    *,
+    false_alarm_rate: options.FalseAlarmRate = None,
+    out: Annotated[Path | None, Option(metavar="MODEL2", help="default: MODEL itself")] = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    strict: options.Strict = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Set thresholds anew, by rate or by good images."""
+    out = out or model
+    if os.path.lexists(out) and out.resolve() != model.resolve() and not overwrite:
+        raise OutputError(f"{out}: exists: give --overwrite, or choose another --out.")
+    if good_images is None and false_alarm_rate is None:
+        raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
+    from haloae.data.folders import load_held_out
+    from haloae.data.images import readable_images
+    from haloae.detector import Detector
+
+    prepare(threads)
+    detector = Detector.load(model, device=device)
+    images: list[Path] | None = None
+    skipped: list[ImageError] = []
+    if good_images is not None:
+        found = load_held_out(good_images, strict=strict).train
+        images, skipped = readable_images(progress_bar("reading", quiet=quiet)(found))
+        if skipped and strict:
+            raise skipped[0]
+        report_skipped(skipped)
+    calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate)
+    calibrated.save(out)
+    if not quiet:
+        print(f"{out}: calibrated")
+        print(calibration_lines(calibrated.calibration))
+    return SKIPPED if skipped else DONE
+
+
+def benchmark(
+    root: Annotated[Path, Argument(metavar="ROOT", help="folder of categories in MVTec layout")],
+    *,
+    out: Annotated[Path, Option(metavar="DIR", help="folder for runs and results")],
+    categories: Annotated[str | None, Option(metavar="A,B", help="default: all")] = None,
+    presets: Annotated[str, Option(metavar="A,B", help="to fit each of")] = "default",
+    settings: options.Assignments = None,
+    ablations: Annotated[
+        str | None,
+        Option(
+            metavar="A,B",
+            help="of every preset: no_ssl, no_image, fixed_weights, attention_MODE (halo, "
+            "published, window_mean, global, none)",
+        ),
+    ] = None,
+    seeds: Annotated[str, Option(metavar="0,1,2", help="to fit with each of")] = "0",
+    backbone: options.Backbone = None,
+    resume: Annotated[
+        bool, Option("--resume", help="keep the runs in DIR, and go on from there")
+    ] = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """The paper's experiment, over a root of categories."""
+    from haloae.config import read_assignments
+    from haloae.experiments.benchmark import (
+        RESULTS,
+        TABLES,
+        find_categories,
+        run_benchmark,
+        tables,
+        variants,
+    )
+    from haloae.outputs.report.page import REPORT
+
+    wanted = options.names(categories, "--categories") if categories is not None else None
+    numbers = options.seeds(seeds)
+    configs = variants(
+        options.names(presets, "--presets"),
+        options.names(ablations, "--ablations") if ablations is not None else (),
+        backbone=backbone,
+        settings=read_assignments(settings or ()),
+    )
+    find_categories(root, wanted)
+    claim_folder(out, overwrite=resume, way_out="give --resume to go on")
+    prepare(threads)
+    results = run_benchmark(
+        root,
+        out,
+        configs,
+        categories=wanted,
+        seeds=numbers,
+        device=device,
+        workers=workers(),
+        progress=wants_progress(quiet),
+        report=lambda run: report_run(run, quiet=quiet),
+    )
+    if not quiet:
+        print(f"\n{tables(results)}\nfor a script: {out / RESULTS} and {out / TABLES}")
+        print(f"open in a browser: {out / REPORT}")
+    failed = sum("error" in run for run in results["runs"])
+    if failed == len(results["runs"]):
+        raise DataError(f"{root}: every run failed: see {out / RESULTS}.")
+    return SKIPPED if failed else DONE

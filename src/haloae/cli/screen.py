@@ -1,0 +1,118 @@
+"""What the commands say about a detector, its scores, its model file, and what went wrong."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from haloae.outputs.tables import terminal
+
+if TYPE_CHECKING:
+    from haloae.detection.calibration import Calibration
+    from haloae.detection.model_file import Header
+    from haloae.evaluation.evaluate import Metrics
+    from haloae.outputs.folder import Counts
+
+SHOWN = 10
+"""Images that are listed."""
+
+
+def calibration_lines(calibration: "Calibration") -> str:
+    """The threshold, where it comes from, and whether to trust it."""
+    text = (
+        f"  threshold {calibration.threshold.value:.6g}, for a false-alarm rate of "
+        f"{calibration.false_alarm_rate:g}, from {len(calibration.scores)} held-out good images"
+    )
+    if calibration.extrapolated:
+        text += (
+            f"\n  extrapolated: so small a rate needs {calibration.images_needed} held-out images; "
+            f"the threshold is a fit to the tail"
+        )
+    return text
+
+
+def highest_scores(counts: "Counts") -> str:
+    """The highest scores as a table; names come last, as their width on a screen is not known."""
+    from haloae.outputs.pictures import readable, verdict
+
+    shown = counts.highest[:SHOWN]
+    rows = [
+        (readable(one.score), f"{one.p_value:.2g}", verdict(one.is_anomalous), one.name)
+        for one in shown
+    ]
+    table = terminal(rows, ("score", "p-value", "verdict", "image"), align="rrl", indent=True)
+    return f"  highest {len(shown)} of {counts.normal + counts.anomalous} scores:\n{table}"
+
+
+def metric_lines(metrics: "Metrics") -> str:
+    """The metrics that are numbers, and why others are missing."""
+    rows = [
+        (name, "-" if value is None else f"{value:.4g}")
+        for name, value in metrics.as_dict().items()
+        if isinstance(value, float) or value is None
+    ]
+    reasons = [f"  no {name}: {reason}" for name, reason in metrics.reasons.items()]
+    return "\n".join([terminal(rows, align="l", indent=True), *reasons])
+
+
+def comparison_lines(compared: Iterable[tuple[str, float | None, float | None]], title: str) -> str:
+    """Metrics of a detector and of what was made of it."""
+    rows = [
+        [name, *("-" if value is None else f"{value:.4f}" for value in both)]
+        for name, *both in compared
+    ]
+    return terminal(rows, [title, "before", "after"], indent=True)
+
+
+def model_lines(header: "Header", parameters: int) -> str:
+    """What a model file says of itself.
+
+    Args:
+        header: of the file.
+        parameters: of its network.
+    """
+    calibration, provenance, config = header.calibration, header.provenance, header.config
+    rows = {
+        "format": f"{header.format_version}, written by haloae {header.package_version}",
+        "preset": f"{config.preset}, {config.image_size}² pixels, seed {config.seed}",
+        "backbone": f"{config.network.trunk}, {provenance.backbone} "
+        f"(sha256 {provenance.backbone_sha256[:12]})",
+        "parameters": f"{parameters:,}",
+        "training": f"{provenance.data}: {provenance.fitted_on} images, {provenance.held_out} held "
+        f"out, {provenance.skipped} skipped; {provenance.steps} of {config.training.steps} steps",
+        "threshold": f"{calibration.threshold.value:.6g} at a false-alarm rate of "
+        f"{calibration.false_alarm_rate:g}",
+        "pixel threshold": f"{calibration.pixel_threshold.value:.6g}",
+        "extrapolated": f"yes, {calibration.images_needed} held-out images would be needed"
+        if calibration.extrapolated
+        else "no",
+    }
+    return terminal(rows.items(), align="l", indent=True)
+
+
+def model_values(header: "Header", parameters: int) -> dict[str, Any]:
+    """The same and more, as plain values for a script."""
+    calibration = header.calibration
+    return header.model_dump(mode="json") | {
+        "parameters": parameters,
+        "threshold": calibration.threshold.value,
+        "pixel_threshold": calibration.pixel_threshold.value,
+        "extrapolated": calibration.extrapolated,
+        "images_needed": calibration.images_needed,
+    }
+
+
+def report_skipped(reasons: Iterable[object]) -> None:
+    """Name what was skipped, for each its own sentence."""
+    for reason in reasons:
+        print(f"haloae: skipped: {reason}", file=sys.stderr)
+
+
+def report_run(run: Mapping[str, Any], *, quiet: bool) -> None:
+    """Say how a run of the benchmark went."""
+    name = f"{run['variant']}, {run['category']}, seed {run['seed']}"
+    if "error" in run:
+        print(f"haloae: failed: {name}: {run['error']}", file=sys.stderr)
+    elif not quiet:
+        auroc = run["metrics"]["image_auroc"]
+        shown = "-" if auroc is None else f"{auroc:.3f}"
+        print(f"{name}: image AUROC {shown}, {run['seconds']:.0f} s", flush=True)

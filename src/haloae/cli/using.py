@@ -1,0 +1,209 @@
+"""Commands that use a fitted detector: score, export, measure, look at it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+from haloae.cli import options
+from haloae.cli.screen import (
+    calibration_lines,
+    comparison_lines,
+    highest_scores,
+    metric_lines,
+    model_lines,
+    model_values,
+    report_skipped,
+)
+from haloae.cli.shared import DONE, SKIPPED, load_any, prepare, progress_bar
+from haloae.errors import ConfigError, DataError
+from haloae.files import claim_folder
+
+
+def predict(
+    model: options.Model,
+    images: Annotated[
+        list[Path],
+        Argument(metavar="IMAGE_OR_FOLDER", help="folders are searched recursively"),
+    ],
+    *,
+    out: options.ResultsFolder,
+    maps: Annotated[
+        Literal["none", "png", "tiff"],
+        Option(help="png: 16 bits, half range is the threshold; tiff: float32"),
+    ] = "png",
+    overlays: Annotated[
+        Literal["anomalous", "all", "none"],
+        Option(help="images with their defects outlined; none: no contact sheet either"),
+    ] = "anomalous",
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    precision: options.Precision = "float32",
+    strict: options.Strict = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Score images: writes DIR/predictions.jsonl, maps, overlays."""
+    from haloae.outputs.folder import OVERLAYS, PREDICTIONS, SHEET, predict_to_folder
+
+    detector = load_any(model, device=device, precision=precision, threads=threads)
+    counts = predict_to_folder(
+        detector,
+        images,
+        out,
+        maps=maps,
+        overlays=overlays,
+        strict=strict,
+        overwrite=overwrite,
+        progress=progress_bar("predicting", quiet=quiet),
+        report=lambda message: report_skipped([message]),
+    )
+    skipped = counts.failed + counts.skipped
+    if not quiet:
+        found = f"{counts.anomalous} anomalous, {counts.normal} normal, {skipped} skipped"
+        print(f"{out / PREDICTIONS}: {found}")
+        if overlays != "none" and counts.highest:
+            print(f"to look at: {out / SHEET}, {out / OVERLAYS}")
+        print(calibration_lines(detector.calibration))
+        if counts.highest:
+            print(highest_scores(counts))
+    return SKIPPED if skipped else DONE
+
+
+def export(
+    model: options.Model,
+    *,
+    format: Annotated[
+        str, Option(metavar="NAME", help="onnx, openvino or openvino-int8, which needs --good")
+    ] = "onnx",
+    out: Annotated[Path, Option(metavar="FILE", help=".onnx, or .xml for openvino")],
+    good: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="good images to compare the two on (default: made-up textures), and to quantise "
+            "with",
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        Option(
+            metavar="DATA",
+            help="MVTec-layout category to measure both on, before and after",
+        ),
+    ] = None,
+    input_type: Annotated[
+        Literal["float32", "uint8"],
+        Option("--input", help="pixels the export takes: float32 in [0, 1], or uint8"),
+    ] = "float32",
+    overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """Write a model for ONNX Runtime or OpenVINO."""
+    from haloae.data.folders import good_images, load_category
+    from haloae.deploy.export import check_target, export_model
+    from haloae.detector import Detector
+
+    check_target(out, format=format, overwrite=overwrite)
+    chosen = good_images(good) if good else ()
+    category = load_category(test) if test else None
+    if category is not None and not category.test:
+        raise DataError(f"{category.root}: holds no test images for --test: leave it out.")
+    prepare(threads)
+    detector = Detector.load(model, device="cpu")
+    parity = export_model(
+        detector,
+        out,
+        format=format,
+        good=chosen,
+        input_type=input_type,
+        overwrite=overwrite,
+        threads=threads,
+    )
+    if not quiet:
+        images = "good images" if chosen else "made-up textures"
+        print(
+            f"{out}: run on {parity.images} {images}; largest relative difference from {model}: "
+            f"score {parity.score:.1e}, map {parity.map:.1e}"
+        )
+    if category is not None and not quiet:
+        from haloae.evaluation.evaluate import compare
+
+        exported = Detector.load(out, threads=threads)
+        progress = progress_bar("measuring", quiet=quiet)
+        compared = compare(detector, exported, category, progress=progress)
+        print(comparison_lines(compared, f"on {category.root}"))
+    return DONE
+
+
+def evaluate(
+    model: options.Model,
+    data: Annotated[Path, Argument(metavar="DATA", help="MVTec-layout category")],
+    *,
+    out: options.ResultsFolder,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    precision: options.Precision = "float32",
+    strict: options.Strict = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Measure: writes DIR/report.html and metrics.json."""
+    from haloae.data.folders import load_category
+    from haloae.evaluation.evaluate import evaluate
+    from haloae.outputs.folder import write_evaluation
+    from haloae.outputs.report.page import REPORT
+    from haloae.training.run_folder import LOSS_LOG
+
+    category = load_category(data, strict=strict)
+    detector = load_any(model, device=device, precision=precision, threads=threads)
+    claim_folder(out, overwrite=overwrite)
+    progress = progress_bar("evaluating", quiet=quiet)
+    result = evaluate(detector, category, strict=strict, progress=progress)
+    losses = model.parent / LOSS_LOG
+    write_evaluation(result, detector, category, out, losses=losses, progress=progress)
+    report_skipped(result.skipped)
+    if not quiet:
+        print(out / "metrics.json")
+        print(metric_lines(result.metrics))
+        print(calibration_lines(detector.calibration))
+        print(f"open in a browser: {out / REPORT}")
+    return SKIPPED if result.skipped or category.skipped else DONE
+
+
+def info(
+    model: options.Model,
+    *,
+    as_json: Annotated[bool, Option("--json", help="all of it, for a script")] = False,
+    cost: Annotated[
+        bool, Option("--cost", help="what one image costs, block by block (needs torch)")
+    ] = False,
+    image_size: Annotated[
+        int | None,
+        Option(metavar="N", help="of --cost, in pixels (default: the model's)"),
+    ] = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """Say what a model file holds."""
+    from haloae.detection.model_file import read_model
+
+    if image_size is not None and not cost:
+        raise ConfigError("--image-size is the size that --cost counts at: give --cost as well.")
+    header, tensors = read_model(model)
+    parameters = sum(array.size for name, array in tensors.items() if name.startswith("network."))
+    counted = None
+    if cost:
+        from haloae.experiments.cost import cost_of, cost_table
+
+        counted = cost_of(header.config, image_size=image_size)
+    if as_json:
+        values = model_values(header, parameters) | ({"cost": counted} if counted else {})
+        print(json.dumps(values, indent=2))
+        return DONE
+    print(model)
+    print(model_lines(header, parameters))
+    if counted:
+        print(cost_table(counted))
+    return DONE

@@ -1,0 +1,14 @@
+"""No attention: what it is worth is told by leaving it out."""
+
+from torch import Tensor
+
+from haloae.network.attention.base import Attention, register_attention
+
+
+@register_attention("none")
+class NoAttention(Attention):
+    """The input itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input."""
+        return x
