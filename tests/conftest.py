@@ -62,12 +62,14 @@ def _reset() -> None:
 
 @pytest.fixture(scope="session")
 def tiny() -> Config:
-    """A network so small that a fit takes a quarter of a second."""
+    """A network so small that a fit takes a fraction of a second."""
+    import tiny_trunk  # noqa: F401 - registers it; not above, as it imports torch
+
     return PLAIN.replace(
         image_size=32,
         backbone="random",
         network={
-            "trunk": "resnet18",
+            "trunk": "tiny",
             "reduced_channels": 8,
             "head_channels": 8,
             "encoder": [{"channels": 8}],

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import tiny_trunk  # noqa: F401 - for the processes that import this file and no conftest
 from haloae.config import Config
 from haloae.detector import Fitted, fit_detector
 from haloae.errors import DataError, ImageError, TrainingError
