@@ -1,33 +1,29 @@
 """Which training and which score work best: the experiment behind docs/adr/0004.
 
     python -m benchmarks.ablation ROOT --out runs/ablation [--variants base,...] [--seeds 0,1]
-    python -m benchmarks.ablation --out runs/ablation --table
 
-Every training variant is one change to `base`; every score variant is taken from the same trained
-model. A run that is already in the output folder is not repeated.
+Every training variant is one change to `base`; every way of scoring is taken from the same trained
+model. A finished run that is in the output folder is not repeated.
 """
 
-import argparse
 import itertools
-import json
-import statistics
 import time
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from haloae.config import Config
-from haloae.data.folders import Category, load_category
-from haloae.data.images import read_image, read_mask
+from benchmarks.ways import measure_ways, options, run, set_threads, split
+from haloae.data.images import Image
 from haloae.data.views import resize
+from haloae.detection.heads.autoencoder import AutoencoderHead
 from haloae.detection.maps import image_score, residual_map, residuals, smooth
-from haloae.detection.predictor import resize_map
-from haloae.detector import fit_detector
-from haloae.evaluation.evaluate import pixel_difference
-from haloae.evaluation.metrics import PixelMetrics, area_resize, image_metrics
+from haloae.detector import Detector, fit_detector
+from haloae.experiments.grid import Run, grid_of
 from haloae.presets import FAST
+from haloae.training.run_folder import CHECKPOINT
 
 BASE = FAST.replace(
     image_size=128,
@@ -44,7 +40,7 @@ BASE = FAST.replace(
     loss={"feature_terms": ["mse"], "clean_targets": True},
     training={"steps": 40, "learning_rate": 2e-3, "schedule": "cosine", "precision": "bfloat16"},
 )
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "base": {},
     "published targets and SSL": {
         "network": {"classifier": True},
@@ -62,155 +58,85 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "training": {"steps": 120},
         "network": {"attention": {"mode": "none"}},
     },
-} | {
-    f"{trunk} {components} components {steps} steps": {
-        "training": {"steps": steps},
-        "network": {
-            "trunk": trunk, "reduced_channels": components, "attention": {"mode": "none"},
-            "head_channels": max(48, components),
+    **{
+        f"{trunk} {components} components {steps} steps": {
+            "training": {"steps": steps},
+            "network": {
+                "trunk": trunk,
+                "reduced_channels": components,
+                "attention": {"mode": "none"},
+                "head_channels": max(48, components),
+            },
         }
-    }
-    for trunk in ("vgg19", "resnet18")
-    for components in (16, 48, 96)
-    for steps in (40, 160)
-} | {
+        for trunk in ("vgg19", "resnet18")
+        for components in (16, 48, 96)
+        for steps in (40, 160)
+    },
     "fast": {
-        "image_size": FAST.image_size, "training": {"steps": FAST.training.steps},
+        "image_size": FAST.image_size,
+        "training": {"steps": FAST.training.steps},
         "network": FAST.network.model_dump(),
-    }
-}  # fmt: skip
+    },
+}
 NORMALISATIONS = ("difference", "channel_difference", "none", "channel", "position", "both")
 SIGMAS = (0.8, 1.6)
 TOP_SHARES = (1.0, 0.1, 0.02, 0.01, 0.005)
-PIXELS = 128
 MAX_TEST = 240
 """Test images a set is measured on, evenly spread: a large set costs no more than others."""
 
 
-def run(config: Config, category: Category) -> dict[str, Any]:
+def measure(run: Run) -> dict[str, Any]:
     """Train once, then score the test set in every way."""
     start = time.perf_counter()
-    detector = fit_detector(category.train, config, name=category.root.name).detector
+    detector = fit_detector(
+        run.category.train,
+        run.config,
+        name=run.category.root.name,
+        run=run.folder,
+        device="cpu",
+        resume=run.resume,
+    ).detector
     seconds = time.perf_counter() - start
+    test = run.category.test[:: -(-len(run.category.test) // MAX_TEST)]
+    scores = {f"top {share:g}": partial(image_score, top_share=share) for share in TOP_SHARES}
+    metrics = measure_ways(run.category, test, partial(maps, detector), scores)
+    (run.folder / CHECKPOINT).unlink(missing_ok=True)
+    return {"fit_seconds": seconds, "metrics": metrics}
+
+
+@torch.inference_mode()
+def maps(detector: Detector, image: Image) -> dict[str, Tensor]:
+    """(1, h, w) each, by normalisation, smoothing and weight of the image branch."""
+    config = detector.config
+    batch = detector.network.normalise(torch.from_numpy(resize(image, config.image_size))[None])
+    residual = residuals(detector.network(batch), batch)
+    assert isinstance(detector.head, AutoencoderHead)  # noqa: S101 - no variant has another
     weights = (0.0, 0.3, 1.0) if config.network.image_decoder else (0.0,)
-    ways = list(itertools.product(NORMALISATIONS, SIGMAS, weights))
-    scores: dict[str, list[float]] = {}
-    pixels = {way: PixelMetrics() for way in ways}
-    has_masks = all(sample.mask for sample in category.test if sample.is_anomalous)
-    test = category.test[:: -(-len(category.test) // MAX_TEST)]
-    for sample in test:
-        image = read_image(sample.path)
-        batch = detector.network.normalise(torch.from_numpy(resize(image, config.image_size))[None])
-        mask = np.zeros((PIXELS, PIXELS), dtype=bool)
-        if sample.mask and has_masks:
-            mask = area_resize(read_mask(sample.mask, shape=(image.height, image.width)), PIXELS)
-        with torch.inference_mode():
-            residual = residuals(detector.network(batch), batch)
-            for way in ways:
-                normalisation, sigma, image_weight = way
-                detection = config.detection.model_copy(
-                    update={
-                        "normalisation": normalisation,
-                        "sigma": sigma,
-                        "image_weight": image_weight,
-                    }
-                )
-                unusual = residual_map(residual, detector.head.usual, detection)
-                anomaly = smooth(unusual, detection.sigma)
-                for share in TOP_SHARES:
-                    key = f"{normalisation}|{sigma}|{image_weight}|{share}"
-                    scores.setdefault(key, []).append(image_score(anomaly, share).item())
-                if has_masks:
-                    pixels[way].update(resize_map(anomaly[0].numpy(), (PIXELS, PIXELS)), mask)
-    labels = np.array([sample.is_anomalous for sample in test])
-    return {
-        "seconds": seconds,
-        "image_auroc": {k: image_metrics(np.array(v), labels).auroc for k, v in scores.items()},
-        "pixel": {"|".join(map(str, w)): p.compute()._asdict() for w, p in pixels.items()},
-    }
-
-
-def table(out: Path) -> str:
-    """Mean over sets and seeds of every variant, best score variant first."""
-    results = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
-    lines = []
-    variants = sorted({r["variant"] for r in results})
-    sets = sorted({r["set"] for r in results})
-    base = [r for r in results if r["variant"] == "base"]
-    keys = sorted(base[0]["image_auroc"], key=lambda k: -mean_of(base, k))
-    lines += ["| score of base | image AUROC | pixel AUROC | AUPRO |", "|---|---|---|---|"]
-    for key in keys:
-        pixel = key.rsplit("|", 1)[0]
-        lines.append(
-            f"| {key.replace('|', ', ')} | {mean_of(base, key):.3f} | "
-            f"{pixel_of(base, pixel, 'auroc'):.3f} | {pixel_of(base, pixel, 'aupro'):.3f} |"
+    found = {}
+    for how, sigma, weight in itertools.product(NORMALISATIONS, SIGMAS, weights):
+        changed = config.replace(
+            detection={"normalisation": how, "sigma": sigma, "image_weight": weight}
         )
-    for key in keys[:3]:
-        lines += ["", f"Image AUROC, {key}", f"| variant | {' | '.join(sets)} | mean | AUPRO | s |"]
-        lines.append("|---" * (len(sets) + 4) + "|")
-        for variant in variants:
-            of = [r for r in results if r["variant"] == variant]
-            cells = [mean_of([r for r in of if r["set"] == s], key) for s in sets]
-            aupro = pixel_of(of, key.rsplit("|", 1)[0], "aupro")
-            lines.append(
-                f"| {variant} | {' | '.join(f'{c:.3f}' for c in cells)} | "
-                f"{statistics.mean(cells):.3f} | {aupro:.3f} | "
-                f"{statistics.mean(r['seconds'] for r in of):.0f} |"
-            )
-        cells = [next(r["pixel_difference"] for r in results if r["set"] == s) for s in sets]
-        lines.append(
-            f"| pixel difference | {' | '.join(f'{c:.3f}' for c in cells)} | "
-            f"{statistics.mean(cells):.3f} | | |"
-        )
-    return "\n".join(lines)
-
-
-def mean_of(results: list[dict[str, Any]], key: str) -> float:
-    """Mean image AUROC; NaN where nothing was run."""
-    return statistics.fmean(r["image_auroc"][key] for r in results) if results else float("nan")
-
-
-def pixel_of(results: list[dict[str, Any]], key: str, metric: str) -> float:
-    """Mean pixel metric over the sets that have masks."""
-    values = [r["pixel"][key][metric] for r in results if r["pixel"][key][metric] is not None]
-    return statistics.fmean(values) if values else float("nan")
+        name = f"{how}, σ {sigma:g}, image {weight:g}"
+        unusual = residual_map(residual, detector.head.usual, changed.detection)
+        found[name] = smooth(unusual, sigma)
+    return found
 
 
 def main() -> None:
-    """Run what is missing, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("root", type=Path, nargs="?")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--sets")
-    parser.add_argument("--seeds", default="0,1")
+    """Run what is missing, and print the tables."""
+    parser = options(__doc__)
+    parser.add_argument("--variants", metavar="A,B", default=",".join(VARIANTS))
     parser.add_argument("--backbone", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table(arguments.out))
-        return
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    sets = arguments.sets.split(",") if arguments.sets else sorted(
-        path.name for path in arguments.root.iterdir() if path.is_dir()
-    )  # fmt: skip
+    set_threads(arguments.threads)
+    configs = {
+        name: BASE.replace(**VARIANTS[name]).replace(backbone=arguments.backbone)
+        for name in arguments.variants.split(",")
+    }
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    for variant, name, seed in itertools.product(arguments.variants.split(","), sets, seeds):
-        path = arguments.out / f"{variant.replace(' ', '_')}--{name}--{seed}.json"
-        if path.exists():
-            continue
-        config = BASE.replace(**VARIANTS[variant]).replace(seed=seed, backbone=arguments.backbone)
-        category = load_category(arguments.root / name)
-        result = run(config, category)
-        result |= {"variant": variant, "set": name, "seed": seed}
-        result["pixel_difference"] = pixel_difference(category).auroc
-        path.write_text(json.dumps(result))
-        best = max(result["image_auroc"], key=lambda k: result["image_auroc"][k])
-        print(f"{path.stem}: {result['seconds']:.0f} s, best {best} "
-              f"{result['image_auroc'][best]:.3f}", flush=True)  # fmt: skip
+    sets = split(arguments.sets)
+    run(grid_of(arguments.root, configs, categories=sets, seeds=seeds), arguments.out, measure)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from haloae.config import Config
+from benchmarks.peers import PEER_SIZE, PEERS, build_peer
+from benchmarks.untrained import Images, textures
 from haloae.machine import keep_freed_memory
 from haloae.presets import PRESETS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from haloae.config import Precision
 
-    from haloae.detector import Detector
-
-Images = NDArray[np.float32]
 Kind = Literal["published", "native", "exported", "peer", "product"]
 BATCH = 8
 RESOLUTIONS = (128, 256, 512, 1024)
@@ -53,19 +50,11 @@ WAYS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("openvino-int8-bfloat16", "OpenVINO, int8 and bfloat16", "exported", "-int8.xml", "bfloat16"),
 )
 """How a detector is run: name, title, kind, the file's end, arithmetic."""
-FORMATS = {".onnx": "onnx", ".xml": "openvino", "-int8.xml": "openvino-int8"}
-PEER_SIZE = 256
-BANK = 20_480
-"""Patches in PatchCore's bank: a coreset of 10 % of 200 images with 32² patches each."""
-PEERS = {
-    "padim": "PaDiM, ResNet-18",
-    "stfpm": "STFPM, ResNet-18",
-    "efficient-ad": "EfficientAD, small",
-    "patchcore-resnet18": "PatchCore, ResNet-18",
-    "patchcore-wide": "PatchCore, Wide ResNet-50",
-    "reverse-distillation": "Reverse distillation, Wide ResNet-50",
+FORMATS = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    "-int8.xml": "openvino-int8",
 }
-"""Detectors of anomalib: name and title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +91,7 @@ def contestants() -> list[Contestant]:
             for way, title, kind, end, precision in WAYS
         ]  # fmt: skip
     found += [
-        Contestant(name, "anomalib", title, "peer", PEER_SIZE) for name, title in PEERS.items()
+        Contestant(name, "anomalib", title, "peer", PEER_SIZE) for name, (title, _) in PEERS.items()
     ]
     for size in RESOLUTIONS:
         model = f"fast-at-{size}"
@@ -120,19 +109,6 @@ def contestants() -> list[Contestant]:
     return found
 
 
-def textures(count: int, size: int) -> Images:
-    """Seeded slanted stripes under noise, unlike each other: (count, 3, size, size) in [0, 1]."""
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:size, :size] / size
-    images = []
-    for _ in range(count):
-        frequency, slant = rng.uniform(20, 60, (3, 1, 1)), rng.uniform(-1, 1)
-        stripes = 0.5 + 0.3 * np.sin(frequency * (rows + slant * columns))
-        noise = rng.uniform(0, 0.5) * rng.normal(size=(3, size, size))
-        images.append(stripes + noise)
-    return np.stack(images).clip(0, 1).astype(np.float32)
-
-
 # Making detectors and their exports
 
 
@@ -144,6 +120,7 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
     """
     import torch
 
+    from benchmarks.untrained import untrained
     from haloae.deploy.export import export_model
 
     torch.set_num_threads(threads)
@@ -172,80 +149,6 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
     return failed
 
 
-def untrained(config: Config, count: int) -> "Detector":
-    """A detector with all that training gives but its weights, calibrated on `count` images."""
-    import torch
-
-    from haloae.data.source import ImageKinds
-    from haloae.detection.calibration import Calibration
-    from haloae.detection.good import measure_good
-    from haloae.detection.model_file import Provenance
-    from haloae.detection.native import Native
-    from haloae.detector import Detector
-    from haloae.network.haloae import HaloAE
-    from haloae.network.reducer import FeatureReducer
-
-    size = config.image_size
-    images = textures(count, size)
-    network = HaloAE(
-        config.network,
-        image_size=size,
-        weights=config.backbone,
-        generator=torch.Generator().manual_seed(0),
-    )
-    batch = network.normalise(torch.from_numpy(images))
-    with torch.no_grad():
-        if isinstance(network.reducer, FeatureReducer):
-            network.reducer.fit(network.extractor(image[None]) for image in batch)
-        calm(network)
-        settle(network, batch[:FEW])
-    head, scores, peaks = measure_good(network, lambda: iter(images), config)
-    source = network.extractor.source
-    assert source is not None  # noqa: S101 - it was just loaded
-    return Detector(
-        config,
-        backend=Native(config, network, head),
-        calibration=Calibration(
-            scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate
-        ),
-        provenance=Provenance(
-            data="textures",
-            fitted_on=count,
-            held_out=count,
-            skipped=0,
-            steps=0,
-            backbone=source.name,
-            backbone_sha256=source.sha256,
-            images=ImageKinds(
-                grey=(False,), depths=(8,), heights=(size, size), widths=(size, size)
-            ),
-        ),
-    )
-
-
-def calm(network: Any) -> None:  # noqa: ANN401 - torch is imported late
-    """Let blocks add little to their skips.
-
-    Else rounding grows from block to block, as it does not after training, and an export that is
-    sound differs from its detector by more than it may.
-    """
-    for block in (*network.encoder.blocks, *network.decoder.blocks):
-        block.norm2.weight *= 0.1
-        if hasattr(block.attention, "to_q"):
-            block.attention.to_q.weight *= 0.1
-
-
-def settle(network: Any, batch: "Tensor") -> None:  # noqa: ANN401 - torch is imported late
-    """Let batch norms see images, so that activations keep their size, as after training."""
-    from torch import nn
-
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    network.train()(batch)
-    network.eval()
-
-
 def good_images(folder: Path) -> list[Path]:
     """Textures as files, written where they are missing."""
     from PIL import Image
@@ -264,13 +167,11 @@ def good_images(folder: Path) -> list[Path]:
 def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Images], object]:
     """What takes images (B, 3, S, S) in [0, 1] to scores and maps, as users call it."""
     path = folder / contestant.file
-    given = {} if contestant.precision in ("float32", "int8") else {
-        "precision": contestant.precision
-    }  # fmt: skip
+    precision: Precision = "bfloat16" if contestant.precision == "bfloat16" else "float32"
     if contestant.kind == "exported":
         from haloae.deploy.runtime import open_runtime
 
-        return open_runtime(path, threads=threads, **given).measure
+        return open_runtime(path, threads=threads, precision=precision).measure
 
     import torch
 
@@ -280,15 +181,10 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
     if contestant.kind == "native":
         from haloae.detector import Detector
 
-        return Detector.load(path, device="cpu", **given).measure
+        return Detector.load(path, device="cpu", precision=precision).measure
     if contestant.kind == "product":
         return product(contestant.precision)
-    if contestant.kind == "published":
-        network = published(path)
-    else:
-        from benchmarks.peers import build_peer
-
-        network = build_peer(contestant.name)
+    network = published(path) if contestant.kind == "published" else build_peer(contestant.name)
 
     def run(images: Images) -> object:
         with torch.inference_mode():
@@ -300,8 +196,8 @@ def build(contestant: Contestant, folder: Path, threads: int) -> Callable[[Image
 def published(path: Path) -> Any:  # noqa: ANN401 - torch is imported late
     """The published network with the weights of a model file of the paper preset."""
     import torch
-    from benchmarks.published import Published
 
+    from benchmarks.published import Published
     from haloae.detection.model_file import read_model
 
     tensors = {name: torch.from_numpy(array) for name, array in read_model(path)[1].items()}
@@ -345,7 +241,7 @@ def serve(contestant: Contestant, folder: Path, threads: int) -> None:
     try:
         run = build(contestant, folder, threads)
         is_product = contestant.kind == "product"
-        images = np.zeros((1,)) if is_product else textures(BATCH, contestant.size)
+        images = textures(BATCH, 1 if is_product else contestant.size)
     except Exception as error:
         answer(error=reason(error))
         return

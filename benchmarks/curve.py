@@ -3,14 +3,14 @@
     python -m benchmarks.curve ROOT --sets cookie,pill --out runs/curve [--preset fast]
 
 For each number of steps a training of its own, whose schedule is that long; seconds are those of
-the whole fit, from reading to calibration. The folder gets results.json, curve.md and curve.svg. A
-result that stands in results.json is kept.
+the whole fit, from reading to calibration. It is a benchmark, and leaves what `haloae benchmark`
+does, and beside it curve.md and curve.svg.
 """
 
 import argparse
-import json
 import statistics
-import time
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from haloae.data.folders import load_category
-from haloae.detector import fit_detector
-from haloae.evaluation.evaluate import score
 from haloae.evaluation.metrics import Curve
+from haloae.experiments.benchmark import run_benchmark
+from haloae.experiments.grid import MEAN, cell, spreads
 from haloae.outputs.report.charts import Axis, Line, line_chart
+from haloae.outputs.tables import markdown
 from haloae.presets import preset
 
 STEPS = (5, 10, 20, 40, 80, 160, 320)
@@ -40,45 +40,39 @@ text { font: 11.5px system-ui, sans-serif; fill: var(--muted); } text.label { fi
 </style>"""
 
 
-def measure(root: Path, name: str, which: str, steps: int, seed: int) -> dict[str, Any]:
-    category = load_category(root / name)
-    config = preset(which).replace(seed=seed, training={"steps": steps})
-    start = time.perf_counter()
-    detector = fit_detector(category.train, config, name=name).detector
-    seconds = time.perf_counter() - start
-    metrics = score(detector, category).metrics.as_dict()
-    kept = {key: metrics[key] for key in ("image_auroc", "pixel_auroc", "pixel_aupro")}
-    return {"set": name, "preset": which, "steps": steps, "seed": seed, "seconds": seconds, **kept}
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    sets = list(dict.fromkeys(result["set"] for result in results))
-    lines = [f"| steps | s | {' | '.join(sets)} | mean | AUPRO |", "|---" * (len(sets) + 4) + "|"]
-    for steps in sorted({result["steps"] for result in results}):
-        of = [result for result in results if result["steps"] == steps]
-        cells = [
-            statistics.fmean(r["image_auroc"] for r in of if r["set"] == name) for name in sets
-        ]
-        outlined = [r["pixel_aupro"] for r in of if r["pixel_aupro"] is not None]
-        aupro = f"{statistics.fmean(outlined):.3f}" if outlined else "–"
-        lines.append(
-            f"| {steps} | {statistics.fmean(r['seconds'] for r in of):.0f} | "
-            f"{' | '.join(f'{cell:.3f}' for cell in cells)} | {statistics.fmean(cells):.3f} | "
-            f"{aupro} |"
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each number of steps, seeds averaged."""
+    sets = list(dict.fromkeys(run["category"] for run in runs))
+    rows = []
+    for variant in dict.fromkeys(run["variant"] for run in runs):
+        of = [run for run in runs if run["variant"] == variant]
+        quality, outlined = (
+            spreads([(r["category"], r["seed"], r["metrics"][metric]) for r in of], sets)
+            for metric in ("image_auroc", "pixel_aupro")
         )
-    return "\n".join(lines) + "\n"
+        seconds = statistics.fmean(run["fit_seconds"] for run in of)
+        cells = [cell(quality[name]) for name in (*sets, MEAN)]
+        rows.append([variant, f"{seconds:.0f}", *cells, cell(outlined[MEAN])])
+    return markdown(rows, ["training", "s", *sets, MEAN, "AUPRO"]) + "\n"
 
 
-def chart(results: list[dict[str, Any]]) -> str:
+def chart(runs: Sequence[Mapping[str, Any]]) -> str:
     """A line for each set, seeds averaged."""
-    lines, seconds, qualities = [], [], []
-    for kind, name in enumerate(dict.fromkeys(result["set"] for result in results)):
-        of = [result for result in results if result["set"] == name]
-        steps = sorted({result["steps"] for result in of})
-        x, y = (
-            np.array([statistics.fmean(r[k] for r in of if r["steps"] == s) for s in steps])
-            for k in ("seconds", "image_auroc")
-        )
+    lines: list[Line] = []
+    seconds: list[float] = []
+    qualities: list[float] = []
+    for kind, name in enumerate(dict.fromkeys(run["category"] for run in runs)):
+        of = [run for run in runs if run["category"] == name]
+        points = []
+        for variant in dict.fromkeys(run["variant"] for run in of):
+            mine = [run for run in of if run["variant"] == variant]
+            points.append(
+                (
+                    statistics.fmean(run["fit_seconds"] for run in mine),
+                    statistics.fmean(run["metrics"]["image_auroc"] for run in mine),
+                )
+            )
+        x, y = (np.array(values) for values in zip(*points, strict=True))
         lines.append(Line(name, Curve(x, y), kind))
         seconds += x.tolist()
         qualities += y.tolist()
@@ -98,6 +92,7 @@ def chart(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Measure what is missing, and write table and chart."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,23 +106,24 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    out: Path = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "results.json"
-    results: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    done = {(r["set"], r["preset"], r["steps"], r["seed"]) for r in results}
-    for name in arguments.sets.split(","):
-        for seed in map(int, arguments.seeds.split(",")):
-            for steps in map(int, arguments.steps.split(",")):
-                if (name, arguments.preset, steps, seed) in done:
-                    continue
-                result = measure(arguments.root, name, arguments.preset, steps, seed)
-                results.append(result)
-                path.write_text(json.dumps(results, indent=2) + "\n")
-                print(json.dumps(result), flush=True)
-    (out / "curve.md").write_text(table(results))
-    (out / "curve.svg").write_text(chart(results))
-    print(table(results))
+    configs = {
+        f"{steps} steps": preset(arguments.preset).replace(training={"steps": int(steps)})
+        for steps in arguments.steps.split(",")
+    }
+    results = run_benchmark(
+        arguments.root,
+        arguments.out,
+        configs,
+        categories=arguments.sets.split(","),
+        seeds=[int(seed) for seed in arguments.seeds.split(",")],
+        device="cpu",
+        progress=sys.stderr.isatty(),
+        report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
+    )
+    runs = [run for run in results["runs"] if "metrics" in run]
+    (arguments.out / "curve.md").write_text(table(runs))
+    (arguments.out / "curve.svg").write_text(chart(runs))
+    print(table(runs))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.speed import COMMAND
 
+from benchmarks.speed import COMMAND
 from haloae.data.images import read_image
+from haloae.data.source import BATCH
 from haloae.data.views import resize
-from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.predictor import BATCH, Predictor
+from haloae.deploy.runtime import is_exported
+from haloae.detector import Detector, load
 from haloae.machine import keep_freed_memory
 from haloae.outputs.folder import predict_to_folder
 
@@ -36,17 +37,14 @@ SPEED_IMAGES = 256
 COUNTS = {"predict": (100, 10_000), "evaluate": (100, 2_000)}
 
 
-def load(model: Path, threads: int | None) -> Predictor:
-    if is_exported(model):
-        return open_runtime(model, threads=threads)
-    import torch
+def load_model(model: Path, threads: int | None) -> Detector:
+    if not is_exported(model):
+        import torch
 
-    from haloae.detector import Detector
-
-    keep_freed_memory()
-    if threads:
-        torch.set_num_threads(threads)
-    return Detector.load(model, device="cpu")
+        keep_freed_memory()
+        if threads:
+            torch.set_num_threads(threads)
+    return load(model, device="cpu", threads=threads)
 
 
 @contextmanager
@@ -75,7 +73,7 @@ def many(category: Path, count: int) -> Iterator[Path]:
 
 def throughput(model: Path, category: Path, threads: int | None) -> dict[str, Any]:
     """Images a second, of the network alone and of `predict`: medians of rounds in turn."""
-    detector = load(model, threads)
+    detector = load_model(model, threads)
     with many(category, SPEED_IMAGES) as root, tempfile.TemporaryDirectory() as folder:
         paths = sorted((root / "test").rglob("*.*"))
         size = detector.config.image_size

@@ -90,7 +90,8 @@ class Attention(nn.Module):
 
     def _per_head(self, cells: Tensor) -> Tensor:
         """(B, blocks, cells, heads·d) → (B, blocks, heads, cells, d)."""
-        return cells.unflatten(-1, (self.heads, HEAD_DIM)).transpose(2, 3)
+        result: Tensor = cells.unflatten(-1, (self.heads, HEAD_DIM)).transpose(2, 3)
+        return result
 
     def _positions(self, q: Tensor) -> Tensor:
         """(B, blocks, heads, BLOCK², d) → logits of the positions, (…, BLOCK², WINDOW²)."""
@@ -103,13 +104,15 @@ class Attention(nn.Module):
 def _cut(x: Tensor, side: int, padding: int) -> Tensor:
     """(B, C, H, W) → (B, blocks, side², C): a square for each block."""
     squares = F.unfold(x, side, stride=BLOCK, padding=padding)
-    return squares.unflatten(1, (x.shape[1], side**2)).permute(0, 3, 2, 1)
+    blocks_of: Tensor = squares.unflatten(1, (x.shape[1], side**2)).permute(0, 3, 2, 1)
+    return blocks_of
 
 
 def _slide(offsets: Tensor) -> Tensor:
     """(…, BLOCK, 2·WINDOW - 1) → (…, BLOCK, WINDOW): entry (i, j) is offset j - i's, in row i."""
     flat = F.pad(offsets.flatten(-2)[..., WINDOW - 1 :], (0, WINDOW - 1 - BLOCK))
-    return flat.unflatten(-1, (BLOCK, 2 * WINDOW - 2))[..., :WINDOW]
+    slid: Tensor = flat.unflatten(-1, (BLOCK, 2 * WINDOW - 2))[..., :WINDOW]
+    return slid
 
 
 class Block(nn.Module):
@@ -158,7 +161,8 @@ class Encoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 704, H, W) → (B, 29, H - 4, W - 4)."""
-        return self.blocks(self.head(features))
+        code: Tensor = self.blocks(self.head(features))
+        return code
 
 
 class Decoder(nn.Module):
@@ -206,7 +210,8 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, 2)."""
-        return self.linear(image.flatten(1))
+        mapped: Tensor = self.linear(image.flatten(1))
+        return mapped
 
 
 class Published(nn.Module):
@@ -259,7 +264,7 @@ def multiply_adds(run: Callable[..., object], *inputs: object) -> int:
     math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with torch.inference_mode(), math, FlopCounterMode(display=False) as counter:
         run(*inputs)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops() // 2)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ machine that slows down slows all of them. The folder gets results.json, results
 import argparse
 import json
 import os
-import platform
 import random
 import signal
 import statistics
@@ -25,13 +24,14 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import BATCH, FORMATS, SIDE, Contestant, contestants, good_images
-from benchmarks.speed_pages import chart, tables
 from tqdm import tqdm
+
+from benchmarks.contestants import BATCH, FORMATS, SIDE, Contestant, contestants, good_images
+from benchmarks.machine import machine
+from benchmarks.speed_pages import chart, tables
 
 SEED = 0
 SLICE = 0.25
@@ -42,10 +42,6 @@ SLOW = 1.0
 START_UPS = 3
 COMMAND = "import sys; from haloae.cli import main; sys.exit(main())"
 STARTED = "fast"
-FLAGS = (
-    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",
-)  # fmt: skip
-PACKAGES = ("torch", "onnxruntime", "openvino", "nncf", "numpy", "anomalib", "timm")
 
 
 class Child:
@@ -102,7 +98,8 @@ def environment(threads: int) -> dict[str, str]:
 
 def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
     """Progress on a terminal."""
-    return tqdm(items, title, disable=not sys.stderr.isatty(), leave=False)
+    shown: Iterable[Any] = tqdm(items, title, disable=not sys.stderr.isatty(), leave=False)
+    return shown
 
 
 def make_models(chosen: Sequence[Contestant], folder: Path, threads: int) -> dict[str, str]:
@@ -261,32 +258,6 @@ def start_ups(folder: Path, threads: int) -> dict[str, Any]:
     return found
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What it was measured on."""
-    cpu: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            cpu.setdefault(name.strip(), value.strip())
-    except OSError:
-        cpu["model name"] = platform.processor()
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "cpu": cpu.get("model name", ""),
-        "family": cpu.get("cpu family"), "model": cpu.get("model"),
-        "flags": [flag for flag in FLAGS if flag in cpu.get("flags", "").split()],
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
-    }  # fmt: skip
-
-
 def choose(patterns: str | None, batches: str) -> list[Contestant]:
     """The contestants whose names fit one of the patterns, with these batches.
 
@@ -332,7 +303,7 @@ def main() -> None:
     finally:
         for child in children:
             child.close()
-    written = {
+    written: dict[str, Any] = {
         "machine": machine(arguments.threads),
         "contestants": [summary(each, results[each.name]) for each in chosen],
         "start_up": start_ups(models, arguments.threads),

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.contestants import BANK, BATCH
 from markupsafe import Markup
 
+from benchmarks.contestants import BATCH
+from benchmarks.peers import BANK
 from haloae.outputs.report.charts import Axis, dot_shape
 
 Result = dict[str, Any]
@@ -59,7 +60,7 @@ def tables(results: Result) -> str:
 
 def gigaflops(result: Result) -> float:
     """Operations a second in 10⁹, two for each multiply-add."""
-    return 2 * result["multiply_adds"] / result["ms"][SINGLE]["median"] / 1e6
+    return float(2 * result["multiply_adds"] / result["ms"][SINGLE]["median"] / 1e6)
 
 
 def faster(result: Result, baseline: Result | None, batch: str) -> float | None:

@@ -41,7 +41,8 @@ def log_distances(features: Tensor, generator: torch.Generator, floor: float) ->
     cells = (measured - mean) * scale
     nearest = (bank.square().sum(2).unsqueeze(1) - 2 * cells @ bank.mT).amin(2)
     squared = (cells.square().sum(2) + nearest).clamp_min(0) / features.shape[1]
-    return (squared + SMALLEST).log().unflatten(1, features.shape[2:])
+    distances: Tensor = (squared + SMALLEST).log().unflatten(1, features.shape[2:])
+    return distances
 
 
 def distance_losses(scores: Tensor, is_defect: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,8 @@ def folded(trunk: nn.Module) -> dict[str, Tensor]:
     for name, module in trunk.named_modules():
         if isinstance(module, ConvNorm):
             norm = module.norm
+            assert norm.running_mean is not None  # noqa: S101 - it keeps running statistics
+            assert norm.running_var is not None  # noqa: S101
             weight, bias = fuse_conv_bn_weights(
                 module.conv.weight, None, norm.running_mean, norm.running_var, norm.eps,
                 norm.weight, norm.bias,
@@ -121,15 +123,16 @@ def rescale(layers: nn.Module, inputs: list[Tensor]) -> None:
     for stage, mean in enumerate(means, 1):
         after = 1 / mean
         for block in layers.get_submodule(f"layer{stage}").children():
-            _scale(block.conv1, before, 1.0)
-            _scale(block.conv2, 1.0, after)
-            if not isinstance(block.downsample, nn.Identity):
-                _scale(block.downsample[0], before, after)
+            _scale(block.get_submodule("conv1"), before, 1.0)
+            _scale(block.get_submodule("conv2"), 1.0, after)
+            if not isinstance(block.get_submodule("downsample"), nn.Identity):
+                _scale(block.get_submodule("downsample.0"), before, after)
             before = after
 
 
-def _scale(conv: nn.Conv2d, before: float, after: float) -> None:
+def _scale(conv: nn.Module, before: float, after: float) -> None:
     """Expect inputs scaled by `before`, give outputs scaled by `after`."""
+    assert isinstance(conv, nn.Conv2d)  # noqa: S101
     conv.weight.mul_(after / before)
     assert conv.bias is not None  # noqa: S101 - every layer of a trunk has one
     conv.bias.mul_(after)

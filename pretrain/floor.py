@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from haloae.network.trunks import TRUNKS, normalise
 from haloae.network.weights import BUNDLED
 from pretrain.pictures import crop, load_pictures
+from pretrain.train import geometry
 
 PATCHES = 20000
 
@@ -33,7 +34,8 @@ def fit_filters(layers: nn.Module, images: Tensor, generator: torch.Generator) -
         handle = conv.register_forward_pre_hook(hook)
         list(layers(images))
         handle.remove()
-        patches = F.unfold(seen.pop(), conv.kernel_size, padding=conv.padding, stride=conv.stride)
+        kernel, stride, padding = geometry(conv)
+        patches = F.unfold(seen.pop(), kernel, padding=padding, stride=stride)
         rows = patches.movedim(1, 2).flatten(0, 1)
         rows = rows[torch.randint(len(rows), (PATCHES,), generator=generator)]
         mean = rows.mean(0)

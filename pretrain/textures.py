@@ -20,7 +20,8 @@ def draw(number: int, seed: int, size: int) -> Picture:
     rows, columns = np.mgrid[:size, :size] / size - 0.5
     light = 1 + rng.uniform(-0.5, 0.5) * rows + rng.uniform(-0.5, 0.5) * columns
     picture = np.clip(picture, 0, 1) ** np.exp(rng.normal(0, 0.3)) * light[..., None]
-    return np.clip(picture, 0, 1).astype(np.float32)
+    drawn: Picture = np.clip(picture, 0, 1).astype(np.float32)
+    return drawn
 
 
 def noise(rng: np.random.Generator, size: int, slope: float, stretch: float = 1.0) -> Plane:
@@ -33,7 +34,8 @@ def noise(rng: np.random.Generator, size: int, slope: float, stretch: float = 1.
     spectrum = np.fft.rfft2(rng.normal(size=(size, size))) / frequency**slope
     spectrum[0, 0] = 0
     plane = np.fft.irfft2(spectrum, s=(size, size))
-    return plane / (plane.std() + 1e-9)
+    scaled: Plane = plane / (plane.std() + 1e-9)
+    return scaled
 
 
 def palette(rng: np.random.Generator, count: int) -> Plane:
@@ -54,7 +56,8 @@ def tinted(rng: np.random.Generator, plane: Plane) -> Picture:
 def unit(plane: Plane) -> Plane:
     """Stretch to [0, 1], leaving out the extreme hundredths."""
     low, high = np.quantile(plane, [0.01, 0.99])
-    return np.clip((plane - low) / (high - low + 1e-9), 0, 1)
+    scaled: Plane = np.clip((plane - low) / (high - low + 1e-9), 0, 1)
+    return scaled
 
 
 def coordinates(rng: np.random.Generator, size: int, warp: float) -> tuple[Plane, Plane]:
@@ -70,7 +73,8 @@ def coloured_noise(rng: np.random.Generator, size: int) -> Picture:
     """Noise of correlated channels, as clouds, cast metal, plaster."""
     planes = [noise(rng, size, rng.uniform(0.3, 2), np.exp(rng.normal(0, 0.5))) for _ in range(3)]
     mixed = np.stack(planes, -1) @ (rng.normal(0, 0.3, (3, 3)) + np.ones((3, 3)))
-    return palette(rng, 1)[0] + rng.uniform(0.05, 0.15) * mixed
+    drawn: Picture = palette(rng, 1)[0] + rng.uniform(0.05, 0.15) * mixed
+    return drawn
 
 
 def dead_leaves(rng: np.random.Generator, size: int) -> Picture:
@@ -115,7 +119,10 @@ def weave(rng: np.random.Generator, size: int) -> Picture:
     height = np.where(over, round_u * (0.6 + 0.4 * round_v), round_v * (0.6 + 0.4 * round_u))
     colours = palette(rng, 2)
     picture = np.where(over[..., None], colours[0], colours[1]) * (0.3 + 0.8 * height[..., None])
-    return picture + rng.uniform(0.01, 0.08) * noise(rng, size, rng.uniform(0, 1))[..., None]
+    drawn: Picture = (
+        picture + rng.uniform(0.01, 0.08) * noise(rng, size, rng.uniform(0, 1))[..., None]
+    )
+    return drawn
 
 
 def wood(rng: np.random.Generator, size: int) -> Picture:
@@ -139,7 +146,10 @@ def stone(rng: np.random.Generator, size: int) -> Picture:
     seam = np.clip(seam / rng.uniform(0.5, 4), 0, 1)[..., None]
     colours = palette(rng, count)
     picture = colours[nearest[:, 0]].reshape(size, size, 3) * (1 - rng.uniform(0, 0.8) * (1 - seam))
-    return picture + rng.uniform(0, 0.1) * noise(rng, size, rng.uniform(0.2, 1.2))[..., None]
+    drawn: Picture = (
+        picture + rng.uniform(0, 0.1) * noise(rng, size, rng.uniform(0.2, 1.2))[..., None]
+    )
+    return drawn
 
 
 def fractal(rng: np.random.Generator, size: int) -> Picture:
@@ -167,7 +177,10 @@ def fractal(rng: np.random.Generator, size: int) -> Picture:
     mean = colour / np.maximum(heat, 1)[:, None]
     strength = np.clip(np.log1p(heat) / np.log1p(np.quantile(heat, 0.999) + 1), 0, 1)[:, None]
     back = tinted(rng, unit(noise(rng, size, rng.uniform(1, 2))))
-    return back * (1 - strength).reshape(size, size, 1) + (mean * strength).reshape(size, size, 3)
+    drawn: Picture = back * (1 - strength).reshape(size, size, 1) + (mean * strength).reshape(
+        size, size, 3
+    )
+    return drawn
 
 
 def waves(rng: np.random.Generator, size: int) -> Picture:
@@ -199,7 +212,8 @@ def parts(rng: np.random.Generator, size: int) -> Picture:
     fill = palette(rng, 1)[0] * (light + ringed)[..., None]
     inside = np.clip(edge - distance, 0, 1)[..., None]
     picture = picture * (1 - inside) + fill * inside
-    return picture + rng.uniform(0, 0.05) * noise(rng, size, rng.uniform(0, 1))[..., None]
+    drawn: Picture = picture + rng.uniform(0, 0.05) * noise(rng, size, rng.uniform(0, 1))[..., None]
+    return drawn
 
 
 FAMILIES: tuple[Callable[[np.random.Generator, int], Picture], ...] = (

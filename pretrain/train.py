@@ -87,17 +87,24 @@ class Recipe(NamedTuple):
         return self.learning_rate * _schedule(step / self.steps)
 
 
+def geometry(conv: nn.Conv2d) -> list[tuple[int, int]]:
+    """Kernel, stride and padding of a trunk's convolution, as pairs."""
+    assert not isinstance(conv.padding, str)  # noqa: S101 - no trunk pads by name
+    return [(rows, columns) for rows, columns in (conv.kernel_size, conv.stride, conv.padding)]
+
+
 class ConvNorm(nn.Module):
     """A convolution of the trunk and the batch norm that is folded into it later."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
+        kernel, stride, padding = geometry(conv)
         self.conv = nn.Conv2d(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
+            kernel,
+            stride,
+            padding,
             padding_mode=conv.padding_mode,
             bias=False,
         )
@@ -106,7 +113,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the convolution."""
-        return self.norm(self.conv(x))
+        normed: Tensor = self.norm(self.conv(x))
+        return normed
 
 
 class Student(nn.Module):
@@ -287,9 +295,8 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     pictures = pictures.to(device)
-    student = Student(TRUNKS[recipe.trunk], len(pictures)).to(
-        device, memory_format=torch.channels_last
-    )
+    student = Student(TRUNKS[recipe.trunk], len(pictures)).to(device)
+    student.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         student.parameters(), recipe.learning_rate, momentum=0.9, nesterov=True,
         weight_decay=recipe.weight_decay,
@@ -305,7 +312,7 @@ def train(
         state = saved["state"]
     elif start is not None:
         with_weights(student.trunk, start, normalised_crops(pictures, recipe.seed))
-    compiled = torch.compile(student) if device.type == "cuda" else student
+    compiled: Any = torch.compile(student) if device.type == "cuda" else student
     began, before = time.monotonic(), state["seconds"]
     logged, sums = state["step"], Counter[str]()
     student.train()

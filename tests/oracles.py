@@ -175,11 +175,13 @@ def unfolded_attention(
     def windows(grid: Tensor) -> Tensor:
         """(B, C, H, W) → (B, blocks, window², C)."""
         columns = F.unfold(grid, window, stride=block, padding=halo)
-        return columns.unflatten(1, (grid.shape[1], window**2)).permute(0, 3, 2, 1)
+        cut: Tensor = columns.unflatten(1, (grid.shape[1], window**2)).permute(0, 3, 2, 1)
+        return cut
 
     def per_head(cells: Tensor) -> Tensor:
         """(B, blocks, cells, heads·head_dim) → (B, blocks, heads, cells, head_dim)."""
-        return cells.unflatten(-1, (heads, head_dim)).transpose(2, 3)
+        split: Tensor = cells.unflatten(-1, (heads, head_dim)).transpose(2, 3)
+        return split
 
     queried = F.unfold(x, block, stride=block).unflatten(1, (channels, block**2))
     q = per_head(F.linear(queried.permute(0, 3, 2, 1), weights["to_q.weight"])) * head_dim**-0.5

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from benchmarks.contestants import settle
 from benchmarks.published import Published, multiply_adds
+from benchmarks.untrained import settle
 from torch import Tensor
 
 from haloae.detection.maps import Usual, image_score, residual_map, residuals, smooth

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def encoded(array: Array, file_format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def tiff(array: Array, **options: object) -> bytes:
+def tiff(array: Array, **options: Any) -> bytes:  # noqa: ANN401 - whatever tifffile takes
     buffer = io.BytesIO()
     if array.shape[-1] == 3:
         options.setdefault("photometric", "rgb")

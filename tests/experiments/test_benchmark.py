@@ -12,11 +12,10 @@ from PIL import Image
 from conftest import texture
 from haloae.cli import main
 from haloae.config import Config
-from haloae.errors import ConfigError, DataError
+from haloae.errors import ConfigError
 from haloae.experiments.benchmark import (
     ABLATIONS,
     MVTEC_AD,
-    find_categories,
     run_benchmark,
     summarise,
     tables,
@@ -145,19 +144,14 @@ def test_variants_change_what_they_say() -> None:
     assert not found["fast, no_ssl"].loss.clean_targets
     assert found["fast, attention_halo"].network.attention.mode == "halo"
     assert variants(["fast"], backbone="random")["fast"].backbone == "random"
+    changed = variants(["paper"], ["no_ssl"], settings={"training": {"steps": 7}})
+    assert {config.training.steps for config in changed.values()} == {7}
+    assert changed["paper"].preset == "paper"
+    assert not changed["paper, no_ssl"].network.classifier
+    with pytest.raises(ConfigError, match="no such setting"):
+        variants(["fast"], settings={"no_such": 1})
     with pytest.raises(ConfigError, match="no ablation is called 'no_such'"):
         variants(["fast"], ["no_such"])
-
-
-def test_categories_of_a_root(root: Path, tmp_path: Path) -> None:
-    assert [path.name for path in find_categories(root)] == ["cloth", "felt", "scrap"]
-    assert [path.name for path in find_categories(root, ["felt"])] == ["felt"]
-    with pytest.raises(DataError, match="holds no category 'silk': choose of cloth, felt, scrap"):
-        find_categories(root, ["silk"])
-    with pytest.raises(DataError, match="holds no category: give a folder of folders"):
-        find_categories(tmp_path)
-    with pytest.raises(DataError, match="cannot be read"):
-        find_categories(tmp_path / "missing")
 
 
 def fake_run(category: str, seed: int, value: float) -> dict[str, object]:

@@ -192,11 +192,11 @@ def benchmark(
     from haloae.experiments.benchmark import (
         RESULTS,
         TABLES,
-        find_categories,
         run_benchmark,
         tables,
         variants,
     )
+    from haloae.experiments.grid import find_categories
     from haloae.outputs.report.page import REPORT
 
     wanted = options.names(categories, "--categories") if categories is not None else None

@@ -95,7 +95,7 @@ def export_model(
     """Export a detector, run the export on images, and write it where it agrees.
 
     Args:
-        detector: on the CPU.
+        detector: native; it stays on its device, what is exported is a copy on the CPU.
         path: .onnx, or .xml, beside which a .bin is written.
         format: which runtime it is for, and in which arithmetic.
         good: good images, to compare on, without any, on seeded textures and noise; for int8, to
@@ -121,6 +121,7 @@ def export_model(
     most = min(len(good), QUANTISED_ON if is_int8 else COMPARED)
     chosen = [good[i * len(good) // most] for i in range(most)]
     images = np.stack([resize(read_image(f), size) for f in chosen]) if good else _textures(size)
+    detector = detector.calibrated().to("cpu")
     model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
         made = Path(folder) / f"model{export.suffixes[0]}"

@@ -53,7 +53,8 @@ class Native:
         """A scorer whose network computes in a precision, with the scores of good images."""
         detection = self.config.detection
         used = lean(self.network, image=detection.image_weight > 0, dtype=dtype)
-        return Scorer(used, self.head, detection, good_scores).eval()
+        device = next(self.network.parameters()).device
+        return Scorer(used, self.head, detection, good_scores).eval().to(device)
 
     def to(self, device: torch.device) -> None:
         """Move to a device."""

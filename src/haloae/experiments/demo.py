@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,10 @@ from haloae.config import Config
 from haloae.data.folders import load_category
 from haloae.demo_set.pictures import write_demo
 from haloae.detector import fit_detector
-from haloae.evaluation.evaluate import evaluate
-from haloae.outputs.folder import write_evaluation
+from haloae.experiments.benchmark import evaluate_into
 from haloae.outputs.report.page import REPORT, write_report
 from haloae.outputs.tables import terminal
-from haloae.training.run_folder import LOSS_LOG, MODEL
+from haloae.training.run_folder import MODEL
 
 DATA = "data"
 """Folder of the images, below the demo's own."""
@@ -73,17 +71,12 @@ def run_demo(
             category.train, config, name=folder.name, run=run, device=device, progress=progress
         ).detector
         detector.save(run / MODEL)
-        evaluating = partial(bar, title="evaluating")
-        result = evaluate(detector, category, strict=True, progress=evaluating)
-        sections.append(
-            write_evaluation(
-                result, detector, category, run, losses=run / LOSS_LOG, progress=evaluating
-            )
-        )
+        metrics, section = evaluate_into(run, detector, category, progress=progress, strict=True)
+        sections.append(section)
         outcomes.append(
             Outcome(
                 category=folder.name,
-                metrics=result.metrics.as_dict(),
+                metrics=metrics,
                 seconds=time.perf_counter() - start,
                 backbone=f"{config.network.trunk}, {detector.provenance.backbone} weights",
             )

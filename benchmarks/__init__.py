@@ -1,0 +1,1 @@
+"""Measurements that stand behind the docs: quality, speed, memory; no part of the package."""
