@@ -96,7 +96,8 @@ def run_tests() -> dict[str, Any]:
     """The tests marked `gpu`: exit code, seconds, and the end of what they said."""
     start = time.perf_counter()
     # A warning of another version of a package is no failure here.
-    options = ["-m", "gpu", "-rs", "-W", "default"]
+    # The project's own options are pytest-xdist's, which need not be there.
+    options = ["-o", "addopts=--strict-markers", "-m", "gpu", "-rs", "-W", "default"]
     command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", *options]
     try:
         done = subprocess.run(  # noqa: S603 - ourselves

@@ -1,12 +1,22 @@
-"""Its place puts `tests/` on the import path, so that every test can import `oracles`."""
+"""What the tests share; its place puts `tests/` on the import path, so that each can import it."""
+
+import os
+
+# Before anything reads it: the workers that run tests side by side have a core each.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Tests start many interpreters: without compiled modules, each would compile torch anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import logging
+import multiprocessing
+import sys
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from haloae.config import (
@@ -26,7 +36,11 @@ PLAIN = Config(
     detection=DetectionConfig(),
 )
 """No preset: what every setting is where nothing is said of it."""
-THREADS = torch.get_num_threads()
+
+
+def pytest_configure() -> None:
+    """For this interpreter, which had read the environment before."""
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +52,9 @@ def _as_a_new_process() -> Iterator[None]:
 
 
 def _reset() -> None:
-    torch.set_num_threads(THREADS)
+    # Not imported here: the process that hands tests to the workers needs no torch.
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     logger = logging.getLogger("haloae")
     logger.handlers, logger.propagate = [], True
     logger.setLevel(logging.NOTSET)
@@ -46,11 +62,14 @@ def _reset() -> None:
 
 @pytest.fixture(scope="session")
 def tiny() -> Config:
-    """A network so small that a fit takes a second."""
+    """A network so small that a fit takes a fraction of a second."""
+    import tiny_trunk  # noqa: F401 - registers it; not above, as it imports torch
+
     return PLAIN.replace(
         image_size=32,
         backbone="random",
         network={
+            "trunk": "tiny",
             "reduced_channels": 8,
             "head_channels": 8,
             "encoder": [{"channels": 8}],
@@ -76,12 +95,20 @@ def good_paths(good_folder: Path) -> list[Path]:
     return sorted(good_folder.iterdir())
 
 
-def texture(seed: int, height: int = 40, width: int = 40) -> np.ndarray:
-    """Slanted stripes and noise in colour, (height, width, 3) uint8."""
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Real processes that have the package imported already, so that each starts at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["haloae.training.fit", "torchvision.models", "pytest"])
+    return context
+
+
+def texture(seed: int, height: int = 40, width: int = 40) -> NDArray[np.uint8]:
+    """Slanted stripes and noise in colour, (height, width, 3)."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     stripes = np.sin((rows + 2 * columns) / 4 + rng.uniform(0, 6))
     noise = rng.normal(size=(height, width, 3))
     pixels = 128 + 40 * stripes[..., None] * [1.0, 0.8, 0.6] + 10 * noise
-    image: np.ndarray = pixels.clip(0, 255).astype(np.uint8)
+    image: NDArray[np.uint8] = pixels.clip(0, 255).astype(np.uint8)
     return image

@@ -201,7 +201,15 @@ class Config(_Frozen):
     def replace(self, **changes: Any) -> "Config":  # noqa: ANN401 - values of any setting
         """Copy with settings changed, checked anew.
 
-        Nested settings are given as dicts and merged: ``replace(network={"classifier": False})``.
+        Nested settings are given as dicts and merged:
+
+        >>> from haloae import preset
+        >>> config = preset("default").replace(seed=7, network={"head_channels": 64})
+        >>> config.seed, config.network.head_channels, config.network.reduced_channels
+        (7, 64, 96)
+        >>> config.replace(image_size=161)
+        Traceback (most recent call last):
+        haloae.errors.ConfigError: image_size 161 must be divisible by 4.
 
         Raises:
             ConfigError: a setting is unknown, of the wrong type or does not fit the others.

@@ -79,6 +79,9 @@ PRESETS = {config.preset: config for config in (PAPER, DEFAULT, FAST)}
 def preset(name: str) -> Config:
     """Config of a preset.
 
+    >>> preset("fast").image_size
+    160
+
     Raises:
         ConfigError: no preset has this name.
     """

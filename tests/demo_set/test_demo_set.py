@@ -11,7 +11,14 @@ from PIL import Image as PILImage
 
 from haloae.data.folders import load_category
 from haloae.data.images import read_image, read_mask
-from haloae.demo_set.pictures import CATEGORIES, make_picture, write_demo
+from haloae.demo_set.pictures import (
+    CATEGORIES,
+    TEST_EACH,
+    TEST_GOOD,
+    TRAIN,
+    make_picture,
+    write_demo,
+)
 from haloae.demo_set.scene import SIZE, changed_pixels, encode, shade, some_light
 from haloae.errors import OutputError
 from haloae.evaluation.evaluate import pixel_difference
@@ -19,11 +26,24 @@ from haloae.evaluation.evaluate import pixel_difference
 DEFECTS = [(category, defect) for category, (_, all_) in CATEGORIES.items() for defect in all_]
 
 
+FEWER = {"TRAIN": 12, "TEST_GOOD": 10, "TEST_EACH": 4}
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first images of every kind: each is the same whatever is made beside it."""
     folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in FEWER.items():
+            patch.setattr(f"haloae.demo_set.pictures.{name}", count)
+        write_demo(folder)
     return folder
+
+
+def test_there_are_enough_images_to_measure_with() -> None:
+    assert TRAIN >= 40
+    assert TEST_GOOD >= 30
+    assert all(TEST_EACH * len(defects) >= 60 for _, defects in CATEGORIES.values())
 
 
 def test_the_layout_is_mvtec_s(demo: Path) -> None:
@@ -32,9 +52,9 @@ def test_the_layout_is_mvtec_s(demo: Path) -> None:
         category = load_category(demo / name)
         labels = [sample.label for sample in category.test]
         assert not category.skipped
-        assert len(category.train) >= 40
-        assert labels.count("good") >= 30
-        assert len(labels) - labels.count("good") >= 60
+        assert len(category.train) == FEWER["TRAIN"]
+        assert labels.count("good") == FEWER["TEST_GOOD"]
+        assert len(labels) == FEWER["TEST_GOOD"] + FEWER["TEST_EACH"] * len(defects)
         assert set(labels) == {"good", *defects}
         for sample in category.test:
             assert read_image(sample.path).pixels.shape[:2] == (SIZE, SIZE)
@@ -102,7 +122,7 @@ def test_images_are_made_without_torch() -> None:
 import sys
 from haloae.demo_set.pictures import make_picture
 make_picture("fabric", None, (0, 0))
-print([name for name in ("torch", "lightning_fabric", "sklearn") if name in sys.modules])
+print([name for name in ("torch", "sklearn") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -313,7 +313,7 @@ def test_folders_and_missing_files(tmp_path: Path, saved: bytes) -> None:
 
 def test_a_failed_save_leaves_the_old_file(detector: Detector, model: Path, saved: bytes) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, hard))
     try:
         with pytest.raises(OutputError, match=r"model\.safetensors: cannot be written") as caught:
             detector.calibrated(false_alarm_rate=0.2).save(model)

@@ -49,7 +49,7 @@ def test_run_demo_leaves_all_there_is_to_see(tmp_path: Path, tiny: Config) -> No
     assert {path.name for path in (tmp_path / "noise").iterdir()} == files
     assert json.loads((tmp_path / "noise/metrics.json").read_text()) == outcome.metrics
     assert outcome.category == "noise"
-    assert outcome.backbone == "vgg19, random weights"
+    assert outcome.backbone == "tiny, random weights"
     assert outcome.seconds > 0
 
 
@@ -58,9 +58,9 @@ def test_the_table_is_aligned() -> None:
         ("image_auroc", "pixel_auroc", "pixel_aupro", "pixel_difference_image_auroc"), 0.5
     )
     rates = {"detection_rate": 1.0, "false_alarm_rate": 0.0}
-    outcomes = [Outcome(name, metrics | rates, 12.3, "vgg19, random weights") for name in "ab"]
+    outcomes = [Outcome(name, metrics | rates, 12.3, "tiny, random weights") for name in "ab"]
     first, header, *rows = table(outcomes).splitlines()
-    assert first == "backbone: vgg19, random weights"
+    assert first == "backbone: tiny, random weights"
     assert header.split()[0] == "category"
     assert len({len(line) for line in (header, *rows)}) == 1
     assert rows[0].split() == ["a", "0.500", "0.500", "0.500", "0.500", "1.000", "0.000", "12"]
@@ -77,7 +77,7 @@ def test_the_command_says_what_came_out_and_where(capsys: pytest.CaptureFixture[
     assert main(["demo", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "vgg19, random weights" in out
+    assert "tiny, random weights" in out
     assert "image AUROC" in out
     assert "haloae-demo/data" in out
     assert "haloae-demo/noise" in out

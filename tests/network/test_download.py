@@ -2,14 +2,16 @@
 
 import hashlib
 import io
+import os
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkServerContext
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import pytest
@@ -215,38 +217,44 @@ def test_a_cache_that_cannot_be_written(blocked: str, server: Server, tmp_path: 
     assert str(path) in message
 
 
-CHILD = """
-import sys
-from torchvision.models import ResNet18_Weights
-ResNet18_Weights.IMAGENET1K_V1.value.url = sys.argv[1]
-from haloae.network.trunks import TRUNKS
-from haloae.network.weights import load_weights
-print(load_weights("imagenet", "resnet18", TRUNKS["resnet18"].build().state_dict()).sha256)
-"""
+def download(url: str, environment: dict[str, str], found: "Queue[str]") -> None:
+    """What a child does: as a program that is started there and then."""
+    os.environ.clear()
+    os.environ.update(environment)
+    ResNet18_Weights.IMAGENET1K_V1.value.url = url
+    found.put(load_weights("imagenet", TRUNK, expected()).sha256)
 
 
-def test_two_processes_at_once(server: Server, cached: Path, published: bytes) -> None:
+def test_two_processes_at_once(
+    server: Server, cached: Path, published: bytes, processes: ForkServerContext
+) -> None:
     server.answer = slow
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, server.url], stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    digests = {child.communicate(timeout=60)[0].strip() for child in children}
-    assert [child.returncode for child in children] == [0, 0]
+    found: Queue[str] = processes.Queue()
+    arguments = server.url, dict(os.environ), found
+    children = [processes.Process(target=download, args=arguments) for _ in range(2)]
+    for child in children:
+        child.start()
+    digests = {found.get(timeout=60) for _ in children}
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
     assert digests == {load_weights("imagenet", TRUNK, expected()).sha256}
+    assert len(server.requests) == 2, "neither found the other's file"
     assert [path.name for path in cached.parent.iterdir()] == [cached.name]
     assert cached.read_bytes() == published
 
 
-def test_a_process_that_is_killed_leaves_the_cache_usable(server: Server, cached: Path) -> None:
+def test_a_process_that_is_killed_leaves_the_cache_usable(
+    server: Server, cached: Path, processes: ForkServerContext
+) -> None:
     server.answer = slow
-    child = subprocess.Popen([sys.executable, "-c", CHILD, server.url], stdout=subprocess.PIPE)
+    arguments = server.url, dict(os.environ), processes.Queue()
+    child = processes.Process(target=download, args=arguments)
+    child.start()
     while not server.requests:
         time.sleep(0.05)
     child.kill()
-    child.communicate()
+    child.join()
     assert not cached.exists()
     server.answer = whole
     assert load_weights("imagenet", TRUNK, expected()).name == "imagenet"

@@ -306,6 +306,7 @@ def test_the_command_writes_weights_that_load(
     command += ["--tuning-steps", "1", "--size", "16", "--late-size", "16", "--batch", "4"]
     command += ["--textures", "4"]
     monkeypatch.setattr("pretrain.pictures.SETTLING", 2)
+    monkeypatch.setattr("pretrain.pictures.SETTLING_SIZE", 32)
     monkeypatch.setattr(sys, "argv", [*command, "--minutes", "0"])
     main()
     assert "the same command goes on" in capsys.readouterr().out
@@ -331,6 +332,7 @@ def test_the_command_refines_weights(
     command = ["pretrain", "resnet18", "--photos", str(photos), "--out", str(tmp_path / "runs")]
     command += ["--size", "32", "--batch", "8", "--textures", "4", "--tuning-steps", "1", "--start"]
     monkeypatch.setattr("pretrain.pictures.SETTLING", 2)
+    monkeypatch.setattr("pretrain.pictures.SETTLING_SIZE", 32)
     bundled = BUNDLED / "resnet18.safetensors"
     monkeypatch.setattr(sys, "argv", [*command, str(bundled)])
     main()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from haloae.data.images import read_image
+from haloae.data.source import Decoded, ImageLike, decoded
 from haloae.data.views import resize
 from haloae.errors import DataError, ImageError
 from haloae.training import batches
@@ -124,11 +125,18 @@ def test_cache_holds_images_up_to_its_limit(
     one = 3 * SIZE * SIZE * 4
     monkeypatch.setattr(batches, "CACHE_BYTES", 3 * one + one // 2)
     images, _, _ = survey(good_paths, SIZE)
+    read_again: list[object] = []
+
+    def counting(item: ImageLike, size: int) -> Decoded | ImageError:
+        read_again.append(item)
+        return decoded(item, size)
+
+    monkeypatch.setattr(batches, "decoded", counting)
     for index in range(len(images)):
         first = images[index]
         assert np.array_equal(first, images[index])
         assert np.array_equal(first, resize(read_image(good_paths[index]), SIZE))
-    assert sum(pixels.nbytes for pixels in images._cache.values()) == 3 * one
+    assert Counter(read_again) == Counter(2 * good_paths[3:])
 
 
 def test_cached_images_are_not_read_again(

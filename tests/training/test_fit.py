@@ -2,7 +2,6 @@
 
 import csv
 import math
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import tiny_trunk  # noqa: F401 - for the processes that import this file and no conftest
 from haloae.config import Config
 from haloae.detector import Fitted, fit_detector
 from haloae.errors import DataError, ImageError, TrainingError
@@ -81,7 +81,7 @@ def test_trunk_is_unchanged_and_the_rest_is_trained(
     fitted: Fitted, good_paths: list[Path], tiny: Config
 ) -> None:
     network = fitted.detector.network
-    trunk = FeatureExtractor("random").state_dict()
+    trunk = FeatureExtractor("random", tiny.network.trunk).state_dict()
     assert trunk.keys() == network.extractor.state_dict().keys()
     for name, tensor in network.extractor.state_dict().items():
         assert torch.equal(tensor, trunk[name]), name
@@ -339,7 +339,14 @@ def test_a_time_limit_stops_early(good_paths: list[Path], tiny: Config, tmp_path
         {"loss": {"feature_terms": ("cosine",), "fixed_weights": (0.0, 1.0, 0.0)}},
         {"training": {"precision": "bfloat16"}},
         {"network": {"reduced_channels": None}},
-        {"network": {"published_taps": True, "head_padding": False, "head_kernel": 5}},
+        {
+            "network": {
+                "trunk": "vgg19",
+                "published_taps": True,
+                "head_padding": False,
+                "head_kernel": 5,
+            }
+        },
         {"training": {"batch_size": 1}},
         {"image_size": 48},
     ],
@@ -390,14 +397,6 @@ def test_unreadable_images_are_skipped_or_refused(
         fit([*good_paths, broken], tiny, max_steps=1, strict=True)
     with pytest.raises(DataError, match="too few"):
         fit(good_paths[:5], tiny)
-
-
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Real processes that have the package imported already, so that each starts at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["haloae.training.fit"])
-    return context
 
 
 def run_in_child(paths: list[Path], config: Config, run: Path, checkpoint_seconds: float) -> None:

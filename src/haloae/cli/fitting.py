@@ -25,9 +25,11 @@ def demo(
     quiet: options.Quiet = False,
 ) -> int:
     """See it work: makes images, trains and evaluates, in DIR."""
+    from haloae.detector import check_names
     from haloae.presets import configure
 
     config = configure("fast", assignments=settings or ())
+    check_names(config)
     claim_folder(out, overwrite=overwrite)
     from haloae.experiments.demo import DATA, run_demo, table
     from haloae.outputs.report.page import REPORT
@@ -189,6 +191,7 @@ def benchmark(
 ) -> int:
     """The paper's experiment, over a root of categories."""
     from haloae.config import read_assignments
+    from haloae.detector import check_names
     from haloae.experiments.benchmark import (
         RESULTS,
         TABLES,
@@ -207,6 +210,8 @@ def benchmark(
         backbone=backbone,
         settings=read_assignments(settings or ()),
     )
+    for config in configs.values():
+        check_names(config)
     find_categories(root, wanted)
     claim_folder(out, overwrite=resume, way_out="give --resume to go on")
     prepare(threads)

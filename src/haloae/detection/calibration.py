@@ -29,7 +29,16 @@ class Threshold(NamedTuple):
 
 
 class Calibration(BaseModel):
-    """Scores of held-out good images and what follows from them."""
+    """Scores of held-out good images and what follows from them.
+
+    >>> calibration = Calibration(
+    ...     scores=(1, 2, 3, 4, 5, 6, 7, 8, 9), peaks=(3,) * 9, false_alarm_rate=0.1
+    ... )
+    >>> calibration.threshold
+    Threshold(value=9.0, extrapolated=False)
+    >>> calibration.p_value(8.5), calibration.p_value(9.5)
+    (0.2, 0.1)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -86,7 +95,11 @@ def _p_value(ascending: np.ndarray, score: float) -> float:
 
 
 def images_needed(rate: float) -> int:
-    """Fewest held-out images whose p-values can be as small as `rate`."""
+    """Fewest held-out images whose p-values can be as small as `rate`.
+
+    >>> images_needed(0.01)
+    99
+    """
     return math.ceil(1 / rate - 1e-9) - 1
 
 
@@ -96,6 +109,11 @@ def threshold_at(values: Sequence[float], rate: float) -> Threshold:
     With n ≥ 1 / rate - 1 values it is one of them, so that exceeding it means p ≤ rate (conformal
     prediction). With fewer, the logarithms of the values are taken as normal, and the limit is the
     upper prediction limit of one more: mean + t(n - 1) · std · √(1 + 1 / n).
+
+    >>> threshold_at([1, 2, 3, 4], rate=0.2)
+    Threshold(value=4.0, extrapolated=False)
+    >>> threshold_at([1, 2, 3, 4], rate=0.1).extrapolated
+    True
 
     Args:
         values: at least `MIN_IMAGES` of good images, not negative.
