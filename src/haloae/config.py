@@ -192,6 +192,8 @@ class Config(_Frozen):
             raise ValueError(f"image_size {self.image_size} must be divisible by {stride}")
         if self.detection.image_weight and self.network.image_decoder is None:
             raise ValueError("detection.image_weight needs network.image_decoder")
+        if self.detection.head == "autoencoder" and not self.network.autoencoder:
+            raise ValueError("detection.head = autoencoder needs network.autoencoder = true")
         if not self.loss.feature_terms or not self.loss.image_terms:
             raise ValueError("loss.feature_terms and loss.image_terms must name a term")
         if self.loss.fixed_weights is not None and not self.loss.fixed_weights[1]:

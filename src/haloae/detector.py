@@ -305,7 +305,8 @@ def fit_detector(
         ),
         Native(config, trained.network, head),
     )
-    return Fitted(detector, trained.skipped, trained.steps, trained.steps >= config.training.steps)
+    is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
+    return Fitted(detector, trained.skipped, trained.steps, is_finished)
 
 
 def _resized(images: Sequence[ImageLike], size: int) -> Iterator[NDArray[np.float32]]:

@@ -21,6 +21,7 @@ from haloae.errors import ConfigError
 PAPER = Config(
     preset="paper",
     image_size=256,
+    backbone="bundled",
     network=NetworkConfig(
         published_taps=True,
         reduced_channels=None,
@@ -50,9 +51,10 @@ PAPER = Config(
     detection=DetectionConfig(normalisation="difference"),
 )
 # Chosen by what docs/adr/0002 to 0006 measured.
-DEFAULT = Config(
-    preset="default",
+AUTOENCODER = Config(
+    preset="autoencoder",
     image_size=256,
+    backbone="bundled",
     network=NetworkConfig(
         trunk="resnet18",
         reduced_channels=96,
@@ -66,14 +68,18 @@ DEFAULT = Config(
     training=TrainingConfig(steps=120, learning_rate=2e-3, schedule="cosine", precision="bfloat16"),
     detection=DetectionConfig(normalisation="channel_difference", sigma=0.8, top_share=0.01),
 )
-FAST = DEFAULT.model_copy(
-    update={
-        "preset": "fast",
-        "image_size": 160,
-        "training": DEFAULT.training.model_copy(update={"steps": 80}),
-    }
+# Chosen by what docs/adr/0008 measured.
+DEFAULT = AUTOENCODER.replace(
+    preset="default",
+    backbone="auto",
+    network={"trunk": "efficientnet_lite0", "stride": 8, "autoencoder": False},
+    detection={"head": "gaussian_halo", "sigma": 1.0, "top_share": 0.03},
 )
-PRESETS = {config.preset: config for config in (PAPER, DEFAULT, FAST)}
+FAST = DEFAULT.replace(preset="fast", image_size=160)
+HEADS = ("gaussian", "nearest", "nearest_halo")
+"""Simpler heads than that of `fast`, each of which is a preset too: rivals to measure against."""
+ONE_HEAD = tuple(FAST.replace(preset=head, detection={"head": head}) for head in HEADS)
+PRESETS = {config.preset: config for config in (PAPER, AUTOENCODER, DEFAULT, FAST, *ONE_HEAD)}
 
 
 def preset(name: str) -> Config:

@@ -71,7 +71,7 @@ def test_limits_are_told() -> None:
         "No pixel metrics: 2 defective test images have no mask."
     ]
     told = " ".join(limits_of(metrics_of(good=1, extrapolated=True), [], 2))
-    assert "4 held-out good images are too few to see a false-alarm rate of 1 %" in told
+    assert "4 left-out good images are too few to see a false-alarm rate of 1 %" in told
     assert "which needs 99." in told
     assert "Only 1 good test image:" in told
     assert "Left out of the data set: 2 files or folders." in told

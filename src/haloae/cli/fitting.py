@@ -111,8 +111,11 @@ def train(
     report_skipped(fitted.skipped)
     fitted.detector.save(out / MODEL)
     if not quiet:
-        steps = configured.training.steps
-        print(f"{out / MODEL}: fitted in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}")
+        how = f"to {fitted.detector.provenance.fitted_on} good images"
+        if configured.network.autoencoder:
+            steps = configured.training.steps
+            how = f"in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}"
+        print(f"{out / MODEL}: fitted {how}")
         print(calibration_lines(fitted.detector.calibration))
         if not fitted.is_finished:
             print("  stopped before the end of its schedule: --resume goes on")
@@ -180,6 +183,14 @@ def benchmark(
             "published, window_mean, global, none)",
         ),
     ] = None,
+    heads: Annotated[
+        str | None,
+        Option(
+            metavar="A,B",
+            help="of every preset, beside its own: autoencoder, gaussian, nearest, nearest_halo, "
+            "gaussian_halo",
+        ),
+    ] = None,
     seeds: Annotated[str, Option(metavar="0,1,2", help="to fit with each of")] = "0",
     backbone: options.Backbone = None,
     resume: Annotated[
@@ -209,6 +220,7 @@ def benchmark(
         options.names(ablations, "--ablations") if ablations is not None else (),
         backbone=backbone,
         settings=read_assignments(settings or ()),
+        heads=options.names(heads, "--heads") if heads is not None else (),
     )
     for config in configs.values():
         check_names(config)

@@ -20,11 +20,11 @@ def calibration_lines(calibration: "Calibration") -> str:
     """The threshold, where it comes from, and whether to trust it."""
     text = (
         f"  threshold {calibration.threshold.value:.6g}, for a false-alarm rate of "
-        f"{calibration.false_alarm_rate:g}, from {len(calibration.scores)} held-out good images"
+        f"{calibration.false_alarm_rate:g}, from {len(calibration.scores)} left-out good images"
     )
     if calibration.extrapolated:
         text += (
-            f"\n  extrapolated: so small a rate needs {calibration.images_needed} held-out images; "
+            f"\n  extrapolated: so small a rate needs {calibration.images_needed} left-out images; "
             f"the threshold is a fit to the tail"
         )
     return text
@@ -77,12 +77,11 @@ def model_lines(header: "Header", parameters: int) -> str:
         "backbone": f"{config.network.trunk}, {provenance.backbone} "
         f"(sha256 {provenance.backbone_sha256[:12]})",
         "parameters": f"{parameters:,}",
-        "training": f"{provenance.data}: {provenance.fitted_on} images, {provenance.held_out} held "
-        f"out, {provenance.skipped} skipped; {provenance.steps} of {config.training.steps} steps",
+        "training": provenance.fitted(config.training.steps),
         "threshold": f"{calibration.threshold.value:.6g} at a false-alarm rate of "
         f"{calibration.false_alarm_rate:g}",
         "pixel threshold": f"{calibration.pixel_threshold.value:.6g}",
-        "extrapolated": f"yes, {calibration.images_needed} held-out images would be needed"
+        "extrapolated": f"yes, {calibration.images_needed} left-out images would be needed"
         if calibration.extrapolated
         else "no",
     }

@@ -54,7 +54,8 @@ def measure_good(
     def seen() -> Iterator[Seen]:
         for image in pixels():
             with torch.inference_mode():
-                yield see(used, image)
+                each = see(used, image)
+            yield each  # out of the mode, which would hold for whoever takes it
 
     def pixels() -> Iterator[Tensor]:
         nonlocal count

@@ -37,9 +37,9 @@ class Provenance(_Strict):
     data: str
     """Name of the folder of good images."""
     fitted_on: NonNegativeInt
-    """Images it was fitted on."""
+    """Images it was fitted to."""
     held_out: NonNegativeInt
-    """Images held out for calibration."""
+    """Images its thresholds are of: others, or the same ones, each left out in turn."""
     skipped: NonNegativeInt
     """Images that could not be read."""
     steps: NonNegativeInt
@@ -48,6 +48,18 @@ class Provenance(_Strict):
     """Name of the backbone's weights."""
     backbone_sha256: str
     images: ImageKinds
+
+    def fitted(self, schedule: int) -> str:
+        """How it was fitted, in words; `schedule` is the steps that were to be taken."""
+        if self.steps == 0 and self.fitted_on == self.held_out:
+            return (
+                f"{self.data}: {self.fitted_on} images, each left out in turn; {self.skipped} "
+                f"skipped"
+            )
+        return (
+            f"{self.data}: {self.fitted_on} images, {self.held_out} held out, {self.skipped} "
+            f"skipped; {self.steps} of {schedule} steps"
+        )
 
 
 class Header(_Strict):

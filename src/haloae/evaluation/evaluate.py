@@ -38,7 +38,7 @@ PROTOCOL = {
     "mask_rule": "> 0.5 after area resize",
     "crop": None,
     "checkpoint": "last",
-    "thresholds": "from held-out good training images",
+    "thresholds": "from good training images, left out of the fit",
     "aupro_fpr_limit": PRO_LIMIT,
     "aupro_005_fpr_limit": 0.05,
 }

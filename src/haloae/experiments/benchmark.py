@@ -67,8 +67,9 @@ def variants(
     *,
     backbone: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    heads: Sequence[str] = (),
 ) -> dict[str, Config]:
-    """The configurations to compare, by name: every preset, and every ablation of it.
+    """The configurations to compare, by name: every preset, and every ablation and head of it.
 
     An ablation that changes nothing in a preset is left out: `attention_none` of one that has no
     attention.
@@ -78,6 +79,8 @@ def variants(
         ablations: of `ABLATIONS`.
         backbone: replaces every preset's.
         settings: replace every preset's, as `Config.replace` takes them; ablations come after.
+        heads: detector heads that each preset is run with beside its own; an ``autoencoder`` is
+            trained, the others take the features as they are.
 
     Raises:
         ConfigError: there is no such preset, ablation or setting, or settings do not fit.
@@ -98,6 +101,11 @@ def variants(
                 log.info("%s has nothing for %s to change: left out", name, ablation)
             else:
                 configs[f"{name}, {ablation}"] = changed
+        for head in heads:
+            if head != base.detection.head:
+                configs[f"{name}, {head}"] = base.replace(
+                    network={"autoencoder": head == "autoencoder"}, detection={"head": head}
+                )
     return configs
 
 

@@ -26,7 +26,8 @@ class GaussianHead(Head):
 
     Args:
         mean: (P, C).
-        whitening: (P, C, C) float16, a root of each place's inverse covariance.
+        whitening: (P, C·(C+1)/2) float16, a root of each place's inverse covariance: the lower
+            triangle, row by row.
         grid: (h, w), P of them.
         images: good images behind them.
         left_out: True: one of them is scored, as if it had not been among them.
@@ -34,6 +35,8 @@ class GaussianHead(Head):
 
     mean: Tensor
     whitening: Tensor
+    roots: Tensor
+    small_roots: Tensor
 
     def __init__(
         self,
@@ -50,6 +53,13 @@ class GaussianHead(Head):
         self.left_out = left_out
         self.register_buffer("mean", mean)
         self.register_buffer("whitening", whitening)
+        channels = mean.shape[1]
+        small = whitening.new_zeros(len(mean), channels, channels)
+        rows, columns = torch.tril_indices(channels, channels)
+        small[:, rows, columns] = whitening
+        self.register_buffer("small_roots", small, persistent=False)
+        # Converted once, where it need not be small.
+        self.register_buffer("roots", small.float(), persistent=False)
 
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
@@ -58,9 +68,9 @@ class GaussianHead(Head):
         covariance = found.covariance
         covariance.diagonal(dim1=1, dim2=2).add_(RIDGE)
         side = config.image_size // config.network.stride
-        return cls(
-            found.mean, inverse_root(covariance).half(), grid=(side, side), images=found.images
-        )
+        rows, columns = torch.tril_indices(*covariance.shape[1:])
+        whitening = inverse_root(covariance)[:, rows, columns].half()
+        return cls(found.mean, whitening, grid=(side, side), images=found.images)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
@@ -68,7 +78,10 @@ class GaussianHead(Head):
         side = config.image_size // config.network.stride
         mean, whitening = tensors["mean"], tensors["whitening"]
         channels = mean.shape[-1]
-        if mean.shape != (side**2, channels) or whitening.shape != (side**2, channels, channels):
+        if mean.shape != (side**2, channels) or whitening.shape != (
+            side**2,
+            channels * (channels + 1) // 2,
+        ):
             raise ValueError("the Gaussians are not those of this grid")
         return cls(mean, whitening, grid=(side, side), images=images)
 
@@ -81,7 +94,8 @@ class GaussianHead(Head):
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`; in units of standard deviations, all channels together."""
         deviations = by_place(averaged(output.features.float())) - self.mean[:, None]
-        whitened = torch.bmm(deviations, self.whitening.float().transpose(1, 2))
+        roots = self.small_roots.float() if torch.compiler.is_exporting() else self.roots
+        whitened = torch.bmm(deviations, roots.transpose(1, 2))
         squared = whitened.square().sum(2)
         if self.left_out:
             n = self.images

@@ -49,8 +49,8 @@ def moments(seen: Callable[[], Iterable[Seen]], features_of: Callable[[Tensor], 
                 )
             # Near the mean, so that products do not cancel.
             first = rows.clone()
-            total = rows.new_zeros(places, channels, dtype=torch.float64)
-            products = rows.new_zeros(places, channels, channels, dtype=torch.float64)
+            total = torch.zeros(places, channels, dtype=torch.float64, device=rows.device)
+            products = total[:, :, None] * total[:, None, :]
         centred = (rows - first).double()
         total += centred
         products.baddbmm_(centred[:, :, None], centred[:, None, :])

@@ -289,11 +289,6 @@ def _settings(detector: Predictor, metrics: Metrics) -> list[tuple[str, str]]:
             f"{config.network.trunk}, {provenance.backbone} weights, "
             f"sha256 {provenance.backbone_sha256[:12]}",
         ),
-        (
-            "Trained on",
-            f"{shown_path(provenance.data)}: {provenance.fitted_on} images, "
-            f"{provenance.held_out} held out, {provenance.skipped} skipped; "
-            f"{provenance.steps} of {config.training.steps} steps",
-        ),
+        ("Trained on", shown_path(provenance.fitted(config.training.steps))),
         *protocol_entries(metrics.protocol),
     ]

@@ -70,7 +70,7 @@ def limits_of(metrics: Metrics, skipped: Sequence[ImageError], left_out: int) ->
     limits = []
     if metrics.extrapolated:
         limits.append(
-            f"The threshold is a guess at the tail: {metrics.held_out} held-out good images are "
+            f"The threshold is a guess at the tail: {metrics.held_out} left-out good images are "
             f"too few to see a false-alarm rate of {percent(metrics.wanted_false_alarm_rate)}, "
             f"which needs {metrics.images_needed}. Expect the rate of false alarms to be off."
         )
