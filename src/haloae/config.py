@@ -211,7 +211,7 @@ class Config(_Frozen):
         (7, 64, 96)
         >>> config.replace(image_size=161)
         Traceback (most recent call last):
-        haloae.errors.ConfigError: image_size 161 must be divisible by 4.
+        haloae.errors.ConfigError: image_size 161 must be divisible by 8.
 
         Raises:
             ConfigError: a setting is unknown, of the wrong type or does not fit the others.

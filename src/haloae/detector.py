@@ -168,11 +168,12 @@ class Detector(Predictor):
         """A detector with the same network and other thresholds.
 
         Args:
-            images: good images, none of which it was fitted on: their statistics replace those
-                it has; None keeps them.
+            images: good images, none of which it was fitted on, whose scores replace those that
+                thresholds come from; None keeps them. A head that compares errors of
+                reconstruction (`autoencoder`) is fitted to these images too; any other stays.
             false_alarm_rate: in (0, 1); None keeps it.
 
-        The statistics are those of float32, whatever the detector's precision.
+        Scores are those of float32, whatever the detector's precision.
 
         Raises:
             DataError: fewer than 4 images.
@@ -192,7 +193,10 @@ class Detector(Predictor):
         scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
         if images is not None:
             head, scores, peaks = measure_good(
-                network, lambda: _resized(images, config.image_size), config
+                network,
+                lambda: _resized(images, config.image_size),
+                config,
+                head=None if head.refits else head,
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
         return Detector(
@@ -222,7 +226,8 @@ def check_names(config: Config) -> None:
     """Look up what the config names in tables, before anything is read or written.
 
     Raises:
-        ConfigError: there is no such trunk, kind of attention or detector head.
+        ConfigError: there is no such trunk, kind of attention or detector head, or the head cannot
+            be fitted with this config.
     """
     from haloae.detection.heads import head_named
     from haloae.network.attention import attention_named
@@ -230,7 +235,7 @@ def check_names(config: Config) -> None:
 
     trunk_named(config.network.trunk)
     attention_named(config.network.attention.mode)
-    head_named(config.detection.head)
+    head_named(config.detection.head).check(config)
 
 
 def fit_detector(
@@ -296,7 +301,7 @@ def fit_detector(
         Provenance(
             data=name,
             fitted_on=len(trained.fitted_on),
-            held_out=len(trained.held_out),
+            held_out=len(trained.held_out) if config.network.autoencoder else 0,
             skipped=len(trained.skipped),
             steps=trained.steps,
             backbone=trained.backbone[0],

@@ -51,7 +51,12 @@ Precision = Annotated[
 
 PresetName = Annotated[
     str | None,
-    Option("--preset", metavar="NAME", help="paper, default or fast (default: default)"),
+    Option(
+        "--preset",
+        metavar="NAME",
+        help="paper, autoencoder, default, fast, gaussian, nearest or nearest_halo (default: "
+        "default)",
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -78,11 +83,12 @@ FalseAlarmRate = Annotated[
     ),
 ]
 Steps = Annotated[
-    int | None, Option("--max-steps", metavar="N", help="stop after N steps", callback=_positive)
+    int | None,
+    Option("--max-steps", metavar="N", help="stop training after N steps", callback=_positive),
 ]
 Minutes = Annotated[
     float | None,
-    Option("--max-minutes", metavar="M", help="stop after M minutes", callback=_positive),
+    Option("--max-minutes", metavar="M", help="stop training after M minutes", callback=_positive),
 ]
 
 

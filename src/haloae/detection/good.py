@@ -29,24 +29,29 @@ class Good(NamedTuple):
 
 
 def measure_good(
-    network: HaloAE, images: Callable[[], Iterable[NDArray[np.float32]]], config: Config
+    network: HaloAE,
+    images: Callable[[], Iterable[NDArray[np.float32]]],
+    config: Config,
+    *,
+    head: Head | None = None,
 ) -> Good:
     """Fit the config's head to good images, and score each of them as a new image would be.
 
     Each image is scored by the head without it: with its own statistics in the head it would look
-    more usual than it is. Images are gone through twice, so memory does not grow with their number.
+    more usual than it is. Images are gone through anew for each purpose, so memory does not grow
+    with their number.
 
     Args:
         network: fitted.
         images: gives the images anew at every call, (3, S, S) float32 in [0, 1] each.
         config: which head, and how maps and scores are made.
+        head: fitted to other images, and kept: these are new to it already; None: one is fitted.
 
     Raises:
         ConfigError: there is no such head.
         DataError: fewer than 4 images.
         TrainingError: the network's output is not finite.
     """
-    kind = head_named(config.detection.head)
     used = lean(network, image=config.detection.image_weight > 0)
     device = next(network.parameters()).device
     count = 0
@@ -64,17 +69,17 @@ def measure_good(
             count += 1
             yield torch.from_numpy(image[None]).to(device)
 
-    try:
-        head = kind.fit(config, seen)
-    finally:
-        if count < MIN_IMAGES:
-            raise DataError(
-                f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
-            )
+    fitted = head
+    if fitted is None:
+        try:
+            fitted = head_named(config.detection.head).fit(config, seen)
+        finally:
+            _enough(count)
     scores, peaks = [], []
     for index, each in enumerate(seen()):
         with torch.inference_mode():
-            score, anomaly = judge(head.without(each, index)(*each), config.detection)
+            judging = head or fitted.without(each, index)
+            score, anomaly = judge(judging(*each), config.detection)
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "
@@ -82,4 +87,12 @@ def measure_good(
             )
         scores.append(score.item())
         peaks.append(anomaly.max().item())
-    return Good(head, tuple(sorted(scores)), tuple(sorted(peaks)))
+    _enough(count)
+    return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)))
+
+
+def _enough(count: int) -> None:
+    if count < MIN_IMAGES:
+        raise DataError(
+            f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
+        )

@@ -39,11 +39,11 @@ class Provenance(_Strict):
     fitted_on: NonNegativeInt
     """Images it was fitted to."""
     held_out: NonNegativeInt
-    """Images its thresholds are of: others, or the same ones, each left out in turn."""
+    """Other images, that its thresholds are of; 0: they are of the same, each left out in turn."""
     skipped: NonNegativeInt
     """Images that could not be read."""
     steps: NonNegativeInt
-    """Training steps taken, of those the schedule has."""
+    """Training steps taken, of those the schedule has; 0 where nothing is trained."""
     backbone: str
     """Name of the backbone's weights."""
     backbone_sha256: str
@@ -51,15 +51,9 @@ class Provenance(_Strict):
 
     def fitted(self, schedule: int) -> str:
         """How it was fitted, in words; `schedule` is the steps that were to be taken."""
-        if self.steps == 0 and self.fitted_on == self.held_out:
-            return (
-                f"{self.data}: {self.fitted_on} images, each left out in turn; {self.skipped} "
-                f"skipped"
-            )
-        return (
-            f"{self.data}: {self.fitted_on} images, {self.held_out} held out, {self.skipped} "
-            f"skipped; {self.steps} of {schedule} steps"
-        )
+        held_out = f"{self.held_out} held out" if self.held_out else "each left out in turn"
+        steps = f"{self.steps} of {schedule} steps" if self.steps else "nothing trained"
+        return f"{self.data}: {self.fitted_on} images, {held_out}, {self.skipped} skipped; {steps}"
 
 
 class Header(_Strict):

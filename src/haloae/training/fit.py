@@ -31,8 +31,9 @@ from haloae.training.batches import GoodImages, StepBatches, seed_of, split, sur
 from haloae.training.losses import SCHEDULES, loss_terms, loss_weights, total_loss, weights_of
 from haloae.training.run_folder import (
     CHECKPOINT,
-    MODEL,
     Checkpoint,
+    check_same_run,
+    forget,
     load_checkpoint,
     loss_log,
     save_checkpoint,
@@ -134,12 +135,17 @@ def fit(
     good, kinds, skipped = survey(
         images, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
     )
+    saved = load_checkpoint(run) if resume and run else None
+    if saved and run:
+        check_same_run(saved, config, _fingerprint(good.items), run)
     if not config.network.autoencoder:
         everything = list(range(len(good)))
         network, backbone = _network(good, everything, config, device, bar)
+        if run:
+            forget(run)
         return Trained(network, good, everything, everything, kinds, skipped, 0, backbone)
     fitted_on, held_out = split(len(good), config.seed)
-    state = _state(good, fitted_on, config, device, run, resume=resume, bar=bar)
+    state = _state(good, fitted_on, config, device, run, saved=saved, bar=bar)
     batches = StepBatches(
         good,
         fitted_on,
@@ -169,19 +175,17 @@ def _state(
     device: torch.device,
     run: Path | None,
     *,
-    resume: bool,
+    saved: Checkpoint | None,
     bar: Progress,
 ) -> _State:
     """Where training starts, or goes on."""
-    fingerprint = _fingerprint(images.items)
-    saved = load_checkpoint(run) if resume and run else None
     if run and saved:
-        return _restore(saved, config, fingerprint, device, run)
+        return _restore(saved, config, device, run)
     network, backbone = _network(images, fitted_on, config, device, bar)
+    fingerprint = _fingerprint(images.items)
     state = _State(network, _optimizer(network, config), 0, backbone, config, fingerprint)
     if run:
-        # An interrupted run must not leave an older one's model beside its checkpoint.
-        (run / MODEL).unlink(missing_ok=True)
+        forget(run)
         save_checkpoint(run, state.checkpoint())
     return state
 
@@ -332,21 +336,9 @@ def _fingerprint(items: Sequence[ImageLike]) -> str:
     return sha.hexdigest()
 
 
-def _restore(
-    saved: Checkpoint, config: Config, fingerprint: str, where: torch.device, run: Path
-) -> _State:
+def _restore(saved: Checkpoint, config: Config, where: torch.device, run: Path) -> _State:
     """The state a checkpoint was made in."""
     path = run / CHECKPOINT
-    # What comes after training may change.
-    if saved.config.replace(detection=config.detection.model_dump()) != config:
-        raise TrainingError(
-            f"{path}: was made with other settings: resume with the same ones, or start anew with "
-            f"--overwrite."
-        )
-    if saved.images != fingerprint:
-        raise TrainingError(
-            f"{path}: was made from other images: restore them, or start anew with --overwrite."
-        )
     network = HaloAE(config.network, image_size=config.image_size, weights=None).to(where)
     optimizer = _optimizer(network, config)
     try:
@@ -356,4 +348,4 @@ def _restore(
         raise TrainingError(
             f"{path}: damaged, or not a checkpoint: start anew with --overwrite."
         ) from error
-    return _State(network, optimizer, saved.step, saved.backbone, config, fingerprint)
+    return _State(network, optimizer, saved.step, saved.backbone, config, saved.images)

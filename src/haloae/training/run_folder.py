@@ -50,6 +50,20 @@ def claim_run(run: Path, *, resume: bool, overwrite: bool) -> None:
     claim_folder(run, overwrite=overwrite or resume, way_out=way_out)
 
 
+def forget(run: Path) -> None:
+    """Remove what an older run left: its model, checkpoint and losses are not those of a new one.
+
+    Raises:
+        OutputError: they cannot be removed.
+    """
+    for name in (MODEL, CHECKPOINT, LOSS_LOG):
+        path = run / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint, atomically.
 
@@ -87,6 +101,30 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
         raise TrainingError(
             f"{path}: damaged, or not a checkpoint: start anew with --overwrite."
         ) from error
+
+
+def check_same_run(saved: Checkpoint, config: Config, images: str, run: Path) -> None:
+    """Refuse to go on from another run's checkpoint; what comes after training may change.
+
+    Args:
+        saved: of the run's folder.
+        config: to go on with.
+        images: fingerprint of those to go on with.
+        run: the folder.
+
+    Raises:
+        TrainingError: it has other settings, or other images.
+    """
+    path = run / CHECKPOINT
+    if saved.config.replace(detection=config.detection.model_dump()) != config:
+        raise TrainingError(
+            f"{path}: was made with other settings: resume with the same ones, or start anew with "
+            f"--overwrite."
+        )
+    if saved.images != images:
+        raise TrainingError(
+            f"{path}: was made from other images: restore them, or start anew with --overwrite."
+        )
 
 
 @contextmanager

@@ -24,6 +24,7 @@ class AutoencoderHead(Head):
 
     prefix = "usual."
     rebuilds = True
+    refits = True
     features: Tensor
     image: Tensor | None
 

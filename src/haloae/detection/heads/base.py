@@ -29,8 +29,24 @@ class Head(nn.Module, ABC):
     prefix: ClassVar[str] = "head."
     rebuilds: ClassVar[bool] = False
     """True: it looks at reconstructions, and needs a network with an auto-encoder."""
+    refits: ClassVar[bool] = False
+    """True: good images that come later replace those it was fitted to, see `Detector.calibrated`;
+    False: they are new to it, and only scored."""
     images: int
     """Good images behind its statistics."""
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse a config that it cannot be fitted with, before anything is read or written.
+
+        Raises:
+            ConfigError: says why.
+        """
+        if cls.rebuilds and not config.network.autoencoder:
+            raise ConfigError(
+                f"detection.head {config.detection.head!r} looks at reconstructions: set "
+                f"network.autoencoder = true."
+            )
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import Head, Seen, register_head
-from haloae.detection.heads.moments import averaged, by_place, inverse_root, moments
+from haloae.detection.heads.moments import (
+    averaged,
+    by_place,
+    check_size,
+    features_of,
+    inverse_root,
+    moments,
+)
 from haloae.network.haloae import HaloAEOutput
 
 RIDGE = 0.01
@@ -62,12 +69,17 @@ class GaussianHead(Head):
         self.register_buffer("roots", small.float(), persistent=False)
 
     @classmethod
+    def check(cls, config: Config) -> None:
+        """See `Head.check`."""
+        check_size(config)
+
+    @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """See `Head.fit`."""
         found = moments(seen, averaged)
         covariance = found.covariance
         covariance.diagonal(dim1=1, dim2=2).add_(RIDGE)
-        side = config.image_size // config.network.stride
+        side, _ = features_of(config)
         rows, columns = torch.tril_indices(*covariance.shape[1:])
         whitening = inverse_root(covariance)[:, rows, columns].half()
         return cls(found.mean, whitening, grid=(side, side), images=found.images)
@@ -75,9 +87,8 @@ class GaussianHead(Head):
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        side = config.image_size // config.network.stride
+        side, channels = features_of(config)
         mean, whitening = tensors["mean"], tensors["whitening"]
-        channels = mean.shape[-1]
         if mean.shape != (side**2, channels) or whitening.shape != (
             side**2,
             channels * (channels + 1) // 2,

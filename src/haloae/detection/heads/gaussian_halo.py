@@ -42,6 +42,11 @@ class GaussianHaloHead(Head):
         self.register_buffer("spread", spread)
 
     @classmethod
+    def check(cls, config: Config) -> None:
+        """See `Head.check`."""
+        NearestHaloHead.check(config)
+
+    @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Fit both, then see how they vary."""
         gaussian, halo = GaussianHead.fit(config, seen), NearestHaloHead.fit(config, seen)

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from haloae.config import Config
 from haloae.detection.heads.base import Seen
 from haloae.errors import ConfigError
+from haloae.network.trunks import trunk_named
 
 MOST = 10**8
 """Numbers in the covariances of all places: 800 MB while they are summed up."""
@@ -24,29 +26,43 @@ class Moments(NamedTuple):
     images: int
 
 
-def moments(seen: Callable[[], Iterable[Seen]], features_of: Callable[[Tensor], Tensor]) -> Moments:
+def features_of(config: Config) -> tuple[int, int]:
+    """Side of the grid, and channels, of the features of a config."""
+    channels = config.network.reduced_channels or trunk_named(config.network.trunk).channels
+    return config.image_size // config.network.stride, channels
+
+
+def check_size(config: Config) -> None:
+    """Refuse covariances that memory does not hold.
+
+    Raises:
+        ConfigError: there are too many channels and places.
+    """
+    side, channels = features_of(config)
+    if side**2 * channels**2 > MOST:
+        raise ConfigError(
+            f"a covariance for each of {side}² places and {channels} channels is too much: set "
+            f"network.reduced_channels lower, or network.stride to 8."
+        )
+
+
+def moments(seen: Callable[[], Iterable[Seen]], summed: Callable[[Tensor], Tensor]) -> Moments:
     """Mean and covariance of every place, summed up image by image.
 
     Args:
         seen: the good images, two at least.
-        features_of: of the network's features, (1, C, h, w), what is to be summed up, likewise.
+        summed: of the network's features, (1, C, h, w), what is to be summed up, likewise.
 
     Raises:
-        ConfigError: there are too many channels and places.
         ValueError: there is no image.
     """
     first: Tensor | None = None
     total = products = torch.empty(0)
     count = 0
     for output, _ in seen():
-        rows = by_place(features_of(output.features.float()))[:, 0]
+        rows = by_place(summed(output.features.float()))[:, 0]
         if first is None:
             places, channels = rows.shape
-            if places * channels**2 > MOST:
-                raise ConfigError(
-                    f"a covariance for each of {places} places and {channels} channels is too "
-                    f"much: set network.reduced_channels lower, or network.stride to 8."
-                )
             # Near the mean, so that products do not cancel.
             first = rows.clone()
             total = torch.zeros(places, channels, dtype=torch.float64, device=rows.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import Head, Seen, register_head
-from haloae.detection.heads.moments import averaged
+from haloae.detection.heads.moments import averaged, features_of
 from haloae.network.haloae import HaloAEOutput
 
 CELLS = 8192
@@ -55,9 +55,10 @@ class NearestHead(Head):
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        if tensors["bank"].ndim != 2 or not tensors["bank"].numel():
-            raise ValueError(f"a bank of shape {tuple(tensors['bank'].shape)}")
-        return cls(tensors["bank"], images)
+        bank = tensors["bank"]
+        if bank.ndim != 2 or not len(bank) or bank.shape[1] != features_of(config)[1]:
+            raise ValueError(f"a bank of shape {tuple(bank.shape)}")
+        return cls(bank, images)
 
     def without(self, seen: Seen, index: int) -> "NearestHead":
         """The bank without one image's cells."""

@@ -18,7 +18,12 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import Head, Seen, register_head
-from haloae.detection.heads.moments import Moments, inverse_root, moments
+from haloae.detection.heads.moments import (
+    check_size,
+    features_of,
+    inverse_root,
+    moments,
+)
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 
@@ -104,16 +109,22 @@ class NearestHaloHead(Head):
         self.register_buffer("lengths", lengths, persistent=False)
 
     @classmethod
+    def check(cls, config: Config) -> None:
+        """See `Head.check`."""
+        check_size(config)
+        side, _ = features_of(config)
+        if side % BLOCK:
+            step = config.network.stride * BLOCK
+            raise ConfigError(
+                f"detection.head {config.detection.head!r} cuts the grid into blocks of {BLOCK}²: "
+                f"image_size {config.image_size} must be divisible by {step}."
+            )
+
+    @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Sum up the covariance and draw the memory in one pass over the images."""
         memory = Memory(config.seed)
         found = moments(lambda: memory.watch(seen()), lambda features: features)
-        return cls.of(config, found, memory)
-
-    @classmethod
-    def of(cls, config: Config, found: Moments, memory: Memory) -> Self:
-        """From the moments of all places, and the images that were drawn."""
-        _check(config)
         covariance = found.covariance.mean(0)
         covariance.diagonal().add_(RIDGE)
         whitening = inverse_root(covariance)
@@ -124,12 +135,15 @@ class NearestHaloHead(Head):
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        _check(config)
-        blocks = (config.image_size // config.network.stride // BLOCK) ** 2
+        side, channels = features_of(config)
         whitening, memory = tensors["whitening"], tensors["memory"]
-        channels = memory.shape[-1]
-        if memory.ndim != 3 or len(memory) != blocks or whitening.shape != (channels, channels):
+        keys = memory.shape[1] if memory.ndim == 3 else 0
+        if side % BLOCK or not keys or keys % BLOCK**2:
+            raise ValueError("the memory is not one of whole blocks")
+        if memory.shape != ((side // BLOCK) ** 2, keys, channels):
             raise ValueError("the memory is not of this grid")
+        if whitening.shape != (channels, channels):
+            raise ValueError("the whitening is not of these channels")
         return cls(whitening, memory, images)
 
     def without(self, seen: Seen, index: int) -> "NearestHaloHead":
@@ -185,12 +199,3 @@ def blocks_of(x: Tensor) -> Tensor:
 def _whitened(features: Tensor, whitening: Tensor) -> Tensor:
     """(B, C, h, w) → the same, of variance 1 in every direction."""
     return F.conv2d(features, whitening[:, :, None, None])
-
-
-def _check(config: Config) -> None:
-    side = config.image_size // config.network.stride
-    if side % BLOCK:
-        raise ConfigError(
-            f"nearest_halo needs a grid that blocks of {BLOCK} divide, and the grid is {side}²: "
-            f"change image_size."
-        )
