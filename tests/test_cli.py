@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 from haloae.cli import main
 
 TINY = """\
+preset = "autoencoder"
 image_size = 32
 [network]
 reduced_channels = 8
@@ -48,7 +49,8 @@ OPTIONS = {
     "export": RUNNING - {"--device", "--strict"} | {"--format", "--good", "--test", "--input"},
     "evaluate": RUNNING | {"--precision"},
     "benchmark": RUNNING - {"--strict", "--overwrite"}
-    | {"--categories", "--presets", "--set", "--ablations", "--seeds", "--backbone", "--resume"},
+    | {"--categories", "--presets", "--set", "--ablations", "--heads", "--seeds", "--backbone"}
+    | {"--resume"},
     "info": COMMON | {"--json", "--cost", "--image-size"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")
@@ -206,9 +208,8 @@ def test_choices_are_pinned(haloae: Run) -> None:
 def test_help_names_every_preset(haloae: Run) -> None:
     from haloae.presets import PRESETS
 
-    (named,) = re.findall(
-        r"--preset NAME +(.*) \(default: default\)", haloae("train", "--help").out
-    )
+    text = " ".join(haloae("train", "--help").out.split())
+    (named,) = re.findall(r"--preset NAME (.*?) \(default: default\)", text)
     assert re.split(r", | or ", named) == list(PRESETS)
 
 
@@ -491,7 +492,7 @@ def test_resume_refuses_another_run(
 ) -> None:
     run = Path(shutil.copytree(run_folder, tmp_path / "run"))
     resume = ("train", own_category, "--out", run, "--resume")
-    refused(haloae(*resume, "--preset", "fast"), "'default'", "'fast'")
+    refused(haloae(*resume, "--preset", "fast"), "'autoencoder'", "'fast'")
     refused(haloae(*resume, "--seed", "7"), "checkpoint.pt", "other settings")
     refused(haloae(*resume, "--overwrite"), "--resume", "--overwrite")
     (own_category / "train/good/011.png").unlink()
@@ -536,11 +537,14 @@ def test_train_on_a_folder_whose_name_is_not_utf8(
         ("[network.attention]\nmode = 'x'", ["network.attention.mode", "'halo'"]),
         ("[network]\ntrunk = 'x'", ["network.trunk", "'efficientnet_lite0'"]),
         ("network = 3", ["network", "3"]),
-        ("image_size = 33", ["image_size", "33", "4"]),
+        ("image_size = 33", ["image_size", "33", "8"]),
+        ("image_size = 40", ["image_size 40", "gaussian_halo", "divisible by 16"]),
+        ("preset = 'autoencoder'\nimage_size = 33", ["image_size", "33", "4"]),
+        ("[network]\nreduced_channels = 4000", ["too much", "network.reduced_channels"]),
         ("image_size = 16", ["image_size", "32", "16"]),
-        ("preset = 'best'", ["'best'", "paper, default, fast"]),
-        ("preset = 3", ["3", "paper, default, fast"]),
-        ("preset = ['fast']", ["paper, default, fast"]),
+        ("preset = 'best'", ["'best'", "paper, autoencoder, default, fast"]),
+        ("preset = 3", ["3", "paper, autoencoder, default, fast"]),
+        ("preset = ['fast']", ["paper, autoencoder, default, fast"]),
         ("image_size = ", ["wrong.toml", "TOML"]),
         ("\x00", ["wrong.toml", "TOML"]),
         ("[detection]\nfalse_alarm_rate = 1.0", ["detection.false_alarm_rate", "1.0"]),
@@ -586,7 +590,7 @@ def test_settings_go_over_the_file_and_flags_over_settings(
     options = [part for one in settings for part in ("--set", one)]
     assert haloae("train", category, "--out", "run", *fit, *options, "--seed", "3").code == 0
     config = json.loads(haloae("info", "run/model.safetensors", "--json").out)["config"]
-    assert config["preset"] == "default"
+    assert config["preset"] == "autoencoder"
     assert config["image_size"] == 32, "of the file"
     assert config["training"]["steps"] == 2, "the later one"
     assert config["training"]["batch_size"] == 2
@@ -598,7 +602,7 @@ def test_settings_go_over_the_file_and_flags_over_settings(
 def test_wrong_flags_are_named(haloae: Run, category: Path, tiny: Path, model: Path) -> None:
     train = ("train", category, "--out", "run", "--config", tiny)
     refused(haloae("train", category, "--out", "run", "--config", "none.toml"), "none.toml")
-    refused(haloae(*train, "--preset", "best"), "'best'", "paper, default, fast")
+    refused(haloae(*train, "--preset", "best"), "'best'", "paper, autoencoder, default")
     refused(haloae(*train, "--image-size", "34"), "image_size 34")
     refused(haloae(*train, "--seed", "-1"), "seed", "-1")
     refused(haloae(*train, "--false-alarm-rate", "0"), "false_alarm_rate", "0")

@@ -130,7 +130,7 @@ def test_a_run_that_was_stopped_goes_on(
 
 
 def test_variants_change_what_they_say() -> None:
-    found = variants(["paper", "fast"], list(ABLATIONS))
+    found = variants(["paper", "autoencoder"], list(ABLATIONS))
     paper = PRESETS["paper"]
     assert found["paper"] == paper
     assert not found["paper, no_ssl"].network.classifier
@@ -140,9 +140,9 @@ def test_variants_change_what_they_say() -> None:
         assert found[f"paper, attention_{mode}"].network.attention.mode == mode
     assert "paper, attention_halo" not in found, "it has that already"
     for same in ("no_image", "fixed_weights", "attention_none"):
-        assert f"fast, {same}" not in found
-    assert not found["fast, no_ssl"].loss.clean_targets
-    assert found["fast, attention_halo"].network.attention.mode == "halo"
+        assert f"autoencoder, {same}" not in found
+    assert not found["autoencoder, no_ssl"].loss.clean_targets
+    assert found["autoencoder, attention_halo"].network.attention.mode == "halo"
     assert variants(["fast"], backbone="random")["fast"].backbone == "random"
     changed = variants(["paper"], ["no_ssl"], settings={"training": {"steps": 7}})
     assert {config.training.steps for config in changed.values()} == {7}

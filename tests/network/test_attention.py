@@ -381,7 +381,7 @@ def test_a_kind_from_outside_is_one_class(monkeypatch: pytest.MonkeyPatch) -> No
             return 2 * x
 
     assert ATTENTION["doubled"] is Doubled
-    config = preset("fast").replace(network={"attention": {"mode": "doubled"}}).network
+    config = preset("autoencoder").replace(network={"attention": {"mode": "doubled"}}).network
     generator = torch.Generator().manual_seed(0)
     network = HaloAE(config, image_size=64, weights="random", generator=generator).eval().double()
     x = drawn(1, 3, 64, 64, dtype=torch.float64)
@@ -391,7 +391,7 @@ def test_a_kind_from_outside_is_one_class(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:
-    config = preset("fast").replace(network={"attention": {"mode": "doubled"}}).network
+    config = preset("autoencoder").replace(network={"attention": {"mode": "doubled"}}).network
     with pytest.raises(ConfigError, match=r"network\.attention\.mode is 'doubled': .*'halo'"):
         HaloAE(config, image_size=64, weights="random")
 

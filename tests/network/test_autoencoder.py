@@ -16,7 +16,7 @@ from haloae.network.attention.halo import HaloAttention
 from haloae.network.autoencoder import HaloBlock, HaloDecoder, HaloEncoder
 from haloae.network.branches import Classifier, ImageDecoder
 from haloae.network.haloae import HaloAE, HaloAEOutput
-from haloae.presets import DEFAULT, FAST, PAPER
+from haloae.presets import AUTOENCODER, DEFAULT, FAST, PAPER
 from oracles import paper_network
 
 ENCODER = [(234, 234, 3, 4), (234, 117, 3, 8), (117, 58, 5, 8), (58, 29, 5, 8)]
@@ -202,8 +202,8 @@ def test_paper_differs_where_attention_is_the_published_one(paper: PaperRun) -> 
     assert (code - faulty).abs().max() > 0.01 * code.abs().max()
 
 
-@pytest.mark.parametrize("config", [DEFAULT, FAST], ids=["default", "fast"])
-def test_presets_rebuild_features_on_their_own_grid(config: Config) -> None:
+def test_a_preset_rebuilds_features_on_their_own_grid() -> None:
+    config = AUTOENCODER
     network = build(config).eval()
     with torch.no_grad():
         output = network(drawn(1, 3, config.image_size, config.image_size))
@@ -213,6 +213,18 @@ def test_presets_rebuild_features_on_their_own_grid(config: Config) -> None:
     assert (output.image is None) == (config.network.image_decoder is None)
     assert (output.logits is None) == (not config.network.classifier)
     assert output.rebuilt.min() < 0
+
+
+@pytest.mark.parametrize("config", [DEFAULT, FAST], ids=["default", "fast"])
+def test_without_an_autoencoder_there_are_features_alone(config: Config) -> None:
+    network = build(config).eval()
+    with torch.no_grad():
+        output = network(drawn(1, 3, config.image_size, config.image_size))
+    side = config.image_size // 8
+    assert output.features.shape == (1, config.network.reduced_channels, side, side)
+    assert output.rebuilt is output.features
+    assert (output.image, output.logits) == (None, None)
+    assert not [p for p in network.parameters() if p.requires_grad]
 
 
 @pytest.mark.parametrize("image_decoder", [None, (8, 4)])

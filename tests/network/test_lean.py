@@ -11,7 +11,7 @@ from haloae.network.reducer import FeatureReducer
 from haloae.presets import preset
 
 SIZE = 64
-HALO = preset("fast").replace(
+HALO = preset("autoencoder").replace(
     network={
         "trunk": "vgg19",
         "attention": {"mode": "halo"},
@@ -19,7 +19,11 @@ HALO = preset("fast").replace(
         "classifier": True,
     }
 )
-CONFIGS = {"paper": preset("paper"), "fast": preset("fast"), "halo, vgg19, all branches": HALO}
+CONFIGS = {
+    "paper": preset("paper"),
+    "autoencoder": preset("autoencoder"),
+    "halo, vgg19, all branches": HALO,
+}
 
 
 def settled(config: Config) -> HaloAE:
@@ -107,7 +111,7 @@ def test_the_trunk_is_shared(network: HaloAE) -> None:
 
 @torch.inference_mode()
 def test_bfloat16_is_near() -> None:
-    network = settled(CONFIGS["fast"])
+    network = settled(CONFIGS["autoencoder"])
     wanted = network(images())
     found = lean(network, image=False, dtype=torch.bfloat16)(images().bfloat16())
     assert found.rebuilt.dtype == torch.bfloat16

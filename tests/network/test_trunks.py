@@ -112,7 +112,7 @@ def test_a_coarser_grid_averages_what_is_finer() -> None:
 
 
 def test_a_coarser_grid_is_the_whole_networks() -> None:
-    config = preset("fast").network.model_copy(update={"stride": 8, "classifier": True})
+    config = preset("autoencoder").network.model_copy(update={"stride": 8, "classifier": True})
     network = HaloAE(config, image_size=64, weights="random").eval()
     image = network.normalise(drawn(2, 3, 64, 64))
     with torch.no_grad():
@@ -240,7 +240,7 @@ def test_a_trunk_from_outside_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(TRUNKS, "halving", TRUNKS["vgg19"])  # so that it goes again
     trunk = Trunk(build=Halving, taps=(Tap("fine", 3, 4), Tap("coarse", 3, 8)), mean=(0.5,) * 3)
     register_trunk("halving", trunk)
-    config = preset("fast").replace(network={"trunk": "halving", "reduced_channels": 5})
+    config = preset("autoencoder").replace(network={"trunk": "halving", "reduced_channels": 5})
     network = HaloAE(config.network, image_size=64, weights="random").eval()
     image = network.normalise(drawn(1, 3, 64, 64))
     with torch.no_grad():

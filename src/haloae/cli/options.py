@@ -54,8 +54,8 @@ PresetName = Annotated[
     Option(
         "--preset",
         metavar="NAME",
-        help="paper, autoencoder, default, fast, gaussian, nearest or nearest_halo (default: "
-        "default)",
+        help="paper, autoencoder, default, fast, gaussian, nearest or nearest_halo "
+        "(default: default)",
     ),
 ]
 Assignments = Annotated[

@@ -136,7 +136,7 @@ def fit(
         images, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
     )
     saved = load_checkpoint(run) if resume and run else None
-    if saved and run:
+    if run and saved:
         check_same_run(saved, config, _fingerprint(good.items), run)
     if not config.network.autoencoder:
         everything = list(range(len(good)))
