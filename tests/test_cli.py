@@ -293,6 +293,71 @@ def test_train_leaves_model_checkpoint_and_losses(run_folder: Path) -> None:
     assert steps_in(run_folder / "losses.csv") == [1, 2, 3, 4]
 
 
+UNTRAINED = ("--preset", "gaussian", "--set", "network.trunk=resnet18", "--image-size", "32")
+UNTRAINED += ("--set", "network.reduced_channels=8", "--backbone", "random", "--device", "cpu")
+
+
+@pytest.mark.parametrize("limit", [(), ("--max-steps", "1"), ("--max-minutes", "0.001")])
+def test_a_preset_that_trains_nothing_leaves_a_model_alone(
+    haloae: Run, category: Path, limit: tuple[str, ...]
+) -> None:
+    """Limits of training hold by themselves."""
+    result = haloae("train", category, "--out", "run", *UNTRAINED, *limit)
+    assert (result.code, result.err) == (0, "")
+    assert "fitted to 12 good images" in result.out
+    assert "--resume" not in result.out
+    assert [path.name for path in Path("run").iterdir()] == ["model.safetensors"]
+    said = haloae("info", "run/model.safetensors").out
+    assert "bottle: 12 images, each left out in turn, 0 skipped; nothing trained" in said
+
+
+def test_there_is_nothing_to_resume_where_nothing_is_trained(haloae: Run, category: Path) -> None:
+    train = ("train", category, "--out", "run", *UNTRAINED)
+    assert haloae(*train, "--resume").code == 0, "an empty folder is where a run starts"
+    model = Path("run/model.safetensors").read_bytes()
+    refused(haloae(*train, "--resume"), "run", "no checkpoint to resume", "--overwrite")
+    assert haloae(*train, "--overwrite").code == 0
+    assert Path("run/model.safetensors").read_bytes() == model
+
+
+def test_what_trains_nothing_replaces_a_run_that_was_trained(
+    haloae: Run, category: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    resume = ("train", category, "--out", run, "--resume", "--set", "network.autoencoder=false")
+    refused(haloae(*resume, "--set", "detection.head=gaussian"), "other settings")
+    assert haloae("train", category, "--out", run, *UNTRAINED, "--overwrite").code == 0
+    assert [path.name for path in run.iterdir()] == ["model.safetensors"]
+
+
+def test_other_good_images_only_calibrate_what_looks_at_features(
+    haloae: Run, category: Path
+) -> None:
+    assert haloae("train", category, "--out", "run", *UNTRAINED).code == 0
+    model = "run/model.safetensors"
+    shutil.copytree(category / "test/good", "good")
+    for i in range(3):
+        shutil.copy(category / f"train/good/{i:03}.png", f"good/more-{i}.png")
+    assert haloae("calibrate", model, "good", "--out", "m.safetensors").code == 0
+    assert (
+        "12 images, 6 held out, 0 skipped; nothing trained" in haloae("info", "m.safetensors").out
+    )
+    image = category / "test/hole/000.png"
+    scores = []
+    for name in (model, "m.safetensors"):
+        assert haloae("predict", name, image, "--out", name.split("/")[0] + "-p").code == 0
+        scores += [line["score"] for line in predictions(Path(name.split("/")[0] + "-p"))]
+    assert scores[0] == scores[1]
+
+
+def test_evaluate_and_export_take_what_was_not_trained(haloae: Run, category: Path) -> None:
+    assert haloae("train", category, "--out", "run", *UNTRAINED).code == 0
+    model = "run/model.safetensors"
+    assert haloae("evaluate", model, category, "--out", "e").code == 0
+    assert "nothing trained" in Path("e/report.html").read_text()
+    assert haloae("export", model, "--out", "m.onnx").code == 0
+
+
 def test_info_says_what_the_model_is(haloae: Run, model: Path) -> None:
     result = haloae("info", model)
     assert result.code == 0
