@@ -396,10 +396,20 @@ def test_info_cost_is_a_table_of_blocks(haloae: Run, category: Path) -> None:
     names = [row[:16].strip() for row in rows]
     assert names == [
         *("trunk layer1", "trunk layer2", "trunk layer3", "features", "head"),
-        *("encoder 1", "decoder 1", "classifier", "total"),
+        *("encoder 1", "decoder 1", "classifier", "detector head", "total"),
     ]
     needless = [name for name, row in zip(names, rows, strict=True) if "not needed" in row]
     assert needless == ["classifier"]
+
+
+def test_info_cost_counts_the_head_as_it_is_in_the_file(haloae: Run, category: Path) -> None:
+    assert haloae("train", category, "--out", "run", *UNTRAINED).code == 0
+    cost = json.loads(haloae("info", "run/model.safetensors", "--json", "--cost").out)["cost"]
+    head = cost["in_use"]["blocks"][-1]
+    assert head["name"] == "detector head"
+    # 8×8 places, 8 channels: a root of each covariance, whole and in float32.
+    assert head["multiply_adds"] == 64 * 8 * 8
+    assert head["weight_bytes"] == 4 * (64 * 8 + 64 * 8 * 8)
 
 
 def test_info_cost_in_json_and_at_another_size(haloae: Run, model: Path) -> None:

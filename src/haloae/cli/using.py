@@ -195,9 +195,11 @@ def info(
     parameters = sum(array.size for name, array in tensors.items() if name.startswith("network."))
     counted = None
     if cost:
+        from haloae.detector import Detector
         from haloae.experiments.cost import cost_of, cost_table
 
-        counted = cost_of(header.config, image_size=image_size)
+        head = Detector.load(model, device="cpu").head
+        counted = cost_of(header.config, image_size=image_size, head=head)
     if as_json:
         values = model_values(header, parameters) | ({"cost": counted} if counted else {})
         print(json.dumps(values, indent=2))

@@ -1,10 +1,11 @@
-"""What one pass of the network costs: multiply-adds, parameters and bytes, block by block.
+"""What one image costs: multiply-adds, parameters and bytes, block by block.
 
-The network itself is run once, on tensors without memory (`meta`), and each operation is counted as
-it is called. So there is no second description of the architecture to keep right, and a pass at
-1024² pixels is counted as fast as one at 32².
+The network and the detector head are run once, on tensors without memory (`meta`), and each
+operation is counted as it is called. So there is no second description of the architecture to keep
+right, and a pass at 1024² pixels is counted as fast as one at 32².
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from haloae.config import Config
+from haloae.detection.heads import Head, head_named
 from haloae.network.branches import RGB
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
@@ -41,7 +43,8 @@ class BlockCost(NamedTuple):
     """Those the pass reads, trained or frozen; as in torch, without the norms' running statistics
     and without the reducer's matrix, which is fitted."""
     weight_bytes: int
-    """Parameters, running statistics and the reducer's matrix: read once for a whole batch."""
+    """Parameters, running statistics, the reducer's matrix, and what the detector head has learned:
+    read once for a whole batch."""
     activation_bytes: int
     """Read and written, for each image of a batch."""
     is_needed: bool
@@ -54,7 +57,11 @@ class BlockCost(NamedTuple):
 
 
 def count_cost(
-    config: Config, *, image_size: int | None = None, in_use: bool = False
+    config: Config,
+    *,
+    image_size: int | None = None,
+    in_use: bool = False,
+    head: Head | None = None,
 ) -> list[BlockCost]:
     """Count one pass over one image.
 
@@ -63,23 +70,31 @@ def count_cost(
         image_size: side of the image in pixels; None: the config's.
         in_use: True: the network as a detector runs it, see `haloae.network.lean`;
             False: all of it, as it is trained.
+        head: fitted, of this config and image size; None: one as large as of many images.
 
     Returns:
         The blocks in the order of the figure: the trunk up to each of its taps; "features", which
         brings the taps to the grid, joins and reduces them; head, "encoder 1" and on, "decoder 1"
-        and on, "resize", image decoder, classifier; without those that this network lacks.
+        and on, "resize", image decoder, classifier; without those that this network lacks; at the
+        end the "detector head".
 
     Raises:
-        ConfigError: the network cannot take an image of this size.
+        ConfigError: network or detector head cannot take an image of this size.
     """
     if image_size is not None:
         config = config.replace(image_size=image_size)
-    needed = _Counter(_build(config, in_use=True))
-    counter = needed if in_use else _Counter(_build(config, in_use=False))
+    kind = head_named(config.detection.head)
+    kind.check(config)
+    with torch.device("meta"):
+        head = copy.deepcopy(head).to("meta") if head else kind.sized(config)
+    needed = _Counter(_build(config, in_use=True), head)
+    counter = needed if in_use else _Counter(_build(config, in_use=False), head)
     image = torch.empty(1, RGB, config.image_size, config.image_size, device="meta")
     # Without autograd, operations arrive whole: attention is seen before it is taken apart.
     with torch.inference_mode(), counter:
-        counter.network(image)
+        output = counter.network(image)
+        if head is not None:
+            head(output, image)
     return [
         tally.cost(name, is_needed=name in needed.tallies)
         for name, tally in counter.tallies.items()
@@ -107,11 +122,18 @@ def total_cost(blocks: Iterable[BlockCost], name: str = "total") -> BlockCost:
     )
 
 
-def cost_of(config: Config, *, image_size: int | None = None) -> dict[str, Any]:
-    """What one image costs, as trained and in use, as plain values for a script."""
+def cost_of(
+    config: Config, *, image_size: int | None = None, head: Head | None = None
+) -> dict[str, Any]:
+    """What one image costs, as trained and in use, as plain values for a script.
+
+    A fitted head is of one image size: at another, one as large as of many images is counted.
+    """
+    if image_size not in (None, config.image_size):
+        head = None
 
     def counted(*, in_use: bool) -> dict[str, Any]:
-        blocks = count_cost(config, image_size=image_size, in_use=in_use)
+        blocks = count_cost(config, image_size=image_size, in_use=in_use, head=head)
         return {
             "blocks": [block._asdict() for block in blocks],
             "total": total_cost(blocks)._asdict(),
@@ -175,12 +197,13 @@ class _Tally:
 class _Counter(TorchDispatchMode):
     """Counts every operation towards the block that the network is in."""
 
-    def __init__(self, network: HaloAE) -> None:
+    def __init__(self, network: HaloAE, head: Head | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network = network
         self.tallies: dict[str, _Tally] = {}
         self._inside: list[str] = []
-        self._weights = {tensor: tensor for tensor in (*network.parameters(), *network.buffers())}
+        parts = nn.ModuleList([network, *([head] if head else [])])
+        self._weights = {tensor: tensor for tensor in (*parts.parameters(), *parts.buffers())}
         """Weights and views of weights → the weight itself."""
         self._watch_trunk(network)
         self._watch(network.extractor, "features")
@@ -196,6 +219,8 @@ class _Counter(TorchDispatchMode):
             self._watch(network.image_decoder, "image decoder")
         if network.classifier is not None:
             self._watch(network.classifier, "classifier")
+        if head is not None:
+            self._watch(head, "detector head")
 
     def _watch(self, module: nn.Module, name: str) -> None:
         """Count what a module does, but for what modules inside it are watched for."""

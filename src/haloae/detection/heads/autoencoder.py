@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from haloae.config import Config, DetectionConfig
-from haloae.detection.heads.base import Head, Seen, register_head
+from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
 from haloae.detection.maps import Residuals, Usual, residual_map, residuals
 from haloae.network.branches import RGB
 from haloae.network.haloae import HaloAEOutput
@@ -59,13 +60,20 @@ class AutoencoderHead(Head):
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        grid = (config.image_size // config.network.stride,) * 2
+        side, channels = features_of(config)
         features, image = tensors["features"], tensors.get("image")
-        if features.ndim != 3 or features.shape[1:] != grid:
+        if features.shape != (channels, side, side):
             raise ValueError(f"usual.features has shape {tuple(features.shape)}")
-        if image is not None and image.shape != (RGB, *grid):
+        if image is not None and image.shape != (RGB, side, side):
             raise ValueError(f"usual.image has shape {tuple(image.shape)}")
         return cls(config.detection, Usual(features, image, images))
+
+    @classmethod
+    def sized(cls, config: Config) -> Self:
+        """See `Head.sized`."""
+        side, channels = features_of(config)
+        image = torch.empty(RGB, side, side) if config.network.image_decoder else None
+        return cls(config.detection, Usual(torch.empty(channels, side, side), image, MANY))
 
     def without(self, seen: Seen, index: int) -> "AutoencoderHead":
         """The means of the other images."""

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from haloae.config import Config
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
+from haloae.network.trunks import trunk_named
+
+MANY = 200
+"""Good images that a head is sized for."""
 
 
 class Seen(NamedTuple):
@@ -70,6 +74,15 @@ class Head(nn.Module, ABC):
             ValueError: they do not fit the config.
         """
 
+    @classmethod
+    def sized(cls, config: Config) -> Self | None:
+        """One as large as of many images, of whatever values, to count what it costs.
+
+        Returns:
+            The head on torch's default device; None: this kind is not counted.
+        """
+        return None
+
     @abstractmethod
     def without(self, seen: Seen, index: int) -> "Head":
         """The head as it would be, had one of its good images not been there, to score that one.
@@ -116,3 +129,9 @@ def head_named(name: str) -> type[Head]:
     if name not in HEADS:
         raise ConfigError(f"no detector head is called {name!r}: choose one of {', '.join(HEADS)}.")
     return HEADS[name]
+
+
+def features_of(config: Config) -> tuple[int, int]:
+    """Side of the grid, and channels, of the features of a config."""
+    channels = config.network.reduced_channels or trunk_named(config.network.trunk).channels
+    return config.image_size // config.network.stride, channels

@@ -10,15 +10,8 @@ import torch
 from torch import Tensor
 
 from haloae.config import Config
-from haloae.detection.heads.base import Head, Seen, register_head
-from haloae.detection.heads.moments import (
-    averaged,
-    by_place,
-    check_size,
-    features_of,
-    inverse_root,
-    moments,
-)
+from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
+from haloae.detection.heads.moments import averaged, by_place, check_size, inverse_root, moments
 from haloae.network.haloae import HaloAEOutput
 
 RIDGE = 0.01
@@ -95,6 +88,14 @@ class GaussianHead(Head):
         ):
             raise ValueError("the Gaussians are not those of this grid")
         return cls(mean, whitening, grid=(side, side), images=images)
+
+    @classmethod
+    def sized(cls, config: Config) -> Self:
+        """See `Head.sized`."""
+        side, channels = features_of(config)
+        mean = torch.empty(side**2, channels)
+        whitening = torch.empty(side**2, channels * (channels + 1) // 2, dtype=torch.float16)
+        return cls(mean, whitening, grid=(side, side), images=MANY)
 
     def without(self, seen: Seen, index: int) -> "GaussianHead":
         """Without one image, exactly: the covariance is of rank one less (Sherman-Morrison)."""

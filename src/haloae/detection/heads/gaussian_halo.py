@@ -77,6 +77,12 @@ class GaussianHaloHead(Head):
             spread,
         )
 
+    @classmethod
+    def sized(cls, config: Config) -> Self:
+        """See `Head.sized`."""
+        parts = GaussianHead.sized(config), NearestHaloHead.sized(config)
+        return cls(*parts, torch.empty(2))
+
     def without(self, seen: Seen, index: int) -> "GaussianHaloHead":
         """Both without one image; the spread stays."""
         return GaussianHaloHead(

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from haloae.config import Config
-from haloae.detection.heads.base import Seen
+from haloae.detection.heads.base import Seen, features_of
 from haloae.errors import ConfigError
-from haloae.network.trunks import trunk_named
 
 MOST = 10**8
 """Numbers in the covariances of all places: 800 MB while they are summed up."""
@@ -24,12 +23,6 @@ class Moments(NamedTuple):
     covariance: Tensor
     """(P, C, C) float32, over n - 1."""
     images: int
-
-
-def features_of(config: Config) -> tuple[int, int]:
-    """Side of the grid, and channels, of the features of a config."""
-    channels = config.network.reduced_channels or trunk_named(config.network.trunk).channels
-    return config.image_size // config.network.stride, channels
 
 
 def check_size(config: Config) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from haloae.config import Config
-from haloae.detection.heads.base import Head, Seen, register_head
-from haloae.detection.heads.moments import averaged, features_of
+from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
+from haloae.detection.heads.moments import averaged
 from haloae.network.haloae import HaloAEOutput
 
 CELLS = 8192
@@ -59,6 +59,13 @@ class NearestHead(Head):
         if bank.ndim != 2 or not len(bank) or bank.shape[1] != features_of(config)[1]:
             raise ValueError(f"a bank of shape {tuple(bank.shape)}")
         return cls(bank, images)
+
+    @classmethod
+    def sized(cls, config: Config) -> Self:
+        """See `Head.sized`."""
+        side, channels = features_of(config)
+        cells = min(CELLS, MANY * side**2)
+        return cls(torch.empty(cells, channels, dtype=torch.float16), MANY)
 
     def without(self, seen: Seen, index: int) -> "NearestHead":
         """The bank without one image's cells."""

@@ -17,13 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from haloae.config import Config
-from haloae.detection.heads.base import Head, Seen, register_head
-from haloae.detection.heads.moments import (
-    check_size,
-    features_of,
-    inverse_root,
-    moments,
-)
+from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
+from haloae.detection.heads.moments import check_size, inverse_root, moments
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 
@@ -145,6 +140,13 @@ class NearestHaloHead(Head):
         if whitening.shape != (channels, channels):
             raise ValueError("the whitening is not of these channels")
         return cls(whitening, memory, images)
+
+    @classmethod
+    def sized(cls, config: Config) -> Self:
+        """See `Head.sized`."""
+        side, channels = features_of(config)
+        keys = torch.empty((side // BLOCK) ** 2, BLOCK**2 * MEMORY, channels, dtype=torch.float16)
+        return cls(torch.empty(channels, channels), keys, MANY)
 
     def without(self, seen: Seen, index: int) -> "NearestHaloHead":
         """Without one image's cells; of the covariance of all places it is too small a part."""
