@@ -236,6 +236,72 @@ def features_from(image: Tensor, weights: Mapping[str, Tensor], *, padded: bool)
     return torch.cat(on_grid, dim=1)
 
 
+def averaged_by_loops(features: Tensor) -> Tensor:
+    """The mean of the 3×3 places around each, of those that exist: (B, C, h, w) → the same."""
+    out = torch.zeros_like(features)
+    for row, column in np.ndindex(*features.shape[2:]):
+        rows = slice(max(0, row - 1), row + 2)
+        columns = slice(max(0, column - 1), column + 2)
+        out[:, :, row, column] = features[:, :, rows, columns].mean((2, 3))
+    return out
+
+
+def gaussian_map_by_loops(
+    features: Tensor, good: Tensor, *, ridge: float, denominator: int
+) -> Tensor:
+    """Mahalanobis distance to the good images' features, one place after another, in float64.
+
+    Of (B, C, h, w) and (N, C, h, w) it makes (B, h, w); squares are divided by the denominator.
+    """
+    queries, good = averaged_by_loops(features.double()), averaged_by_loops(good.double())
+    out = torch.zeros(len(queries), *queries.shape[2:], dtype=torch.float64)
+    for row, column in np.ndindex(*queries.shape[2:]):
+        cells = good[:, :, row, column]
+        centred = cells - cells.mean(0)
+        covariance = centred.T @ centred / denominator + ridge * torch.eye(cells.shape[1])
+        inverse = torch.linalg.inv(covariance)
+        for image, query in enumerate(queries[:, :, row, column]):
+            off = query - cells.mean(0)
+            out[image, row, column] = (off @ inverse @ off).sqrt()
+    return out
+
+
+def nearest_map_by_loops(features: Tensor, good: Tensor) -> Tensor:
+    """Distance to the nearest cell of the good images, anywhere, one cell after another."""
+    queries, good = averaged_by_loops(features.double()), averaged_by_loops(good.double())
+    cells = good.movedim(1, -1).flatten(0, 2)
+    out = torch.zeros(len(queries), *queries.shape[2:], dtype=torch.float64)
+    for image, row, column in np.ndindex(*out.shape):
+        out[image, row, column] = (cells - queries[image, :, row, column]).norm(dim=1).min()
+    return out
+
+
+def nearest_halo_map_by_loops(
+    features: Tensor, memory: Tensor, covariance: Tensor, *, block: int, halo: int
+) -> Tensor:
+    """Distance to the nearest cell in a window of the memory, one key after another.
+
+    Args:
+        features: (B, C, h, w).
+        memory: (N, C, h, w), good images.
+        covariance: (C, C), under which distances are taken.
+        block: side of the square of cells that share a window.
+        halo: how many cells wider than that it is, on each side.
+    """
+    inverse = torch.linalg.inv(covariance.double())
+    queries, memory = features.double(), memory.double()
+    height, width = queries.shape[2:]
+    out = torch.full((len(queries), height, width), torch.inf, dtype=torch.float64)
+    for image, row, column in np.ndindex(*out.shape):
+        top, left = row // block * block - halo, column // block * block - halo
+        for i in range(max(0, top), min(height, top + block + 2 * halo)):
+            for j in range(max(0, left), min(width, left + block + 2 * halo)):
+                off = memory[:, :, i, j] - queries[image, :, row, column]
+                distance = ((off @ inverse) * off).sum(1).sqrt().min()
+                out[image, row, column] = min(out[image, row, column], distance)
+    return out
+
+
 def paper_network(image: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """The paper's forward pass, sections B to E: features, rebuilt, image, logits.
 

@@ -407,9 +407,9 @@ def test_info_cost_counts_the_head_as_it_is_in_the_file(haloae: Run, category: P
     cost = json.loads(haloae("info", "run/model.safetensors", "--json", "--cost").out)["cost"]
     head = cost["in_use"]["blocks"][-1]
     assert head["name"] == "detector head"
-    # 8×8 places, 8 channels: a root of each covariance, whole and in float32.
-    assert head["multiply_adds"] == 64 * 8 * 8
-    assert head["weight_bytes"] == 4 * (64 * 8 + 64 * 8 * 8)
+    # 4×4 places, 8 channels: a root of each covariance, whole and in float32.
+    assert head["multiply_adds"] == 16 * 8 * 8
+    assert head["weight_bytes"] == 4 * (16 * 8 + 16 * 8 * 8)
 
 
 def test_info_cost_in_json_and_at_another_size(haloae: Run, model: Path) -> None:

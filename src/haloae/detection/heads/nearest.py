@@ -15,7 +15,7 @@ from haloae.detection.heads.moments import averaged
 from haloae.network.haloae import HaloAEOutput
 
 CELLS = 8192
-"""Good cells kept, at most."""
+"""Good cells kept, but for rounding up: as many of every image."""
 
 
 @register_head("nearest")
