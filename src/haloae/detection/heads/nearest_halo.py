@@ -166,29 +166,25 @@ class NearestHaloHead(Head):
         keys_NKC = self.memory.float() if torch.compiler.is_exporting() else self.keys
         query_BNPC = blocks_of(_whitened(output.features.float(), self.whitening))
         query_NQC = query_BNPC.permute(1, 0, 2, 3).flatten(1, 2)
-        around_NXC = self._neighbours(query_NQC, 0.0).flatten(1, 2)
+        around_NXC = torch.cat([self._neighbour(query_NQC, w, 0.0) for w in range(9)], dim=1)
         products_NKX = keys_NKC @ around_NXC.transpose(1, 2)
         nearest_NX = (self.lengths[:, :, None] - 2 * products_NKX).amin(1)
         nearest_NWQ = nearest_NX.unflatten(1, (9, -1))
         # From the block that was in the window, back to the one whose window it was.
         least_NWQ = torch.stack(
-            [self._neighbours(nearest_NWQ[:, w], FAR)[:, 8 - w] for w in range(9)], dim=1
+            [self._neighbour(nearest_NWQ[:, w], 8 - w, FAR) for w in range(9)], dim=1
         )
         squared_NQ = query_NQC.square().sum(2) + least_NWQ.amin(1)
         distance = squared_NQ.clamp_min(0).sqrt()
         grid: Tensor = distance.view(self.blocks, self.blocks, query_BNPC.shape[0], BLOCK, BLOCK)
         return grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
-    def _neighbours(self, x: Tensor, outside: float) -> Tensor:
-        """(N, …) → (N, 9, …): of each block itself and those around it, row by row."""
+    def _neighbour(self, x: Tensor, which: int, outside: float) -> Tensor:
+        """(N, …) → the same: of each block, one of the 9 around it, by row; itself the 5th."""
+        row, column = divmod(which, 3)
         grid = x.unflatten(0, (self.blocks, self.blocks))
         padded = F.pad(grid, (0, 0) * (grid.ndim - 2) + (1, 1, 1, 1), value=outside)
-        shifted = [
-            padded[row : row + self.blocks, column : column + self.blocks]
-            for row in range(3)
-            for column in range(3)
-        ]
-        return torch.stack(shifted, dim=2).flatten(0, 1)
+        return padded[row : row + self.blocks, column : column + self.blocks].flatten(0, 1)
 
 
 def blocks_of(x: Tensor) -> Tensor:
