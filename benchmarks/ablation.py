@@ -22,10 +22,10 @@ from haloae.detection.heads.autoencoder import AutoencoderHead
 from haloae.detection.maps import image_score, residual_map, residuals, smooth
 from haloae.detector import Detector, fit_detector
 from haloae.experiments.grid import Run, grid_of
-from haloae.presets import FAST
+from haloae.presets import AUTOENCODER
 from haloae.training.run_folder import CHECKPOINT
 
-BASE = FAST.replace(
+BASE = AUTOENCODER.replace(
     image_size=128,
     network={
         "trunk": "vgg19",
@@ -72,10 +72,10 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         for components in (16, 48, 96)
         for steps in (40, 160)
     },
-    "fast": {
-        "image_size": FAST.image_size,
-        "training": {"steps": FAST.training.steps},
-        "network": FAST.network.model_dump(),
+    "autoencoder": {
+        "image_size": AUTOENCODER.image_size,
+        "training": {"steps": AUTOENCODER.training.steps},
+        "network": AUTOENCODER.network.model_dump(),
     },
 }
 NORMALISATIONS = ("difference", "channel_difference", "none", "channel", "position", "both")

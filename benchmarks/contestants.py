@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["published", "native", "exported", "peer", "product"]
 BATCH = 8
-RESOLUTIONS = (128, 256, 512, 1024)
+RESOLUTIONS = (128, 256, 512, 768)
 SIDE = 2048
 """Of the square matrices whose product shows what the machine can do at most."""
 MAX_CALLS = 50
@@ -125,7 +125,7 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
 
     torch.set_num_threads(threads)
     preset, _, size = model.partition("-at-")
-    config = PRESETS[preset].replace(backbone="bundled")
+    config = PRESETS[preset]
     if size:
         config = config.replace(image_size=int(size))
     detector = untrained(config, FEW if size or not config.network.reduced_channels else GOOD)

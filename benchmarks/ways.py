@@ -1,4 +1,4 @@
-"""Many ways of scoring, each from one pass over a test set: what `ablation` and `probe` share."""
+"""Many ways of scoring, each from one pass over a test set: what `ablation` measures by."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +76,7 @@ def measure_ways(
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """What both scripts ask for."""
+    """What the script asks for."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

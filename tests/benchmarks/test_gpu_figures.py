@@ -35,6 +35,24 @@ def test_training_is_timed_by_steps_and_as_a_whole(tiny: Config) -> None:
     assert row["steps_per_second"] is None or row["steps_per_second"] > 0
 
 
+def test_a_fit_without_training_is_timed_as_a_whole(tiny: Config) -> None:
+    config = tiny.replace(
+        network={"autoencoder": False, "classifier": False}, detection={"head": "gaussian_halo"}
+    )
+    (row,) = gpu.trainings({"untrained": config}, {"untrained": 0}, "cpu")
+    assert (row["steps"], row["schedule"], row["steps_per_second"]) == (0, 0, None)
+    assert row["seconds"] > 0
+
+
+@pytest.mark.parametrize("head", ["gaussian", "nearest", "nearest_halo", "gaussian_halo"])
+def test_throughput_of_what_looks_at_features(tiny: Config, head: str) -> None:
+    config = tiny.replace(
+        network={"autoencoder": False, "classifier": False}, detection={"head": head}
+    )
+    (row, _) = gpu.throughputs({head: config}, (2,), "cpu")
+    assert row["images_per_second"] > 0
+
+
 def test_without_a_device_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
