@@ -14,6 +14,10 @@ from haloae.errors import ConfigError
 MOST = 10**8
 """Numbers in the covariances of all places: 800 MB while they are summed up."""
 
+NEAR = 0.1
+"""Squared distance to what is as good as the same. A square is what is left of others a thousand
+times as large: below this it is their rounding, which differs from runtime to runtime."""
+
 
 class Moments(NamedTuple):
     """Of the features of good images, for each place of the grid."""
@@ -80,6 +84,11 @@ def by_place(x: Tensor) -> Tensor:
 def averaged(features: Tensor) -> Tensor:
     """Mean over the 3×3 places around each that exist: (B, C, h, w) → the same."""
     return F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def distance(squared: Tensor) -> Tensor:
+    """Of squared distances between cells, none nearer than rounding can tell; the same shape."""
+    return squared.clamp_min(NEAR).sqrt()
 
 
 def inverse_root(covariance: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
-from haloae.detection.heads.moments import averaged
+from haloae.detection.heads.moments import averaged, distance
 from haloae.network.haloae import HaloAEOutput
 
 CELLS = 8192
@@ -78,4 +78,4 @@ class NearestHead(Head):
         cells = averaged(output.features.float()).permute(0, 2, 3, 1)
         bank = self.bank.float()
         nearest = (bank.square().sum(1) - 2 * cells @ bank.T).amin(3)
-        return (nearest + cells.square().sum(3)).clamp_min(0).sqrt()
+        return distance(nearest + cells.square().sum(3))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
-from haloae.detection.heads.moments import check_size, inverse_root, moments
+from haloae.detection.heads.moments import check_size, distance, inverse_root, moments
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 
@@ -175,8 +175,9 @@ class NearestHaloHead(Head):
             [self._neighbour(nearest_NWQ[:, w], 8 - w, FAR) for w in range(9)], dim=1
         )
         squared_NQ = query_NQC.square().sum(2) + least_NWQ.amin(1)
-        distance = squared_NQ.clamp_min(0).sqrt()
-        grid: Tensor = distance.view(self.blocks, self.blocks, query_BNPC.shape[0], BLOCK, BLOCK)
+        grid: Tensor = distance(squared_NQ).view(
+            self.blocks, self.blocks, query_BNPC.shape[0], BLOCK, BLOCK
+        )
         return grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
     def _neighbour(self, x: Tensor, which: int, outside: float) -> Tensor:
