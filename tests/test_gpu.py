@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import texture
 from haloae.config import Config
 from haloae.deploy.export import EXPORTS, export_model
 from haloae.detector import Detector, Fitted, fit_detector
@@ -149,6 +150,22 @@ def test_calibrating_anew_is_what_the_cpu_does(model: Path, good_paths: list[Pat
         Detector.load(model, device=device).calibrated(good_paths[:6]) for device in ("cuda", "cpu")
     )
     assert cuda.calibration.scores == pytest.approx(cpu.calibration.scores, rel=CLOSE)
+
+
+@pytest.mark.parametrize("head", ["gaussian", "nearest", "nearest_halo", "gaussian_halo"])
+def test_heads_of_features_are_those_of_the_cpu(
+    good_paths: list[Path], tiny: Config, head: str
+) -> None:
+    config = tiny.replace(
+        network={"autoencoder": False, "classifier": False}, detection={"head": head}
+    )
+    cuda = fit(good_paths, config).detector
+    cpu = fit_detector(good_paths, config, name="textures", device="cpu").detector
+    # What is kept has 11 bits, and may round to either side.
+    assert cuda.calibration.scores == pytest.approx(cpu.calibration.scores, rel=TRAINED)
+    new = [texture(seed) for seed in (200, 201)]
+    for one, other in zip(cuda.predict(new), cpu.predict(new), strict=True):
+        assert one.score == pytest.approx(other.score, rel=TRAINED)
 
 
 def test_an_export_agrees_with_the_detector_on_cuda(

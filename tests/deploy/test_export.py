@@ -1,6 +1,7 @@
 """Exported models, each run by its own runtime, say what the detector says."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -340,6 +341,25 @@ def test_an_export_that_differs_is_not_written(
     with pytest.raises(ExportError, match="not written"):
         export_model(native, tmp_path / "m.onnx", format="onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_next_to_nothing_is_compared_in_units_of_good_images(
+    native: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head may know the very images: of a score that is nearly 0 everything is a multiple."""
+    measure = Detector.measure
+
+    def nearly_nothing(self: Detector, images: np.ndarray) -> Measured:
+        found = measure(self, images)
+        return Measured(found.scores * 1e-9, found.maps * 1e-9)
+
+    monkeypatch.setattr(Detector, "measure", nearly_nothing)
+    with pytest.raises(ExportError) as refused:
+        export_model(native, tmp_path / "m.onnx", format="onnx")
+    score, grid = map(float, re.findall(r"\d\.\de[+-]\d+", str(refused.value)))
+    # Textures unlike the good images score higher than these, but not a thousand times.
+    assert 0.1 < score < 1000
+    assert 0.1 < grid < 1000
 
 
 @pytest.fixture(scope="module")
