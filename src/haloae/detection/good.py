@@ -64,13 +64,12 @@ def measure_good(
             count += 1
             yield torch.from_numpy(image[None]).to(device)
 
-    try:
-        head = kind.fit(config, seen)
-    finally:
-        if count < MIN_IMAGES:
-            raise DataError(
-                f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
-            )
+    # A head is fitted to one image at least.
+    head = kind.fit(config, seen) if any(True for _ in images()) else None
+    if head is None or count < MIN_IMAGES:
+        raise DataError(
+            f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
+        )
     scores, peaks = [], []
     for index, each in enumerate(seen()):
         with torch.inference_mode():
