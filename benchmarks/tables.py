@@ -9,7 +9,12 @@ On a page,
     <!-- /table -->
 
 holds the table between its two lines. `columns` and `where` (any number of times) choose from it;
-without `columns` it has all but those that `where` names.
+without `columns` it has all but those that `where` names. To compare, as in
+
+    <!-- table: results/NAME.json; columns: set; cells: AUPRO; across: variant = default | fast -->
+
+gives each of these variants a column of its own, which holds its AUPRO, beside those of `columns`;
+rows in which none of them has a figure are left out.
 
 A results file holds a table: title, command and note (where it comes from), columns, rows and, for
 columns whose numbers do not take three, digits. Or it is the results.json of `haloae benchmark`.
@@ -22,8 +27,10 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
+from haloae.experiments.grid import MEAN
 from haloae.outputs.tables import markdown
 
 ROOT = Path(__file__).parents[1]
@@ -63,9 +70,26 @@ def _from_benchmark(results: Mapping[str, Any]) -> Table:
     for found in results["summary"]:
         name = found["category"]
         values = {**found, "pixel_difference": results["pixel_difference"].get(name)}
-        shown = "**mean**" if name == "mean" else name
+        shown = "**mean**" if name == MEAN else name
+        if name == MEAN:
+            values |= {
+                metric: _mean(results["summary"], found["variant"], metric)
+                for metric in BENCHMARK
+                if values[metric] is None
+            }
         rows.append([found["variant"], shown, *(values[metric] for metric in BENCHMARK)])
     return Table(["variant", "set", *dict(BENCHMARK.values())], rows, dict(BENCHMARK.values()))
+
+
+def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> dict[str, Any] | None:
+    """Over the categories that can have the metric: without masks there are no pixel metrics.
+
+    None if the variant lacks one that others have.
+    """
+    of_categories = [row for row in summary if row["category"] != MEAN and row.get(metric)]
+    wanted = {row["category"] for row in of_categories}
+    found = [row[metric]["mean"] for row in of_categories if row["variant"] == variant]
+    return {"mean": fmean(found), "n": 1} if found and len(found) == len(wanted) else None
 
 
 def choose(table: Table, columns: Sequence[str] | None, where: Mapping[str, str]) -> Table:
@@ -87,6 +111,32 @@ def choose(table: Table, columns: Sequence[str] | None, where: Mapping[str, str]
     if not rows:
         raise ValueError(f"no row has {where}")
     return Table(kept, rows, table.digits)
+
+
+def compare(table: Table, columns: Sequence[str], cells: str, across: str) -> Table:
+    """One column for each of several values of another, side by side.
+
+    Args:
+        table: in which `columns`, and the column that is spread out, tell every row.
+        columns: come first; equal ones share a row.
+        cells: the column whose figures fill the new ones.
+        across: ``variant = a | b``: the column that is spread out, and the values wanted of it.
+
+    Raises:
+        ValueError: there is no such column, or no row has one of the values.
+    """
+    name, _, values = across.partition(" = ")
+    wanted = [value.strip() for value in values.split("|")]
+    rows: dict[tuple[str, ...], list[Any]] = {}
+    for place, value in enumerate(wanted):
+        for row in choose(table, [*columns, cells], {name: value}).rows:
+            key = tuple(str(cell) for cell in row[:-1])
+            rows.setdefault(key, [*row[:-1], *(None for _ in wanted)])[len(columns) + place] = row[
+                -1
+            ]
+    kept = [row for row in rows.values() if any(x is not None for x in row[len(columns) :])]
+    digits = {**table.digits, **dict.fromkeys(wanted, table.digits.get(cells, 3))}
+    return Table([*columns, *wanted], kept, digits)
 
 
 def _plain(cell: object) -> str:
@@ -146,6 +196,7 @@ def _asked_for(what: str, folder: Path) -> Table:
     name, *options = (part.strip() for part in what.split(";"))
     columns: list[str] | None = None
     where: dict[str, str] = {}
+    side_by_side: dict[str, str] = {}
     for option in options:
         key, _, value = option.partition(": ")
         if key == "columns":
@@ -153,9 +204,18 @@ def _asked_for(what: str, folder: Path) -> Table:
         elif key == "where":
             column, _, wanted = value.partition(" = ")
             where[column] = wanted
+        elif key in ("cells", "across"):
+            side_by_side[key] = value
         else:
-            raise ValueError(f"no option is called {key!r}: choose of columns, where")
-    return choose(load(folder / name), columns, where)
+            raise ValueError(
+                f"no option is called {key!r}: choose of columns, where, cells, across"
+            )
+    table = load(folder / name)
+    if side_by_side:
+        if columns is None or where or len(side_by_side) < 2:
+            raise ValueError("cells and across go together, with columns and without where")
+        return compare(table, columns, **side_by_side)
+    return choose(table, columns, where)
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:

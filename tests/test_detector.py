@@ -254,6 +254,22 @@ class TestFit:
         assert one.calibration == two.calibration
         assert one.provenance.fitted_on == 8
 
+    def test_arrays_and_pillow_images_give_the_same_as_their_files(
+        self, good_paths: list[Path], tiny: Config
+    ) -> None:
+        config = tiny.replace(training={"steps": 2})
+        pictures = [Image.open(path) for path in good_paths]
+        for picture in pictures:
+            picture.load()
+        arrays = [np.asarray(picture) for picture in pictures]
+        of_files, of_pictures, of_arrays = (
+            Detector.fit(images, config=config, device="cpu").calibration
+            for images in (good_paths, pictures, arrays)
+        )
+        assert of_files == of_pictures == of_arrays
+        with pytest.raises(DataError, match="too few"):
+            Detector.fit(arrays[:3], config=config, device="cpu")
+
     def test_a_seed_replaces_the_config_s(self, good_folder: Path, tiny: Config) -> None:
         config = tiny.replace(training={"steps": 1})
         one = Detector.fit(good_folder, config=config, seed=9, device="cpu")

@@ -75,7 +75,7 @@ DEFAULT = AUTOENCODER.replace(
     network={"trunk": "efficientnet_lite0", "stride": 8, "autoencoder": False},
     detection={"head": "gaussian_halo", "sigma": 1.0, "top_share": 0.03},
 )
-FAST = DEFAULT.replace(preset="fast", image_size=160)
+FAST = DEFAULT.replace(preset="fast", image_size=192)
 HEADS = ("gaussian", "nearest", "nearest_halo")
 """Simpler heads than that of `fast`, each of which is a preset too: rivals to measure against."""
 ONE_HEAD = tuple(FAST.replace(preset=head, detection={"head": head}) for head in HEADS)
@@ -86,7 +86,7 @@ def preset(name: str) -> Config:
     """Config of a preset.
 
     >>> preset("fast").image_size
-    160
+    192
 
     Raises:
         ConfigError: no preset has this name.

@@ -57,7 +57,7 @@ def test_tables_compare_with_the_published_and_say_what_is_missing() -> None:
     )
     assert faster(fast, baseline, "1") == 20
     text = tables(found)
-    assert "| fast | ONNX Runtime, float32 | 160² | 10.0 (9.75–10.2) | 20 | – | – | 2.00 |" in text
+    assert "| fast | ONNX Runtime, float32 | 192² | 10.0 (9.75–10.2) | 20 | – | – | 2.00 |" in text
     assert "- fast-openvino: ImportError: no such runtime" in text
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from conftest import PLAIN
+from haloae.data.folders import find_categories
 from haloae.errors import DataError, TrainingError
 from haloae.experiments.grid import (
     Point,
     Run,
     cell,
-    find_categories,
     grid_of,
     run_grid,
     run_point,

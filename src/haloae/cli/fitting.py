@@ -202,6 +202,7 @@ def benchmark(
 ) -> int:
     """The paper's experiment, over a root of categories."""
     from haloae.config import read_assignments
+    from haloae.data.folders import find_categories
     from haloae.detector import check_names
     from haloae.experiments.benchmark import (
         RESULTS,
@@ -210,7 +211,6 @@ def benchmark(
         tables,
         variants,
     )
-    from haloae.experiments.grid import find_categories
     from haloae.outputs.report.page import REPORT
 
     wanted = options.names(categories, "--categories") if categories is not None else None

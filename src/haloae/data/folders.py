@@ -3,7 +3,7 @@
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,8 @@ IMAGE_SUFFIXES = frozenset(
 
 GOOD = "good"
 """Label, and folder name, of images without a defect."""
+TRAIN, TEST, MASKS = "train", "test", "ground_truth"
+"""Folders of the MVTec layout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,38 @@ def find_images(root: str | os.PathLike[str]) -> Found:
     return _search(root)
 
 
+def is_category(folder: Path) -> bool:
+    """True: a folder of the MVTec layout, with good images to fit on."""
+    return _is_folder(folder / TRAIN / GOOD)
+
+
+def is_mask(path: Path, root: Path) -> bool:
+    """True: an image below `root` that is a mask of its MVTec layout, and none to score."""
+    is_layout = _is_folder(root / TEST) and _is_folder(root / MASKS)
+    return is_layout and path.relative_to(root).parts[0] == MASKS
+
+
+def find_categories(root: Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Folders of a root's categories in MVTec layout, by name; or those asked for, in that order.
+
+    Raises:
+        DataError: there is none, or one that is asked for is missing.
+    """
+    try:
+        found = {p.name: p for p in sorted(root.iterdir()) if is_category(p)}
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read ({error.strerror}): check the path.") from error
+    if not found:
+        raise DataError(
+            f"{root}: holds no category: give a folder of folders with {TRAIN}/{GOOD} and {TEST} "
+            f"in them."
+        )
+    for name in names or ():
+        if name not in found:
+            raise DataError(f"{root}: holds no category {name!r}: choose of {', '.join(found)}.")
+    return [found[name] for name in names] if names else list(found.values())
+
+
 def load_category(root: str | os.PathLike[str], *, strict: bool = False) -> Category:
     """Reads a category in the MVTec layout, or a plain folder of good images.
 
@@ -116,13 +150,13 @@ def load_category(root: str | os.PathLike[str], *, strict: bool = False) -> Cate
     """
     root = Path(root)
     _require_folder(root)
-    train_folder, test_folder = root / "train" / GOOD, root / "test"
-    is_layout = any(_is_folder(part) for part in (train_folder, test_folder, root / "ground_truth"))
+    train_folder, test_folder = root / TRAIN / GOOD, root / TEST
+    is_layout = any(_is_folder(part) for part in (train_folder, test_folder, root / MASKS))
     skipped: list[Skipped] = []
     test: list[Sample] = []
     if is_layout:
         train = _images_in(train_folder, skipped) if _is_folder(train_folder) else ()
-        skipped += _unused_training_images(root / "train")
+        skipped += _unused_training_images(root / TRAIN)
         if _is_folder(test_folder):
             test = _test_samples(root, skipped)
     else:
@@ -164,8 +198,8 @@ def load_held_out(root: str | os.PathLike[str], *, strict: bool = False) -> Cate
         DataError: as `load_category`, or the folder is or holds a part of an MVTec layout.
     """
     root = Path(root)
-    is_part = root.resolve().parts[-2:] in (("train", GOOD), ("test", GOOD))
-    if is_part or any(_is_folder(root / part) for part in ("train", "test", "ground_truth")):
+    is_part = root.resolve().parts[-2:] in ((TRAIN, GOOD), (TEST, GOOD))
+    if is_part or any(_is_folder(root / part) for part in (TRAIN, TEST, MASKS)):
         raise DataError(
             f"{shown_path(root)}: is or holds the training or test images of a data set: give a "
             f"folder of good images alone, none of which the model was fitted on."
@@ -279,9 +313,9 @@ def _unused_training_images(train: Path) -> list[Skipped]:
 def _test_samples(root: Path, skipped: list[Skipped]) -> list[Sample]:
     samples: list[Sample] = []
     try:
-        entries = sorted(_visible(root / "test"), key=lambda entry: entry.name)
+        entries = sorted(_visible(root / TEST), key=lambda entry: entry.name)
     except OSError as error:
-        skipped.append(Skipped(root / "test", _reason(error)))
+        skipped.append(Skipped(root / TEST, _reason(error)))
         return []
     for entry in entries:
         folder = Path(entry.path)
@@ -289,7 +323,7 @@ def _test_samples(root: Path, skipped: list[Skipped]) -> list[Sample]:
             if folder.suffix.lower() in IMAGE_SUFFIXES:
                 skipped.append(Skipped(folder, "directly under test it has no label"))
             continue
-        masks = _masks(root / "ground_truth" / entry.name, skipped) if entry.name != GOOD else {}
+        masks = _masks(root / MASKS / entry.name, skipped) if entry.name != GOOD else {}
         for path in _images_in(folder, skipped):
             inside = path.relative_to(folder)
             mask = masks.get(inside.with_name(f"{inside.stem}_mask")) or masks.get(
@@ -311,9 +345,7 @@ def _masks(folder: Path, skipped: list[Skipped]) -> dict[Path, Path]:
 
 def _refuse_several_categories(root: Path) -> None:
     """A folder of categories would pass for a plain one, its defects for good images."""
-    inner = sorted(
-        entry.name for entry in _visible(root) if _is_folder(Path(entry.path) / "train" / GOOD)
-    )
+    inner = sorted(entry.name for entry in _visible(root) if is_category(Path(entry.path)))
     if inner:
         raise DataError(
             f"{shown_path(root)}: it holds {len(inner)} categories, {shown_path(inner[0])} first: "

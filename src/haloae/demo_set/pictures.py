@@ -14,6 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
+from haloae.data import folders
 from haloae.data.folders import GOOD
 from haloae.demo_set import board, fabric
 from haloae.demo_set.scene import Mask, Surface, changed_pixels, photograph, shade, some_light
@@ -62,7 +63,7 @@ class _Planned(NamedTuple):
 
     @property
     def mask(self) -> Path:
-        return Path(self.category, "ground_truth", self.label, f"{self.number:03}_mask.png")
+        return Path(self.category, folders.MASKS, self.label, f"{self.number:03}_mask.png")
 
 
 def write_demo(folder: Path, *, progress: Progress = iter) -> list[Path]:
@@ -104,10 +105,12 @@ def make_picture(category: str, defect: str | None, key: tuple[int, ...]) -> Pic
 def _plan() -> list[_Planned]:
     planned = []
     for category, (_, defects) in CATEGORIES.items():
-        planned += [_Planned(category, "train", None, number) for number in range(TRAIN)]
-        planned += [_Planned(category, "test", None, number) for number in range(TEST_GOOD)]
+        planned += [_Planned(category, folders.TRAIN, None, number) for number in range(TRAIN)]
+        planned += [_Planned(category, folders.TEST, None, number) for number in range(TEST_GOOD)]
         for defect in defects:
-            planned += [_Planned(category, "test", defect, number) for number in range(TEST_EACH)]
+            planned += [
+                _Planned(category, folders.TEST, defect, number) for number in range(TEST_EACH)
+            ]
     return planned
 
 

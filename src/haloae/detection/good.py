@@ -71,10 +71,11 @@ def measure_good(
 
     fitted = head
     if fitted is None:
-        try:
+        # A head is fitted to one image at least.
+        if any(True for _ in images()):
             fitted = head_named(config.detection.head).fit(config, seen)
-        finally:
-            _enough(count)
+        if fitted is None or count < MIN_IMAGES:
+            raise _too_few(count)
     scores, peaks = [], []
     for index, each in enumerate(seen()):
         with torch.inference_mode():
@@ -87,12 +88,12 @@ def measure_good(
             )
         scores.append(score.item())
         peaks.append(anomaly.max().item())
-    _enough(count)
+    if count < MIN_IMAGES:
+        raise _too_few(count)
     return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)))
 
 
-def _enough(count: int) -> None:
-    if count < MIN_IMAGES:
-        raise DataError(
-            f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
-        )
+def _too_few(count: int) -> DataError:
+    return DataError(
+        f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
+    )

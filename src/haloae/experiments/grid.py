@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from haloae._version import __version__
 from haloae.config import Config
-from haloae.data.folders import GOOD, Category, load_category
-from haloae.errors import DataError, HaloaeError
+from haloae.data.folders import Category, find_categories, load_category
+from haloae.errors import HaloaeError
 from haloae.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -66,27 +66,6 @@ class Run(NamedTuple):
 Measure = Callable[[Run], Mapping[str, Any]]
 """Does a run; gives what its file is to hold: ``metrics``, by which a run is known to be finished,
 and what else is worth keeping."""
-
-
-def find_categories(root: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """Folders of a root's categories in MVTec layout, by name; or those asked for, in that order.
-
-    Raises:
-        DataError: there is none, or one that is asked for is missing.
-    """
-    try:
-        found = {p.name: p for p in sorted(root.iterdir()) if (p / "train" / GOOD).is_dir()}
-    except OSError as error:
-        raise DataError(f"{root}: cannot be read ({error.strerror}): check the path.") from error
-    if not found:
-        raise DataError(
-            f"{root}: holds no category: give a folder of folders with train/{GOOD} and test in "
-            f"them."
-        )
-    for name in names or ():
-        if name not in found:
-            raise DataError(f"{root}: holds no category {name!r}: choose of {', '.join(found)}.")
-    return [found[name] for name in names] if names else list(found.values())
 
 
 def grid_of(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from haloae.data.folders import Category, find_images
+from haloae.data.folders import Category, find_images, is_mask
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
 from haloae.detection.predictor import Prediction, Predictor
@@ -34,7 +34,6 @@ PARTIAL = "predictions.partial.jsonl"
 MAPS = "maps"
 OVERLAYS = "overlays"
 SHEET = "contact_sheet.jpg"
-MASKS = "ground_truth"
 LONGEST_NAME = 255
 """Bytes a file name may have on the usual file systems."""
 MapFormat = Literal["none", "png", "tiff"]
@@ -200,11 +199,10 @@ def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input
             continue
         found = find_images(given)
         prefix = PurePosixPath(given.resolve().name if len(inputs) > 1 else "")
-        is_layout = (given / "test").is_dir() and (given / MASKS).is_dir()
         images += [
             Input(path, prefix / path.relative_to(given))
             for path in found.images
-            if not (is_layout and path.relative_to(given).parts[0] == MASKS)
+            if not is_mask(path, given)
         ]
         messages += [f"{shown_path(s.path)} is left out: {s.reason}." for s in found.skipped]
     if out is not None:

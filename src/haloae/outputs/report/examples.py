@@ -88,8 +88,11 @@ def scored_galleries(
 def training_gallery(
     detector: Predictor, category: Category, *, progress: Progress = iter
 ) -> list[Gallery]:
-    """The most unusual training images, all of which are scored; [] where there are none."""
-    if not category.train:
+    """The most unusual training images, all of which are scored; [] where there are none.
+
+    None of a head that remembers them: to it, none is unusual.
+    """
+    if not category.train or not detector.config.network.autoencoder:
         return []
     paths = most_unusual(detector, category.train, progress=progress)
     samples = [Sample(path, GOOD, None) for path in paths]
