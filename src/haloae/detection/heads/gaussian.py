@@ -13,6 +13,7 @@ from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
 from haloae.detection.heads.moments import averaged, by_place, check_size, inverse_root, moments
 from haloae.network.haloae import HaloAEOutput
+from haloae.network.lean import with_parts
 
 RIDGE = 0.01
 """Added to every variance; channels that vary much have one of about 1."""
@@ -30,7 +31,6 @@ class GaussianHead(Head):
             triangle, row by row.
         grid: (h, w), P of them.
         images: good images behind them.
-        left_out: True: one of them is scored, as if it had not been among them.
     """
 
     mean: Tensor
@@ -45,12 +45,12 @@ class GaussianHead(Head):
         *,
         grid: tuple[int, int],
         images: int,
-        left_out: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.images = images
-        self.left_out = left_out
+        self.left_out = False
+        """True: one of its own images is scored, as if it had not been among them."""
         self.register_buffer("mean", mean)
         self.register_buffer("whitening", whitening)
         channels = mean.shape[1]
@@ -99,9 +99,9 @@ class GaussianHead(Head):
 
     def without(self, seen: Seen, index: int) -> "GaussianHead":
         """Without one image, exactly: the covariance is of rank one less (Sherman-Morrison)."""
-        return GaussianHead(
-            self.mean, self.whitening, grid=self.grid, images=self.images, left_out=True
-        )
+        others = with_parts(self)
+        others.left_out = True
+        return others
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`; in units of standard deviations, all channels together."""

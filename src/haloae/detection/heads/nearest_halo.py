@@ -21,6 +21,7 @@ from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_
 from haloae.detection.heads.moments import check_size, distance, inverse_root, moments
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
+from haloae.network.lean import with_parts
 
 BLOCK = 2
 """Side of a block of queries, in cells, and width of the halo around it."""
@@ -72,7 +73,6 @@ class NearestHaloHead(Head):
         memory_NKC: float16, the keys.
         images: good images behind them.
         kept: which of them the memory holds; None where that is not known any more.
-        left_out: which of `kept` is not to be looked at; None: all are.
     """
 
     whitening: Tensor
@@ -87,7 +87,6 @@ class NearestHaloHead(Head):
         images: int,
         *,
         kept: list[int] | None = None,
-        left_out: int | None = None,
     ) -> None:
         super().__init__()
         self.images = images
@@ -98,10 +97,7 @@ class NearestHaloHead(Head):
         self.register_buffer("memory", memory_NKC)
         # Converted once, where it need not be small.
         self.register_buffer("keys", memory_NKC.float(), persistent=False)
-        lengths = self.keys.square().sum(2)
-        if kept is not None and left_out is not None:
-            lengths[:, left_out :: len(kept)] = FAR
-        self.register_buffer("lengths", lengths, persistent=False)
+        self.register_buffer("lengths", self.keys.square().sum(2), persistent=False)
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -152,10 +148,12 @@ class NearestHaloHead(Head):
         """Without one image's cells; of the covariance of all places it is too small a part."""
         if self.kept is None:
             raise ValueError("a head that was loaded no longer knows its images")
-        left_out = self.kept.index(index) if index in self.kept else None
-        return NearestHaloHead(
-            self.whitening, self.memory, self.images - 1, kept=self.kept, left_out=left_out
-        )
+        others = with_parts(self)
+        others.images -= 1
+        if index in self.kept:
+            others.lengths = self.lengths.clone()
+            others.lengths[:, self.kept.index(index) :: len(self.kept)] = FAR
+        return others
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`; in standard deviations, of all channels together.
