@@ -201,7 +201,12 @@ class Detector(Predictor):
             provenance = provenance.model_copy(update={"held_out": len(scores)})
         return Detector(
             config,
-            Calibration(scores=scores, peaks=peaks, false_alarm_rate=rate),
+            Calibration(
+                scores=scores,
+                peaks=peaks,
+                false_alarm_rate=rate,
+                tail=self.calibration.tail if images is None else "upper",
+            ),
             provenance,
             Native(config, network, head, self.native.precision),
         )
@@ -297,7 +302,12 @@ def fit_detector(
     head, scores, peaks = measure_good(trained.network, held_out, config)
     detector = Detector(
         config,
-        Calibration(scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate),
+        Calibration(
+            scores=scores,
+            peaks=peaks,
+            false_alarm_rate=config.detection.false_alarm_rate,
+            tail="upper",
+        ),
         Provenance(
             data=name,
             fitted_on=len(trained.fitted_on),

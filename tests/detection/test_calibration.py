@@ -14,7 +14,7 @@ from conftest import PLAIN
 from haloae.config import Config
 from haloae.data.images import read_image
 from haloae.data.views import resize
-from haloae.detection.calibration import Calibration, images_needed, threshold_at
+from haloae.detection.calibration import Calibration, Tail, images_needed, threshold_at
 from haloae.detection.good import measure_good
 from haloae.detection.heads.autoencoder import AutoencoderHead
 from haloae.detection.maps import CHANNEL_SHRINKAGE, SHRINKAGE
@@ -106,24 +106,53 @@ def test_order_of_the_values_does_not_matter() -> None:
 
 @pytest.mark.parametrize("rate", [0.001, 0.01, 0.05])
 @pytest.mark.parametrize("count", [4, 7, 18])
-def test_with_too_few_images_it_is_a_prediction_limit(rate: float, count: int) -> None:
+def test_with_too_few_images_it_is_a_prediction_limit_of_the_upper_half(
+    rate: float, count: int
+) -> None:
+    logs = sorted(math.log(value) for value in scores(count))
+    middle = (logs[(count - 1) // 2] + logs[count // 2]) / 2
+    above = [value - middle for value in logs if value > middle]
+    spread = math.sqrt(sum(value**2 for value in above) / len(above))
+    reach = math.sqrt(1 + math.pi / (2 * count))
+    limit = math.exp(middle + stats.t.ppf(1 - rate, len(above)) * spread * reach)
+    found = threshold_at(scores(count), rate)
+    assert found.extrapolated
+    assert found.value == pytest.approx(limit, rel=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.05])
+@pytest.mark.parametrize("count", [4, 7, 18])
+def test_files_that_do_not_say_have_a_prediction_limit_of_all(rate: float, count: int) -> None:
     values = scores(count)
     logs = [math.log(value) for value in values]
     mean = sum(logs) / count
     std = math.sqrt(sum((value - mean) ** 2 for value in logs) / (count - 1))
     limit = math.exp(mean + stats.t.ppf(1 - rate, count - 1) * std * math.sqrt(1 + 1 / count))
-    found = threshold_at(values, rate)
-    assert found.extrapolated
-    assert found.value == pytest.approx(limit, rel=1e-9)
+    calibration = Calibration.model_validate(
+        {"scores": values, "peaks": values, "false_alarm_rate": rate}
+    )
+    assert calibration.threshold.extrapolated
+    assert calibration.threshold.value == pytest.approx(limit, rel=1e-9)
+    assert calibration.pixel_threshold == calibration.threshold
 
 
-def test_extrapolated_thresholds_keep_the_false_alarm_rate() -> None:
+@pytest.mark.parametrize("tail", ["all", "upper"])
+@pytest.mark.parametrize("count", [8, 20, 60])
+def test_extrapolated_thresholds_keep_the_false_alarm_rate(count: int, tail: Tail) -> None:
     rng = np.random.default_rng(0)
     rates = [
-        stats.lognorm.sf(threshold_at(rng.lognormal(size=20).tolist(), 0.01).value, 1)
+        stats.lognorm.sf(threshold_at(rng.lognormal(size=count).tolist(), 0.01, tail).value, 1)
         for _ in range(2000)
     ]
     assert 0.007 <= np.mean(rates) <= 0.013
+
+
+def test_images_that_are_given_twice_do_not_raise_the_threshold() -> None:
+    """Each is next to its twin, and scores next to nothing when it is left out itself."""
+    values = scores(30)
+    twins = sorted([0.01, 0.01, 0.02, 0.02, *values[4:]])
+    assert threshold_at(twins, 0.01).value == threshold_at(values, 0.01).value
+    assert threshold_at(twins, 0.01, "all").value > 2 * threshold_at(values, 0.01, "all").value
 
 
 @pytest.mark.parametrize(("count", "rate"), [(99, 0.01), (60, 0.05), (19, 0.1)])

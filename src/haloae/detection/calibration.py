@@ -6,7 +6,7 @@ Everything here comes from good images held out of fitting. Nothing of a test se
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, model_validator
@@ -16,6 +16,7 @@ from haloae.config import Fraction
 MIN_IMAGES = 4
 """Fewest good images a calibration is made from: three degrees of freedom for the tail fit."""
 TINY = 1e-30
+Tail = Literal["all", "upper"]
 LARGEST_LOG = 700.0
 """Its exponential still is a finite float."""
 
@@ -48,6 +49,9 @@ class Calibration(BaseModel):
     """Highest value of each image's anomaly map, ascending."""
     false_alarm_rate: Fraction
     """Share of good images that may be called anomalous."""
+    tail: Tail = "all"
+    """What a threshold that was never seen is fitted to, see `threshold_at`; files that do not say
+    have ``all``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -60,12 +64,12 @@ class Calibration(BaseModel):
     @cached_property
     def threshold(self) -> Threshold:
         """A score above it makes an image anomalous."""
-        return threshold_at(self.scores, self.false_alarm_rate)
+        return threshold_at(self.scores, self.false_alarm_rate, self.tail)
 
     @cached_property
     def pixel_threshold(self) -> Threshold:
         """A map value above it marks a defect: at most that share of good images has any."""
-        return threshold_at(self.peaks, self.false_alarm_rate)
+        return threshold_at(self.peaks, self.false_alarm_rate, self.tail)
 
     @property
     def extrapolated(self) -> bool:
@@ -103,12 +107,15 @@ def images_needed(rate: float) -> int:
     return math.ceil(1 / rate - 1e-9) - 1
 
 
-def threshold_at(values: Sequence[float], rate: float) -> Threshold:
+def threshold_at(values: Sequence[float], rate: float, tail: Tail = "upper") -> Threshold:
     """Limit that a good image exceeds with probability `rate` at most.
 
     With n ≥ 1 / rate - 1 values it is one of them, so that exceeding it means p ≤ rate (conformal
     prediction). With fewer, the logarithms of the values are taken as normal, and the limit is the
-    upper prediction limit of one more: mean + t(n - 1) · std · √(1 + 1 / n).
+    upper prediction limit of one more. ``upper``: by the k logarithms above the median, median +
+    t(k) · their root mean square distance from it · √(1 + π / 2n). No low value moves it: an image
+    that is given twice scores next to nothing where its twin is remembered. ``all``: mean +
+    t(n - 1) · std · √(1 + 1 / n).
 
     >>> threshold_at([1, 2, 3, 4], rate=0.2)
     Threshold(value=4.0, extrapolated=False)
@@ -118,6 +125,7 @@ def threshold_at(values: Sequence[float], rate: float) -> Threshold:
     Args:
         values: at least `MIN_IMAGES` of good images, not negative.
         rate: in (0, 1).
+        tail: which values a limit that was never seen is fitted to.
     """
     n = len(values)
     if n >= images_needed(rate):
@@ -127,7 +135,15 @@ def threshold_at(values: Sequence[float], rate: float) -> Threshold:
     from scipy.special import stdtrit
 
     logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), TINY))
-    # By symmetry: 1 - rate would lose a tiny rate's digits.
-    quantile = -float(stdtrit(n - 1, rate))
-    limit = logs.mean() + quantile * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
+    # By symmetry of t: 1 - rate would lose a tiny rate's digits.
+    if tail == "all":
+        spread = logs.std(ddof=1) * math.sqrt(1 + 1 / n)
+        limit = logs.mean() - stdtrit(n - 1, rate) * spread
+    else:
+        middle = np.median(logs)
+        above = logs[logs > middle] - middle
+        limit = middle
+        if above.size:
+            spread = math.sqrt(np.square(above).mean() * (1 + math.pi / (2 * n)))
+            limit = middle - stdtrit(above.size, rate) * spread
     return Threshold(math.exp(min(limit, LARGEST_LOG)), extrapolated=True)
