@@ -39,7 +39,8 @@ MAX_CALLS = 50
 FEW = 4
 """Images a detector is calibrated on that no int8 export is made of, or whose images are dear."""
 GOOD = 16
-"""Images the others are calibrated on, and exports: int8 of a reducer fitted on few is far off."""
+"""Images the others are calibrated on, and exports: int8 of a reducer fitted on few is far off.
+Heads that remember images are given as many as they remember."""
 WAYS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("float32", "PyTorch, float32", "native", ".safetensors", "float32"),
     ("bfloat16", "PyTorch, bfloat16", "native", ".safetensors", "bfloat16"),
@@ -122,13 +123,17 @@ def make(folder: Path, model: str, files: list[str], threads: int) -> dict[str, 
 
     from benchmarks.untrained import untrained
     from haloae.deploy.export import export_model
+    from haloae.detection.heads.nearest_halo import MEMORY
 
     torch.set_num_threads(threads)
     preset, _, size = model.partition("-at-")
     config = PRESETS[preset]
     if size:
         config = config.replace(image_size=int(size))
-    detector = untrained(config, FEW if size or not config.network.reduced_channels else GOOD)
+    count = FEW if size or not config.network.reduced_channels else GOOD
+    if not size and not config.network.autoencoder:
+        count = MEMORY
+    detector = untrained(config, count)
     detector.save(folder / f"{model}.safetensors")
     failed = {}
     for file in files:
