@@ -270,6 +270,19 @@ class TestFit:
         with pytest.raises(DataError, match="too few"):
             Detector.fit(arrays[:3], config=config, device="cpu")
 
+    @pytest.mark.parametrize(("head", "tail"), [("autoencoder", "all"), ("gaussian", "upper")])
+    def test_only_images_that_fit_as_well_are_judged_by_the_upper_half(
+        self, head: str, tail: str, good_paths: list[Path], tiny: Config
+    ) -> None:
+        config = tiny.replace(
+            network={"autoencoder": head == "autoencoder"},
+            detection={"head": head},
+            training={"steps": 1},
+        )
+        detector = Detector.fit(good_paths, config=config, device="cpu")
+        assert detector.calibration.tail == tail
+        assert detector.calibrated(good_paths[:4]).calibration.tail == tail
+
     def test_a_seed_replaces_the_config_s(self, good_folder: Path, tiny: Config) -> None:
         config = tiny.replace(training={"steps": 1})
         one = Detector.fit(good_folder, config=config, seed=9, device="cpu")

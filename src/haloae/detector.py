@@ -205,7 +205,7 @@ class Detector(Predictor):
                 scores=scores,
                 peaks=peaks,
                 false_alarm_rate=rate,
-                tail=self.calibration.tail if images is None else "upper",
+                tail=self.calibration.tail,
             ),
             provenance,
             Native(config, network, head, self.native.precision),
@@ -306,7 +306,8 @@ def fit_detector(
             scores=scores,
             peaks=peaks,
             false_alarm_rate=config.detection.false_alarm_rate,
-            tail="upper",
+            # Of images that fit and calibrate, two that are alike make each other look too good.
+            tail="all" if head.refits else "upper",
         ),
         Provenance(
             data=name,
