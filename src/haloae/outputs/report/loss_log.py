@@ -1,6 +1,7 @@
 """The log of a training's losses, for the report."""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +11,26 @@ import numpy as np
 
 from haloae.data.images import shown_path
 from haloae.evaluation.metrics import Curve
+from haloae.files import open_regular
 
 MOST_LOSS_POINTS = 400
 
 
-def read_losses(path: Path) -> dict[str, Curve]:
+def read_losses(path: Path, *, steps: int | None = None) -> dict[str, Curve]:
     """The terms of a log of losses, each at most `MOST_LOSS_POINTS` long; {} where there is none.
 
     Neighbours are averaged as the file grows, so memory does not grow with it.
+
+    Args:
+        path: of the log.
+        steps: that the model took: a log that ends at another is not its own, and is none; None:
+            whatever is there.
     """
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        with (
+            open_regular(path) as binary,
+            io.TextIOWrapper(binary, newline="", encoding="utf-8", errors="replace") as file,
+        ):
             reader = csv.reader(file)
             header = next(reader, [])
             terms = [
@@ -28,8 +38,10 @@ def read_losses(path: Path) -> dict[str, Curve]:
                 for place, name in enumerate(header)
                 if name not in ("step", "learning_rate") and not name.endswith("_weight")
             ][:6]
-            table = _condensed(reader, [0, *terms])
+            table, last = _condensed(reader, [0, *terms])
     except (OSError, csv.Error):
+        return {}
+    if steps not in (None, last):
         return {}
     curves = {}
     for column, place in enumerate(terms, start=1):
@@ -38,7 +50,12 @@ def read_losses(path: Path) -> dict[str, Curve]:
     return curves
 
 
-def _condensed(rows: Any, columns: Sequence[int]) -> np.ndarray:  # noqa: ANN401 - a csv.reader
+def _condensed(
+    rows: Any,  # noqa: ANN401 - a csv.reader
+    columns: Sequence[int],
+) -> tuple[np.ndarray, float]:
+    """Averages of neighbours, and the last step."""
+    last = math.nan
     kept: list[np.ndarray] = []
     group: list[list[float]] = []
     size = 1
@@ -49,6 +66,7 @@ def _condensed(rows: Any, columns: Sequence[int]) -> np.ndarray:  # noqa: ANN401
             continue  # a killed run leaves half a row
         if not math.isfinite(values[0]):
             continue
+        last = values[0]
         group.append(values)
         if len(group) == size:
             kept.append(np.mean(group, axis=0))
@@ -58,4 +76,4 @@ def _condensed(rows: Any, columns: Sequence[int]) -> np.ndarray:  # noqa: ANN401
             kept = [(a + b) / 2 for a, b in zip(kept[::2], kept[1::2], strict=True)]
     if group:
         kept.append(np.mean(group, axis=0))
-    return np.array(kept)
+    return np.array(kept), last
