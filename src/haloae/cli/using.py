@@ -154,13 +154,16 @@ def evaluate(
     from haloae.data.folders import load_category
     from haloae.evaluation.evaluate import evaluate
     from haloae.outputs.folder import EVALUATION, write_evaluation
+    from haloae.outputs.report.loss_log import ends_at
     from haloae.outputs.report.page import REPORT
     from haloae.training.run_folder import LOSS_LOG, MODEL
 
     category = load_category(data, strict=strict)
     detector = load_any(model, device=device, precision=precision, threads=threads)
-    # A log beside any other model file, such as an export, may be anyone's.
-    losses = model.parent / LOSS_LOG if model.name == MODEL else None
+    losses: Path | None = model.parent / LOSS_LOG
+    # Beside another file, such as an export, or with other steps, it is not this model's.
+    if model.name != MODEL or not ends_at(model.parent / LOSS_LOG, detector.provenance.steps):
+        losses = None
     progress = progress_bar("evaluating", quiet=quiet)
     with claim_folder(out, EVALUATION, overwrite=overwrite) as folder:
         result = evaluate(detector, category, strict=strict, progress=progress)

@@ -95,7 +95,13 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     if not os.path.lexists(path):
         return None
     try:
-        with open_regular(path) as file:
+        file = open_regular(path)
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be read ({error.strerror}): start anew with --overwrite."
+        ) from error
+    try:
+        with file:
             values = torch.load(file, map_location="cpu", weights_only=True)
         name, sha256 = values.pop("backbone")
         return Checkpoint(
@@ -107,10 +113,6 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
         )
     except HaloaeError as error:
         raise TrainingError(f"{path}: {error}") from error
-    except OSError as error:
-        raise TrainingError(
-            f"{path}: cannot be read ({error.strerror or error}): start anew with --overwrite."
-        ) from error
     except Exception as error:  # damaged files fail in as many ways as there are bytes
         raise TrainingError(
             f"{path}: damaged, or not a checkpoint: start anew with --overwrite."

@@ -3,7 +3,8 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,21 @@ from haloae.files import open_regular
 MOST_LOSS_POINTS = 400
 
 
-def read_losses(path: Path, *, steps: int | None = None) -> dict[str, Curve]:
+def read_losses(path: Path) -> dict[str, Curve]:
     """The terms of a log of losses, each at most `MOST_LOSS_POINTS` long; {} where there is none.
 
     Neighbours are averaged as the file grows, so memory does not grow with it.
-
-    Args:
-        path: of the log.
-        steps: that the model took: a log that ends at another is not its own, and is none; None:
-            whatever is there.
     """
     try:
-        with (
-            open_regular(path) as binary,
-            io.TextIOWrapper(binary, newline="", encoding="utf-8", errors="replace") as file,
-        ):
-            reader = csv.reader(file)
-            header = next(reader, [])
+        with _rows(path) as reader:
+            header: list[str] = next(reader, [])
             terms = [
                 place
                 for place, name in enumerate(header)
                 if name not in ("step", "learning_rate") and not name.endswith("_weight")
             ][:6]
-            table, last = _condensed(reader, [0, *terms])
+            table = _condensed(reader, [0, *terms])
     except (OSError, csv.Error):
-        return {}
-    if steps not in (None, last):
         return {}
     curves = {}
     for column, place in enumerate(terms, start=1):
@@ -50,12 +40,29 @@ def read_losses(path: Path, *, steps: int | None = None) -> dict[str, Curve]:
     return curves
 
 
-def _condensed(
-    rows: Any,  # noqa: ANN401 - a csv.reader
-    columns: Sequence[int],
-) -> tuple[np.ndarray, float]:
-    """Averages of neighbours, and the last step."""
-    last = math.nan
+def ends_at(path: Path, steps: int) -> bool:
+    """Whether a log's last whole row is of this step: of another, it is not that of the model."""
+    last = ""
+    try:
+        with _rows(path) as reader:
+            for row in reader:
+                last = row[0] if row and row[0].isdigit() else last
+    except (OSError, csv.Error):
+        return False
+    return last == str(steps)
+
+
+@contextmanager
+def _rows(path: Path) -> Iterator[Any]:
+    """A csv.reader."""
+    with (
+        open_regular(path) as file,
+        io.TextIOWrapper(file, newline="", encoding="utf-8", errors="replace") as text,
+    ):
+        yield csv.reader(text)
+
+
+def _condensed(rows: Any, columns: Sequence[int]) -> np.ndarray:  # noqa: ANN401 - a csv.reader
     kept: list[np.ndarray] = []
     group: list[list[float]] = []
     size = 1
@@ -66,7 +73,6 @@ def _condensed(
             continue  # a killed run leaves half a row
         if not math.isfinite(values[0]):
             continue
-        last = values[0]
         group.append(values)
         if len(group) == size:
             kept.append(np.mean(group, axis=0))
@@ -76,4 +82,4 @@ def _condensed(
             kept = [(a + b) / 2 for a, b in zip(kept[::2], kept[1::2], strict=True)]
     if group:
         kept.append(np.mean(group, axis=0))
-    return np.array(kept), last
+    return np.array(kept)

@@ -124,8 +124,7 @@ def make_section(
         detector: that did the scoring.
         category: that was scored.
         evaluation: what came out.
-        losses: the CSV of the training's losses; where it is None, missing, or of other steps than
-            the detector's, there is no curve.
+        losses: the CSV of the training's losses; where it is None or missing there is no curve.
         progress: wraps the training images where someone wants to watch.
     """
     metrics = evaluation.metrics
@@ -134,10 +133,7 @@ def make_section(
         name=shown_path(category.root.resolve().name),
         verdict=verdict(metrics),
         tiles=_tiles(metrics),
-        charts=[
-            *_charts(evaluation),
-            *_loss_chart(losses, detector.provenance.steps),
-        ],
+        charts=_charts(evaluation, losses),
         galleries=[
             *scored_galleries(detector, category, evaluation),
             *training_gallery(detector, category, progress=progress),
@@ -174,7 +170,7 @@ def _tiles(metrics: Metrics) -> list[Tile]:
     return [*tiles, Tile("Time", f"{metrics.ms_per_image:.0f} ms", "per image")]
 
 
-def _charts(evaluation: Evaluation) -> list[Chart]:
+def _charts(evaluation: Evaluation, losses: Path | None) -> list[Chart]:
     metrics, rows = evaluation.metrics, evaluation.rows
     scores = np.array([row["score"] for row in rows])
     is_defect = np.array([row["label"] != GOOD for row in rows])
@@ -227,11 +223,11 @@ def _charts(evaluation: Evaluation) -> list[Chart]:
                 [("k0", label)],
             )
         )
-    return charts
+    return [*charts, *_loss_chart(losses)]
 
 
-def _loss_chart(path: Path | None, steps: int) -> list[Chart]:
-    curves = read_losses(path, steps=steps) if path else {}
+def _loss_chart(path: Path | None) -> list[Chart]:
+    curves = read_losses(path) if path else {}
     if not curves:
         return []
     values = np.concatenate([curve.y for curve in curves.values()])
