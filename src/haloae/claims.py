@@ -83,7 +83,7 @@ def claim_folder(
         raise cannot_write(out, error) from error
     new = out / f"{NEW}{results.kind}"
     with _locked(out / LOCK, out) as was_killed:
-        _put_right(out, results.folders if was_killed else ())
+        _put_right(out, new, results, was_killed=was_killed)
         _require_places(out, results)
         folder = next((place for place in (new, out) if goes_on(place)), None)
         if folder is None:
@@ -161,8 +161,7 @@ def _replacing(out: Path, new: Path, results: Results) -> Iterator[None]:
         yield
         _record(out, new, results)
     except BaseException:
-        kept = [new / name for name in (RECORD, results.goes_on_from) if name]
-        if not any(path.is_file() for path in kept):
+        if not _is_kept(new, results):
             _discard(new)
         raise
     _finish(out, new)
@@ -206,6 +205,12 @@ def _finish_or_discard(out: Path, new: Path) -> None:
         _discard(new)
 
 
+def _is_kept(new: Path, results: Results) -> bool:
+    """True: what was stopped can be gone on with, or is whole."""
+    names = [name for name in (RECORD, results.goes_on_from) if name]
+    return not new.is_symlink() and any((new / name).is_file() for name in names)
+
+
 def _discard(new: Path) -> None:
     """Remove new files, the record first: without it, what is left of them counts for nothing."""
     try:
@@ -218,14 +223,16 @@ def _discard(new: Path) -> None:
         raise cannot_write(new, error) from error
 
 
-def _put_right(out: Path, folders: Iterable[str]) -> None:
-    """Finish what was recorded as whole, and remove temporary files, in these folders too."""
+def _put_right(out: Path, new: Path, results: Results, *, was_killed: bool) -> None:
+    """Finish what was recorded as whole, and remove what nobody can go on with."""
     try:
-        for new in [out / name for name in os.listdir(out) if name.startswith(NEW)]:  # noqa: PTH208
-            if (new / RECORD).is_file():
-                _finish_or_discard(out, new)
+        for each in [out / name for name in os.listdir(out) if name.startswith(NEW)]:  # noqa: PTH208
+            if (each / RECORD).is_file():
+                _finish_or_discard(out, each)
+        if not _is_kept(new, results):
+            _discard(new)
         sweep(out)
-        for name in folders:
+        for name in results.folders if was_killed else ():
             for folder, _, _ in os.walk(out / name):
                 sweep(Path(folder))
     except OSError as error:

@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HIDDEN = ".haloae-"
 """How the names of all that is not to stay begin; no search for images finds such names."""
 TEMPORARY = f"{HIDDEN}tmp-"
+STALE_SECONDS = 60.0
+"""Age of temporary files that may be a killed process's: younger ones are not yet or no longer
+locked by who writes them."""
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
@@ -146,18 +150,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed: their locks are to be had.
+    """Remove the temporary files of processes that were killed: old, and their locks to be had.
 
     Raises:
         OSError: the folder cannot be read.
     """
     with os.scandir(folder) as entries:
-        found = [entry for entry in entries if entry.name.startswith(TEMPORARY)]
-    for entry in found:
-        if entry.is_file(follow_symlinks=False):
-            with suppress(OSError), Path(entry.path).open("r+b") as file:
-                if lock(file):
-                    Path(entry.path).unlink()
+        found = [Path(entry.path) for entry in entries if entry.name.startswith(TEMPORARY)]
+    for path in found:
+        with suppress(OSError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE_SECONDS:
+                with path.open("r+b") as file:
+                    if lock(file):
+                        path.unlink()
 
 
 def lock(file: BinaryIO) -> bool | None:
