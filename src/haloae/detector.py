@@ -151,7 +151,7 @@ class Detector(Predictor):
         """
         header = Header(
             config=self.config,
-            calibration=self.calibration,
+            calibration=self.calibration.fitted(),
             usual_images=self.head.images,
             provenance=self.provenance,
         )
@@ -206,7 +206,7 @@ class Detector(Predictor):
                 peaks=peaks,
                 false_alarm_rate=rate,
                 tail=self.calibration.tail,
-            ),
+            ).fitted(),
             provenance,
             Native(config, network, head, self.native.precision),
         )
@@ -308,7 +308,7 @@ def fit_detector(
             false_alarm_rate=config.detection.false_alarm_rate,
             # Of images that fit and calibrate, two that are alike make each other look too good.
             tail="all" if head.refits else "upper",
-        ),
+        ).fitted(),
         Provenance(
             data=name,
             fitted_on=len(trained.fitted_on),
