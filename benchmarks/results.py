@@ -117,7 +117,7 @@ def rates_now(run: Path) -> dict[str, float | None]:
         tail=tail_of(head_named(header.config.detection.head)),
     ).threshold.value
     above: dict[bool, list[bool]] = {True: [], False: []}
-    with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
+    with (run / "scores.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
             above[row["label"] == "good"].append(float(row["score"]) > limit)
     return {
