@@ -30,16 +30,16 @@ def write(out: Path, names: str, *, page: bool = True, overwrite: bool = True) -
     """Leave a picture of each name, a list of them, and a page."""
     with claim_folder(out, RESULTS, overwrite=overwrite) as folder:
         for name in names:
-            write_atomic(folder / f"pictures/{name}/0", names.encode(), durable=False)
+            write_atomic(folder / f"pictures/{name}/0", os.fsencode(names), durable=False)
         write_atomic(folder / "list.json", json.dumps([f"pictures/{n}/0" for n in names]).encode())
         if page:
-            write_atomic(folder / "page", names.encode())
+            write_atomic(folder / "page", os.fsencode(names))
 
 
 def made(names: str, *, page: bool = True) -> dict[str, bytes]:
     pictures = [f"pictures/{name}/0" for name in names]
-    files = dict.fromkeys(pictures, names.encode()) | {"list.json": json.dumps(pictures).encode()}
-    return files | ({"page": names.encode()} if page else {})
+    files = dict.fromkeys(pictures, os.fsencode(names)) | {"list.json": json.dumps(pictures).encode()}
+    return files | ({"page": os.fsencode(names)} if page else {})
 
 
 def claim_again(out: Path) -> None:
@@ -58,6 +58,16 @@ def test_the_new_replaces_the_old_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, "bc", page=False)
     assert contents(tmp_path) == made("bc", page=False) | mine
     assert hidden_in(tmp_path) == set()
+
+
+def test_names_may_be_any_the_disk_takes(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"o\xff\n" + b"o" * 252)
+    write(out, "\udcff\n")
+    write(out, "\udcfe\u202e")
+    assert contents(out) == made("\udcfe\u202e")
+    pair = {out / f"{'n' * 251}.xml": b"graph", out / f"{'n' * 251}.bin": b"weights"}
+    write_together(pair)
+    assert all(path.read_bytes() == data for path, data in pair.items())
 
 
 def test_an_error_leaves_the_old(tmp_path: Path) -> None:

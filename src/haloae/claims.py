@@ -185,16 +185,19 @@ def _finish(out: Path, new: Path) -> None:
             path = PurePosixPath(name)
             if not _leads_away(out, path):
                 (out / path).unlink(missing_ok=True)
+        folders = {out}
         for path in _files_in(new):
             if _leads_away(out, path):
                 raise OSError(errno.ENOTDIR, f"a folder of {path} is a symbolic link")
+            folders.add((out / path).parent)
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             (new / path).replace(out / path)
     except (ValueError, TypeError) as error:
         raise OutputError(f"{new}: damaged: delete it, or choose another --out.") from error
     except OSError as error:
         raise cannot_write(out, error) from error
-    sync_folder(out)
+    for folder in folders:
+        sync_folder(folder)
     _discard(new)
 
 

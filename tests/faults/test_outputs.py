@@ -224,11 +224,22 @@ def test_a_folder_named_as_the_model_is_said(
     assert "run/model.safetensors: is a folder" in capsys.readouterr().err
 
 
-def test_two_trainings_are_not_mixed(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_commands_do_not_write_to_one_folder(
+    two_models: list[Path], labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = [
+        ("predict", two_models[0], labelled / "test"),
+        ("evaluate", two_models[0], labelled, "--overwrite"),
+        ("train", labelled, "--resume"),
+        ("benchmark", labelled.parent, "--resume"),
+        ("demo", "--overwrite"),
+    ]
     with claim_folder(Path("run"), RUN, overwrite=False):
-        assert trained(labelled) == 2
-        assert trained(labelled, "--resume") == 2
-    assert f"run: process {os.getpid()} is writing there" in capsys.readouterr().err
+        for command in commands:
+            assert haloae(*command, "--out", "run") == 2
+            said = capsys.readouterr().err
+            assert f"run: process {os.getpid()} is writing there: wait until it is done" in said
+    assert list(Path("run").iterdir()) == []
 
 
 # benchmark
