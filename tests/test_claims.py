@@ -38,7 +38,9 @@ def write(out: Path, names: str, *, page: bool = True, overwrite: bool = True) -
 
 def made(names: str, *, page: bool = True) -> dict[str, bytes]:
     pictures = [f"pictures/{name}/0" for name in names]
-    files = dict.fromkeys(pictures, os.fsencode(names)) | {"list.json": json.dumps(pictures).encode()}
+    files = dict.fromkeys(pictures, os.fsencode(names)) | {
+        "list.json": json.dumps(pictures).encode()
+    }
     return files | ({"page": os.fsencode(names)} if page else {})
 
 

@@ -295,7 +295,7 @@ def _acquire(path: Path, output: Path) -> BinaryIO:
     while True:
         file: BinaryIO = os.fdopen(os.open(path, flags, 0o666), "r+b")
         if lock(file) is False:
-            holder = file.read(20).decode("ascii", "replace")
+            holder = file.readline(20).decode("ascii", "replace").strip()
             file.close()
             process = f"process {holder}" if holder.isdecimal() else "another process"
             raise OutputError(
@@ -303,8 +303,7 @@ def _acquire(path: Path, output: Path) -> BinaryIO:
                 f"--out."
             )
         if _is_at(path, file):
-            file.truncate()
-            file.write(str(os.getpid()).encode())
+            file.write(f"{os.getpid()}\n".encode())
             file.flush()
             return file
         file.close()

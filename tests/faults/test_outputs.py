@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from faults.kills import contents, hidden_in, killed_before
+from faults.kills import contents, hidden_in, killed_before, was_killed
 from haloae.claims import claim_folder, write_together
 from haloae.cli import main
 from haloae.config import Config
@@ -96,14 +96,14 @@ def kill_predictions(two_models: list[Path], labelled: Path, steps: Iterator[int
         def work(out: Path = out) -> None:
             assert predicted(two_models[1], labelled / "test/hole", out, "--overwrite") == 0
 
-        was_killed = killed_before(step, work, out)
+        is_killed = killed_before(step, work, out)
         with (
             pytest.raises(OutputError, match="not empty"),
             claim_folder(out, PREDICTION, overwrite=False),
         ):
             pass
         found.append(whole.index(contents(out)))
-        if not was_killed:
+        if not is_killed:
             break
     assert sorted(found) == found
     assert set(found) == {0, 1}
@@ -206,14 +206,13 @@ def killed_before_checkpoint(labelled: Path, number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, data, durable=durable)
 
-    child = os.fork()
-    if child == 0:
+    def work() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("haloae.training.run_folder.write_atomic", killing)
             patch.setattr("haloae.detection.model_file.write_atomic", killing)
             trained(labelled, "--overwrite", "--seed", "1")
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    assert was_killed(work)
 
 
 def test_a_folder_named_as_the_model_is_said(
@@ -293,9 +292,9 @@ def test_an_openvino_export_killed_before_any_step(two_models: list[Path]) -> No
         for target in pair:
             shutil.copy(Path("0.xml").with_suffix(target.suffix), target)
         new = {target.absolute(): source.read_bytes() for target, source in pair.items()}
-        was_killed = killed_before(step, lambda new=new: write_together(new), Path.cwd())
+        is_killed = killed_before(step, lambda new=new: write_together(new), Path.cwd())
         found.append(scores.index(Detector.load(f"m{step}.xml").predict(image).score))
-        if not was_killed:
+        if not is_killed:
             break
     assert sorted(found) == found
     assert set(found) == {0, 1}
@@ -315,13 +314,13 @@ def test_train_killed_at_random_steps(seed: int, labelled: Path) -> None:
         shutil.rmtree(run)
         shutil.copytree("old", run)
         step = int(rng.integers(1, 60))
-        was_killed = killed_before(
+        is_killed = killed_before(
             step, lambda: trained(labelled, "--overwrite", "--seed", "1"), run
         )
         with contextlib.suppress(OutputError), claim_folder(run, RUN, overwrite=False):
             pass
         two_models = contents(run)
-        if was_killed:
+        if is_killed:
             assert two_models == old or two_models["model.safetensors"] != old["model.safetensors"]
             assert trained(labelled, "--resume", "--seed", "1") in (0, 2)
         assert set(contents(run)) == set(old)
