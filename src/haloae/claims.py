@@ -85,7 +85,7 @@ def claim_folder(
     with _locked(out / LOCK, out) as was_killed:
         _put_right(out, new, results, was_killed=was_killed)
         _require_places(out, results)
-        folder = next((place for place in (new, out) if goes_on(place)), None)
+        folder = next((place for place in (new, out) if place.is_dir() and goes_on(place)), None)
         if folder is None:
             if not overwrite and not is_empty(out):
                 raise OutputError(f"{out}: is not empty: {way_out}, or choose another --out.")

@@ -6,6 +6,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,6 +305,62 @@ def test_an_openvino_export_killed_before_any_step(two_models: list[Path]) -> No
 # Everything, at random moments
 
 
+def replaced(old: dict[str, bytes], now: dict[str, bytes]) -> bool:
+    """Whether results are the new ones; some of each would be neither."""
+    assert set(now) == set(old)
+    differs = {now[name] != old[name] for name in old}
+    assert len(differs) == 1
+    return differs.pop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_evaluate_killed_at_random_steps(seed: int, two_models: list[Path], labelled: Path) -> None:
+    rng = np.random.default_rng(seed)
+    assert haloae("evaluate", two_models[0], labelled, "--out", "old") == 0
+    old = contents(Path("old"))
+    for number, step in enumerate(rng.integers(1, 30, 6).tolist()):
+        out = Path(shutil.copytree("old", f"e{number}"))
+
+        def work(out: Path = out) -> None:
+            assert haloae("evaluate", two_models[1], labelled, "--out", out, "--overwrite") == 0
+
+        is_killed = killed_before(step, work, out)
+        assert haloae("evaluate", two_models[1], labelled, "--out", out) == 2  # it is not empty
+        assert replaced(old, contents(out)) or is_killed
+        assert hidden_in(out) <= {name for name in hidden_in(out) if "tmp-" in name}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_benchmark_killed_at_random_steps(seed: int, labelled: Path, tiny: Config) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = ({"tiny": tiny.replace(training={"steps": steps})} for steps in (2, 3))
+    run_benchmark(labelled.parent, Path("old"), first)
+    old = contents(Path("old/tiny/cloth/seed-0"))
+    for number, step in enumerate(rng.integers(1, 120, 5).tolist()):
+        out = Path(shutil.copytree("old", f"b{number}"))
+        run = out / "tiny/cloth/seed-0"
+
+        def work(out: Path = out) -> None:
+            run_benchmark(labelled.parent, out, second)
+
+        killed_before(step, work, out)
+        with claim_folder(
+            run, MEASURED, overwrite=False, goes_on=lambda place, run=run: place == run
+        ):
+            pass
+        replaced(old, contents(run))
+        run_benchmark(labelled.parent, out, second)
+        assert replaced(old, contents(run))
+        results = json.loads((out / "results.json").read_text())["runs"]
+        assert results[0]["metrics"]["threshold"] == metrics_of(run)["threshold"]
+
+
+def metrics_of(out: Path) -> dict[str, object]:
+    return dict(json.loads((out / "metrics.json").read_text()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_train_killed_at_random_steps(seed: int, labelled: Path) -> None:
@@ -310,17 +368,43 @@ def test_train_killed_at_random_steps(seed: int, labelled: Path) -> None:
     run, rng = Path("run"), np.random.default_rng(seed)
     old = contents(run)
     shutil.copytree(run, "old")
-    for _ in range(10):
+    for step in rng.integers(1, 60, 10).tolist():
         shutil.rmtree(run)
         shutil.copytree("old", run)
-        step = int(rng.integers(1, 60))
-        is_killed = killed_before(
-            step, lambda: trained(labelled, "--overwrite", "--seed", "1"), run
+
+        def work() -> None:
+            assert trained(labelled, "--overwrite", "--seed", "1") == 0
+
+        killed_before(step, work, run)
+        assert trained(labelled) == 2  # it is not empty
+        now = contents(run)
+        if not replaced(old, now):
+            assert trained(labelled, "--overwrite", "--seed", "1") == 0
+        assert replaced(old, contents(run))
+        assert hidden_in(run) <= {name for name in hidden_in(run) if "tmp-" in name}
+
+
+TWO = "import sys, tiny_trunk; from haloae.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(4))
+def test_two_predictions_at_once(number: int, two_models: list[Path], labelled: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    images = [labelled / part for part in ("test/good", "test/hole")]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, "predict", model, part, "--out", "o", "--quiet"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        with contextlib.suppress(OutputError), claim_folder(run, RUN, overwrite=False):
-            pass
-        two_models = contents(run)
-        if is_killed:
-            assert two_models == old or two_models["model.safetensors"] != old["model.safetensors"]
-            assert trained(labelled, "--resume", "--seed", "1") in (0, 2)
-        assert set(contents(run)) == set(old)
+        for model, part in zip(two_models, images, strict=True)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2]
+    loser = [process.returncode for process in both].index(2)
+    assert "is writing there" in said[loser] or "is not empty" in said[loser]
+    lines = [json.loads(line) for line in Path("o/predictions.jsonl").read_text().splitlines()]
+    assert {Path(line["path"]).parent for line in lines} == {images[1 - loser]}
+    assert len(list(Path("o/maps").iterdir())) == len(lines) == 2
