@@ -1,5 +1,6 @@
 """Slow, obvious versions of what the package computes, to compare with."""
 
+import itertools
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal
@@ -299,6 +300,96 @@ def nearest_halo_map_by_loops(
                 off = memory[:, :, i, j] - queries[image, :, row, column]
                 distance = ((off @ inverse) * off).sum(1).sqrt().min()
                 out[image, row, column] = min(out[image, row, column], distance)
+    return out
+
+
+def attended_by_loops(
+    features: Tensor,
+    memory: Tensor,
+    covariance: Tensor,
+    *,
+    block: int,
+    groups: int,
+    nearest: int,
+    left_out: int | None,
+) -> Tensor:
+    """Mean of the nearest good cells in a window, one query after another, as they come.
+
+    Candidates are the nearest cell of each group of images in each of the window's nine blocks.
+
+    Args:
+        features: (B, C, h, w).
+        memory: (N, C, h, w), good images, of which the first fill the first group.
+        covariance: (C, C), under which distances are taken.
+        block: side of a block.
+        groups: of images, all as large but the last.
+        nearest: how many candidates.
+        left_out: which of the good images is not looked at.
+
+    Returns:
+        (B, C, h, w).
+    """
+    inverse = torch.linalg.inv(covariance.double())
+    queries, memory = features.double(), memory.double()
+    size = -(-len(memory) // groups)
+    height, width = queries.shape[2:]
+    out = torch.zeros_like(queries)
+    for image, row, column in np.ndindex(len(queries), height, width):
+        found: dict[tuple[int, int, int], tuple[float, Tensor]] = {}
+        for (i, j), each in itertools.product(np.ndindex(height, width), range(len(memory))):
+            down, right = i // block - row // block, j // block - column // block
+            if max(abs(down), abs(right)) > 1 or each == left_out:
+                continue
+            off = memory[each, :, i, j] - queries[image, :, row, column]
+            squared = float(off @ inverse @ off)
+            key = (down, right, each // size)
+            if key not in found or squared < found[key][0]:
+                found[key] = squared, memory[each, :, i, j]
+        best = sorted(found.values(), key=lambda candidate: candidate[0])[:nearest]
+        out[image, :, row, column] = torch.stack([cell for _, cell in best]).mean(0)
+    return out
+
+
+def rebuilding_map_by_loops(
+    features: Tensor,
+    attended: Tensor,
+    good: Tensor,
+    attended_good: Tensor,
+    *,
+    penalty: float,
+    shrinkage: float,
+    ridge: float,
+) -> Tensor:
+    """Mahalanobis distance of what a linear map of attended cells leaves, place after place.
+
+    Of (B, C, h, w) twice and of (N, C, h, w) twice it makes (B, h, w), in float64.
+    """
+    given = (attended_good - attended_good.mean(0)).double().movedim(1, -1).flatten(0, 2)
+    wanted = (good - good.mean(0)).double().movedim(1, -1).flatten(0, 2)
+    squares = given.T @ given
+    squares += penalty * squares.diagonal().mean() * torch.eye(len(squares))
+    rebuilding = torch.linalg.solve(squares, given.T @ wanted)
+
+    def residual(cells: Tensor, values: Tensor) -> Tensor:
+        left = cells.double() - torch.einsum("nchw,cd->ndhw", values.double(), rebuilding)
+        padded = F.pad(left, (1, 1, 1, 1), mode="replicate")
+        height, width = left.shape[2:]
+        soft = torch.zeros_like(left)
+        for i, j in np.ndindex(3, 3):
+            weight = (2 - abs(i - 1)) * (2 - abs(j - 1)) / 16
+            soft += weight * padded[..., i : i + height, j : j + width]
+        return soft
+
+    known, queries = residual(good, attended_good), residual(features, attended)
+    centred = known - known.mean(0)
+    covariances = torch.einsum("nchw,ndhw->hwcd", centred, centred) / (len(known) - 1)
+    everywhere = covariances.mean((0, 1))
+    out = torch.zeros(len(queries), *queries.shape[2:], dtype=torch.float64)
+    for row, column in np.ndindex(*queries.shape[2:]):
+        covariance = (1 - shrinkage) * covariances[row, column] + shrinkage * everywhere
+        inverse = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance)))
+        off = queries[:, :, row, column] - known.mean(0)[:, row, column]
+        out[:, row, column] = ((off @ inverse) * off).sum(1).sqrt()
     return out
 
 

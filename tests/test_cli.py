@@ -613,7 +613,7 @@ def test_train_on_a_folder_whose_name_is_not_utf8(
         ("[network]\ntrunk = 'x'", ["network.trunk", "'efficientnet_lite0'"]),
         ("network = 3", ["network", "3"]),
         ("image_size = 33", ["image_size", "33", "8"]),
-        ("image_size = 40", ["image_size 40", "gaussian_halo", "divisible by 16"]),
+        ("image_size = 40", ["image_size 40", "halo", "divisible by 16"]),
         ("preset = 'autoencoder'\nimage_size = 33", ["image_size", "33", "4"]),
         ("[network]\nreduced_channels = 4000", ["too much", "network.reduced_channels"]),
         ("image_size = 16", ["image_size", "32", "16"]),

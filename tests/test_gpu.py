@@ -152,7 +152,7 @@ def test_calibrating_anew_is_what_the_cpu_does(model: Path, good_paths: list[Pat
     assert cuda.calibration.scores == pytest.approx(cpu.calibration.scores, rel=CLOSE)
 
 
-@pytest.mark.parametrize("head", ["gaussian", "nearest", "nearest_halo", "gaussian_halo"])
+@pytest.mark.parametrize("head", ["gaussian", "nearest", "nearest_halo", "halo"])
 def test_heads_of_features_are_those_of_the_cpu(
     good_paths: list[Path], tiny: Config, head: str
 ) -> None:

@@ -73,7 +73,7 @@ DEFAULT = AUTOENCODER.replace(
     preset="default",
     backbone="auto",
     network={"trunk": "efficientnet_lite0", "stride": 8, "autoencoder": False},
-    detection={"head": "gaussian_halo", "sigma": 1.0, "top_share": 0.03},
+    detection={"head": "halo", "sigma": 1.0, "top_share": 0.03},
 )
 FAST = DEFAULT.replace(preset="fast", image_size=192)
 HEADS = ("gaussian", "nearest", "nearest_halo")

@@ -37,14 +37,14 @@ def test_training_is_timed_by_steps_and_as_a_whole(tiny: Config) -> None:
 
 def test_a_fit_without_training_is_timed_as_a_whole(tiny: Config) -> None:
     config = tiny.replace(
-        network={"autoencoder": False, "classifier": False}, detection={"head": "gaussian_halo"}
+        network={"autoencoder": False, "classifier": False}, detection={"head": "halo"}
     )
     (row,) = gpu.trainings({"untrained": config}, {"untrained": 0}, "cpu")
     assert (row["steps"], row["schedule"], row["steps_per_second"]) == (0, 0, None)
     assert row["seconds"] > 0
 
 
-@pytest.mark.parametrize("head", ["gaussian", "nearest", "nearest_halo", "gaussian_halo"])
+@pytest.mark.parametrize("head", ["gaussian", "nearest", "nearest_halo", "halo"])
 def test_throughput_of_what_looks_at_features(tiny: Config, head: str) -> None:
     config = tiny.replace(
         network={"autoencoder": False, "classifier": False}, detection={"head": head}

@@ -190,7 +190,7 @@ def benchmark(
         Option(
             metavar="A,B",
             help="of every preset, beside its own: autoencoder, gaussian, nearest, nearest_halo, "
-            "gaussian_halo",
+            "halo",
         ),
     ] = None,
     seeds: Annotated[str, Option(metavar="0,1,2", help="to fit with each of")] = "0",

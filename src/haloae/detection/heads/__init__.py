@@ -5,7 +5,7 @@ One file a head, registered in one table; `detection.head` in the config names i
 
 from haloae.detection.heads import autoencoder as autoencoder
 from haloae.detection.heads import gaussian as gaussian
-from haloae.detection.heads import gaussian_halo as gaussian_halo
+from haloae.detection.heads import halo as halo
 from haloae.detection.heads import nearest as nearest
 from haloae.detection.heads import nearest_halo as nearest_halo
 from haloae.detection.heads.base import HEADS, Head, Seen, head_named, register_head

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
-from haloae.detection.heads.moments import averaged, by_place, check_size, inverse_root, moments
+from haloae.detection.heads.moments import (
+    Moments,
+    averaged,
+    by_place,
+    check_size,
+    inverse_root,
+    moments,
+)
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.lean import with_parts
 
@@ -31,6 +38,7 @@ class GaussianHead(Head):
             triangle, row by row.
         grid: (h, w), P of them.
         images: good images behind them.
+        own: share of a place's own covariance in what was made the root of.
     """
 
     mean: Tensor
@@ -45,10 +53,12 @@ class GaussianHead(Head):
         *,
         grid: tuple[int, int],
         images: int,
+        own: float = 1.0,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.images = images
+        self.own = own
         self.left_out = False
         """True: one of its own images is scored, as if it had not been among them."""
         self.register_buffer("mean", mean)
@@ -69,13 +79,27 @@ class GaussianHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """See `Head.fit`."""
-        found = moments(seen, averaged)
+        maps = (averaged(each.output.features.float()) for each in seen())
+        return cls.of(moments(maps), features_of(config)[0], ridge=RIDGE)
+
+    @classmethod
+    def of(cls, found: Moments, side: int, *, ridge: float, shrinkage: float = 0.0) -> Self:
+        """From moments of every place.
+
+        Args:
+            found: of good images, whose covariances are used up.
+            side: of the grid.
+            ridge: added to every variance.
+            shrinkage: share of the mean covariance of all places in that of each, 0 to 1.
+        """
         covariance = found.covariance
-        covariance.diagonal(dim1=1, dim2=2).add_(RIDGE)
-        side, _ = features_of(config)
+        if shrinkage:
+            covariance.lerp_(covariance.mean(0), shrinkage)
+        covariance.diagonal(dim1=1, dim2=2).add_(ridge)
         rows, columns = torch.tril_indices(*covariance.shape[1:])
         whitening = inverse_root(covariance)[:, rows, columns].half()
-        return cls(found.mean, whitening, grid=(side, side), images=found.images)
+        own = 1 - shrinkage
+        return cls(found.mean, whitening, grid=(side, side), images=found.images, own=own)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
@@ -105,13 +129,17 @@ class GaussianHead(Head):
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`; in units of standard deviations, all channels together."""
-        deviations = by_place(averaged(output.features.float())) - self.mean[:, None]
+        return self.distance(averaged(output.features.float()))
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Mahalanobis distance of each cell from its place's mean: (B, C, h, w) → (B, h, w)."""
+        deviations = by_place(x) - self.mean[:, None]
         roots = self.small_roots.float() if torch.compiler.is_exporting() else self.roots
         whitened = torch.bmm(deviations, roots.transpose(1, 2))
         squared = whitened.square().sum(2)
         if self.left_out:
             n = self.images
-            own = n / (n - 1) ** 2
+            own = self.own * n / (n - 1) ** 2
             squared = squared / (1 - own * squared).clamp_min(CERTAIN) * (n / (n - 1)) ** 2
         distance: Tensor = squared.sqrt().T.unflatten(1, self.grid)
         return distance

@@ -1,6 +1,6 @@
 """What heads that look at features alone share: moments a place, and distances under them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from haloae.config import Config
-from haloae.detection.heads.base import Seen, features_of
+from haloae.detection.heads.base import features_of
 from haloae.errors import ConfigError
 
 MOST = 10**8
@@ -43,12 +43,11 @@ def check_size(config: Config) -> None:
         )
 
 
-def moments(seen: Callable[[], Iterable[Seen]], summed: Callable[[Tensor], Tensor]) -> Moments:
+def moments(maps: Iterable[Tensor]) -> Moments:
     """Mean and covariance of every place, summed up image by image.
 
     Args:
-        seen: the good images, two at least.
-        summed: of the network's features, (1, C, h, w), what is to be summed up, likewise.
+        maps: of the good images, two at least: (1, C, h, w) float32 each.
 
     Raises:
         ValueError: there is no image.
@@ -56,8 +55,8 @@ def moments(seen: Callable[[], Iterable[Seen]], summed: Callable[[Tensor], Tenso
     first: Tensor | None = None
     total = products = torch.empty(0)
     count = 0
-    for output, _ in seen():
-        rows = by_place(summed(output.features.float()))[:, 0]
+    for each in maps:
+        rows = by_place(each)[:, 0]
         if first is None:
             places, channels = rows.shape
             # Near the mean, so that products do not cancel.
@@ -79,6 +78,12 @@ def moments(seen: Callable[[], Iterable[Seen]], summed: Callable[[Tensor], Tenso
 def by_place(x: Tensor) -> Tensor:
     """(B, C, h, w) → (h·w, B, C)."""
     return x.flatten(2).permute(2, 0, 1)
+
+
+def softened(x: Tensor) -> Tensor:
+    """Binomial mean over 3×3 places, the border repeated: (B, C, h, w) → the same."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, 2, stride=1), 2, stride=1)
 
 
 def averaged(features: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ keys of the block and of a halo around it. Here the keys are the cells of good i
 places, and the softmax is as sharp as can be: what is left of it is the distance to the nearest
 key. Features are whitened first, by one covariance over all places (docs/adr/0008).
 
-Shape suffixes: B batch, N blocks, P = BLOCK² places of one, K keys of one = P · memory,
-C channels, Q = B · P queries of one, W = the 9 blocks of a window.
+Shape suffixes: B batch, N blocks, P = BLOCK² places of one, M images in memory, K = M · P keys of
+a block, G groups of images, C channels, Q = B · P queries of a block, W = the 9 blocks of a window,
+X = W · Q queries that a block's keys meet.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,11 @@ RIDGE = 0.01
 """Added to every variance; channels that vary much have one of about 1."""
 FAR = 1e30
 """Squared distance to a key that is not there."""
+GROUPS = 4
+"""Groups of images in memory. Of the keys of a block, each group's nearest is a candidate: choosing
+among these costs a tenth of what choosing among all keys does."""
+EMPTY = 6e4
+"""What fills the last group: nearly as far as float16 goes."""
 
 
 class Memory:
@@ -91,6 +97,8 @@ class NearestHaloHead(Head):
         super().__init__()
         self.images = images
         self.kept = kept
+        missing = -memory_NKC.shape[1] % (BLOCK**2 * GROUPS)
+        memory_NKC = F.pad(memory_NKC, (0, 0, 0, missing), value=EMPTY)
         self.blocks = round(len(memory_NKC) ** 0.5)
         """Blocks a side of the grid."""
         self.register_buffer("whitening", whitening)
@@ -115,12 +123,12 @@ class NearestHaloHead(Head):
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Sum up the covariance and draw the memory in one pass over the images."""
         memory = Memory(config.seed)
-        found = moments(lambda: memory.watch(seen()), lambda features: features)
+        found = moments(each.output.features.float() for each in memory.watch(seen()))
         covariance = found.covariance.mean(0)
         covariance.diagonal().add_(RIDGE)
         whitening = inverse_root(covariance)
         blocks = [blocks_of(_whitened(each.float(), whitening)) for each in memory.features]
-        keys_NKC = torch.stack(blocks, dim=3)[0].half().flatten(1, 2)
+        keys_NKC = torch.stack(blocks, dim=2)[0].half().flatten(1, 2)
         return cls(whitening, keys_NKC, found.images, kept=memory.images)
 
     @classmethod
@@ -152,31 +160,66 @@ class NearestHaloHead(Head):
         others.images -= 1
         if index in self.kept:
             others.lengths = self.lengths.clone()
-            others.lengths[:, self.kept.index(index) :: len(self.kept)] = FAR
+            first = self.kept.index(index) * BLOCK**2
+            others.lengths[:, first : first + BLOCK**2] = FAR
         return others
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
-        """See `Head.forward`; in standard deviations, of all channels together.
+        """See `Head.forward`; in standard deviations, of all channels together."""
+        query_BNPC = blocks_of(_whitened(output.features.float(), self.whitening))
+        squared_NQG, _ = self._candidates(query_BNPC)
+        squared_NQ = squared_NQG.amin(2) + _by_block(query_BNPC).square().sum(2)
+        return self._grid(distance(squared_NQ)[:, :, None])[:, 0]
+
+    def attend(self, features: Tensor, *, nearest: int) -> Tensor:
+        """What halo attention gives for each cell: the mean of the nearest keys of its window.
+
+        Args:
+            features: (B, C, h, w) float32 of the network.
+            nearest: how many keys share a query's attention, the rest has none.
+
+        Returns:
+            (B, C, h, w) float32, whitened.
+        """
+        squared_NQG, which_NQG = self._candidates(blocks_of(_whitened(features, self.whitening)))
+        chosen = squared_NQG.topk(nearest, dim=2, largest=False).indices
+        which = which_NQG.gather(2, chosen)
+        return self._grid(self._keys().flatten(0, 1)[which].mean(2))
+
+    def _keys(self) -> Tensor:
+        return self.memory.float() if torch.compiler.is_exporting() else self.keys
+
+    def _candidates(self, query_BNPC: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest key of each group in each block of a query's window.
 
         Keys are gone through once: those of a block meet the queries of the nine blocks whose
         window it is in.
+
+        Returns:
+            squared distances, less the query's own square, and which of all keys, N · K of them;
+            (N, Q, W · G) each.
         """
-        keys_NKC = self.memory.float() if torch.compiler.is_exporting() else self.keys
-        query_BNPC = blocks_of(_whitened(output.features.float(), self.whitening))
-        query_NQC = query_BNPC.permute(1, 0, 2, 3).flatten(1, 2)
-        around_NXC = torch.cat([self._neighbour(query_NQC, w, 0.0) for w in range(9)], dim=1)
-        products_NKX = keys_NKC @ around_NXC.transpose(1, 2)
-        nearest_NX = (self.lengths[:, :, None] - 2 * products_NKX).amin(1)
-        nearest_NWQ = nearest_NX.unflatten(1, (9, -1))
+        around_NXC = torch.cat(
+            [self._neighbour(-2 * _by_block(query_BNPC), w, 0.0) for w in range(9)], dim=1
+        )
+        keys_NKC = self._keys()
+        squared_NXK = torch.baddbmm(self.lengths[:, None], around_NXC, keys_NKC.transpose(1, 2))
+        least_NXG, place_NXG = squared_NXK.unflatten(2, (GROUPS, -1)).min(3)
+        size = keys_NKC.shape[1]
+        first_N1G = size * torch.arange(len(keys_NKC), device=keys_NKC.device)[:, None, None]
+        first_N1G = first_N1G + size // GROUPS * torch.arange(GROUPS, device=keys_NKC.device)
         # From the block that was in the window, back to the one whose window it was.
-        least_NWQ = torch.stack(
-            [self._neighbour(nearest_NWQ[:, w], 8 - w, FAR) for w in range(9)], dim=1
-        )
-        squared_NQ = query_NQC.square().sum(2) + least_NWQ.amin(1)
-        grid: Tensor = distance(squared_NQ).view(
-            self.blocks, self.blocks, query_BNPC.shape[0], BLOCK, BLOCK
-        )
-        return grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+        return self._returned(least_NXG, FAR), self._returned(place_NXG + first_N1G, 0)
+
+    def _returned(self, x_NXG: Tensor, outside: float) -> Tensor:
+        x_NWQG = x_NXG.unflatten(1, (9, -1))
+        return torch.cat([self._neighbour(x_NWQG[:, w], 8 - w, outside) for w in range(9)], dim=2)
+
+    def _grid(self, x_NQC: Tensor) -> Tensor:
+        """(N, Q, C) → (B, C, h, w)."""
+        side = self.blocks
+        grid: Tensor = x_NQC.unflatten(1, (-1, BLOCK, BLOCK)).unflatten(0, (side, side))
+        return grid.permute(2, 5, 0, 3, 1, 4).flatten(4, 5).flatten(2, 3)
 
     def _neighbour(self, x: Tensor, which: int, outside: float) -> Tensor:
         """(N, …) → the same: of each block, one of the 9 around it, by row; itself the 5th."""
@@ -191,6 +234,11 @@ def blocks_of(x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     blocks: Tensor = x.unflatten(3, (width // BLOCK, BLOCK)).unflatten(2, (height // BLOCK, BLOCK))
     return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
+
+
+def _by_block(x_BNPC: Tensor) -> Tensor:
+    """(B, N, P, C) → (N, Q, C)."""
+    return x_BNPC.permute(1, 0, 2, 3).flatten(1, 2)
 
 
 def _whitened(features: Tensor, whitening: Tensor) -> Tensor:

@@ -1,0 +1,144 @@
+"""Halo attention over good images rebuilds each cell, and a Gaussian a place judges what is left.
+
+Each cell attends, in its block and a halo around it, to the cells of good images
+(`heads/nearest_halo.py`), and is rebuilt from the few nearest by one linear map, trained on good
+images that are left out of the memory. What good cells have in common, where they lie and in which
+of several forms they come, is then in the rebuilt cell; how they vary beyond that is in the
+covariance of the residual, a place (docs/adr/0008).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from haloae.config import Config
+from haloae.detection.heads.base import Head, Seen, features_of, register_head
+from haloae.detection.heads.gaussian import GaussianHead
+from haloae.detection.heads.moments import moments, softened
+from haloae.detection.heads.nearest_halo import NearestHaloHead
+from haloae.network.haloae import HaloAEOutput
+
+NEAREST = 3
+"""Keys that share a cell's attention."""
+RIDGE = 0.05
+"""Added to every variance of the residual; channels that vary much have one of about 1."""
+SHRINKAGE = 0.1
+"""Share of the covariance of all places in that of each."""
+PENALTY = 1e-3
+"""Ridge of the linear map, in mean variances of what it is given."""
+LEAST = 1e-6
+"""Least of these."""
+
+
+@register_head("halo")
+class HaloHead(Head):
+    """Memory, the map from what attention gives to features, and residuals of good images.
+
+    Args:
+        memory: fitted.
+        rebuilding: (C, C), from a whitened cell to a cell of features, less a constant a place.
+        gaussian: of the residuals of good images.
+    """
+
+    rebuilding: Tensor
+
+    def __init__(self, memory: NearestHaloHead, rebuilding: Tensor, gaussian: GaussianHead) -> None:
+        super().__init__()
+        self.images = gaussian.images
+        self.memory = memory
+        self.register_buffer("rebuilding", rebuilding)
+        self.gaussian = gaussian
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """See `Head.check`."""
+        NearestHaloHead.check(config)
+
+    @classmethod
+    def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
+        """Fit the memory, the map, and the Gaussians, with a pass over the images for each."""
+        memory = NearestHaloHead.fit(config, seen)
+
+        def attended() -> Iterator[tuple[Tensor, Tensor]]:
+            for index, each in enumerate(seen()):
+                features = each.output.features.float()
+                without = memory.without(each, index)
+                yield features, without.attend(features, nearest=NEAREST)
+
+        rebuilding = _regression(attended())
+        residuals = (softened(_less(*each, rebuilding)) for each in attended())
+        side, _ = features_of(config)
+        gaussian = GaussianHead.of(moments(residuals), side, ridge=RIDGE, shrinkage=SHRINKAGE)
+        return cls(memory, rebuilding, gaussian)
+
+    @classmethod
+    def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
+        """See `Head.restore`."""
+        parts: dict[str, dict[str, Tensor]] = {"memory": {}, "gaussian": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = tensor
+        rebuilding, (_, channels) = tensors["rebuilding"], features_of(config)
+        if rebuilding.shape != (channels, channels):
+            raise ValueError("the map to features is not of these channels")
+        return cls(
+            NearestHaloHead.restore(config, parts["memory"], images),
+            rebuilding,
+            GaussianHead.restore(config, parts["gaussian"], images),
+        )
+
+    @classmethod
+    def sized(cls, config: Config) -> Self:
+        """See `Head.sized`."""
+        _, channels = features_of(config)
+        return cls(
+            NearestHaloHead.sized(config),
+            torch.empty(channels, channels),
+            GaussianHead.sized(config),
+        )
+
+    def without(self, seen: Seen, index: int) -> "HaloHead":
+        """Without one image: neither attention nor its place's Gaussian knows it.
+
+        Of the map, one for all places, it is too small a part.
+        """
+        return HaloHead(
+            self.memory.without(seen, index), self.rebuilding, self.gaussian.without(seen, index)
+        )
+
+    def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
+        """See `Head.forward`; in standard deviations, of all channels together."""
+        features = output.features.float()
+        values = self.memory.attend(features, nearest=NEAREST)
+        return self.gaussian.distance(softened(_less(features, values, self.rebuilding)))
+
+
+def _less(features: Tensor, values: Tensor, rebuilding: Tensor) -> Tensor:
+    """Residual, up to a constant a place: (B, C, h, w)."""
+    return features - F.conv2d(values, rebuilding[:, :, None, None])
+
+
+def _regression(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """(C, C) least squares from values to features, each about the mean of its place.
+
+    Args:
+        pairs: features and values of good images, at least one, (1, C, h, w) each.
+    """
+    count, sums, products = 0, torch.empty(0), torch.empty(0)
+    for features, values in pairs:
+        rows = torch.cat([values, features], dim=1)[0].flatten(1).double()
+        if not count:
+            sums, products = torch.zeros_like(rows), rows.new_zeros(len(rows), len(rows))
+        sums += rows
+        products += rows @ rows.T
+        count += 1
+    products -= sums @ sums.T / count
+    channels = len(products) // 2
+    given, wanted = products[:channels, :channels], products[:channels, channels:]
+    # Of images that are all the same nothing varies: any map will do.
+    given.diagonal().add_(PENALTY * given.diagonal().mean().clamp_min(LEAST))
+    solution: Tensor = torch.linalg.solve(given, wanted).T
+    return solution.float()
