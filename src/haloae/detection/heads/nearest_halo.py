@@ -32,7 +32,7 @@ RIDGE = 0.01
 """Added to every variance; channels that vary much have one of about 1."""
 FAR = 1e30
 """Squared distance to a key that is not there."""
-GROUPS = 4
+GROUPS = 10
 """Groups of images in memory. Of the keys of a block, each group's nearest is a candidate: choosing
 among these costs a tenth of what choosing among all keys does."""
 EMPTY = 6e4
