@@ -506,7 +506,7 @@ def test_as_few_as_eight_images(name: str, tiny: Config) -> None:
         lambda tensor: tensor[:-1],
         lambda tensor: tensor[..., :-1],
         lambda tensor: tensor.reshape(-1),
-        lambda tensor: tensor.sum(),
+        lambda tensor: tensor.flat[0],
     ],
     ids=["empty", "a row less", "a channel less", "flat", "a number"],
 )

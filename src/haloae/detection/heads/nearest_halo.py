@@ -35,8 +35,6 @@ FAR = 1e30
 GROUPS = 10
 """Groups of images in memory. Of the keys of a block, each group's nearest is a candidate: choosing
 among these costs a tenth of what choosing among all keys does."""
-EMPTY = 6e4
-"""What fills the last group: nearly as far as float16 goes."""
 
 
 class Memory:
@@ -97,15 +95,16 @@ class NearestHaloHead(Head):
         super().__init__()
         self.images = images
         self.kept = kept
-        missing = -memory_NKC.shape[1] % (BLOCK**2 * GROUPS)
-        memory_NKC = F.pad(memory_NKC, (0, 0, 0, missing), value=EMPTY)
+        self._missing = -memory_NKC.shape[1] % (BLOCK**2 * GROUPS)
+        """Keys that the last groups lack."""
         self.blocks = round(len(memory_NKC) ** 0.5)
         """Blocks a side of the grid."""
         self.register_buffer("whitening", whitening)
         self.register_buffer("memory", memory_NKC)
         # Converted once, where it need not be small.
-        self.register_buffer("keys", memory_NKC.float(), persistent=False)
-        self.register_buffer("lengths", self.keys.square().sum(2), persistent=False)
+        self.register_buffer("keys", self._filled(memory_NKC), persistent=False)
+        lengths = F.pad(memory_NKC.float().square().sum(2), (0, self._missing), value=FAR)
+        self.register_buffer("lengths", lengths, persistent=False)
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -187,7 +186,10 @@ class NearestHaloHead(Head):
         return self._grid(self._keys().flatten(0, 1)[which].mean(2))
 
     def _keys(self) -> Tensor:
-        return self.memory.float() if torch.compiler.is_exporting() else self.keys
+        return self._filled(self.memory) if torch.compiler.is_exporting() else self.keys
+
+    def _filled(self, memory_NKC: Tensor) -> Tensor:
+        return F.pad(memory_NKC.float(), (0, 0, 0, self._missing))
 
     def _candidates(self, query_BNPC: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest key of each group in each block of a query's window.
