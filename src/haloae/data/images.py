@@ -86,6 +86,8 @@ _WITHOUT_WARNINGS = _SharedSilence()
 def shown_path(path: str | os.PathLike[str]) -> str:
     """The path as one printable line: control characters and undecodable bytes are escaped."""
     name = os.fspath(path)
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
@@ -107,9 +109,10 @@ def read_image(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
     name = shown_path(path)
     limits = limits or current_limits()
     with _open_regular(path, name, limits) as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) <= MOST_BYTES and is_harmless(data):
+        data = file.read() if os.fstat(file.fileno()).st_size <= MOST_BYTES else None
+    if data is not None and is_harmless(data):
         return _decoded(io.BytesIO(data), name, limits)
+    del data  # the other process reads it by itself
     pixels, depth, grey = decode_apart(path, name, limits)
     return Image(pixels, depth, grey)
 
@@ -295,7 +298,10 @@ def _finished(decoded: Decoded) -> Image:
             pixels = colour * alpha
     is_grey = pixels.shape[2] == 1
     if is_grey:
-        pixels = np.repeat(pixels, 3, axis=2)
+        grey = pixels[..., 0]
+        pixels = np.empty((*grey.shape, 3), grey.dtype)
+        for channel in range(3):  # twice as fast as np.repeat
+            pixels[..., channel] = grey
     if orientation in (5, 6, 7, 8):  # EXIF 5–8 are 1–4 of the image mirrored about its diagonal
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -56,18 +56,15 @@ def load_png(picture: PILImage.Image, data: bytes) -> None:
     rows come in another order, the rows are counted.
     """
     width, height = picture.size
-    canvas = PILImage.new(picture.mode, picture.size, None)
-    bands = len(canvas.getbands())
-    marks = {
-        (x, height - 1): mark if bands == 1 else (mark,) * bands
-        for x, mark in zip((0, width // 2, width - 1), _MARKS, strict=True)
-    }
-    for place, mark in marks.items():
-        canvas.putpixel(place, mark)
-    marks = {place: canvas.getpixel(place) for place in marks}  # type: ignore[misc]
-    picture.im = canvas.im
+    canvas = PILImage.new(picture.mode, picture.size, None).im
+    bands = canvas.bands
+    marked = {}
+    for x, mark in zip((0, width // 2, width - 1), _MARKS, strict=True):
+        canvas.putpixel((x, height - 1), mark if bands == 1 else (mark,) * bands)
+        marked[x, height - 1] = canvas.getpixel((x, height - 1))
+    picture.im = canvas
     picture.load()
-    is_marked = all(picture.getpixel(place) == mark for place, mark in marks.items())
+    is_marked = all(canvas.getpixel(place) == mark for place, mark in marked.items())
     if is_marked or picture.info.get("interlace"):
         _count_png_rows(data)
 
