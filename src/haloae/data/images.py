@@ -5,7 +5,6 @@ and unharmed, or refused with an `ImageError` of one sentence.
 """
 
 import errno
-import io
 import os
 import stat
 import threading
@@ -22,7 +21,7 @@ from PIL import Image as PILImage
 
 from haloae.data.decoders import Decoded, check_size, decode, from_pillow, unit_range
 from haloae.data.limits import Limits, current_limits
-from haloae.data.screening import MOST_BYTES, is_harmless, read_header
+from haloae.data.screening import harmless, read_header
 from haloae.data.worker import decode_apart
 from haloae.errors import DataError, ImageError
 
@@ -108,11 +107,10 @@ def read_image(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
     path = Path(path)
     name = shown_path(path)
     limits = limits or current_limits()
-    with _open_regular(path, name, limits) as file:
-        data = file.read() if os.fstat(file.fileno()).st_size <= MOST_BYTES else None
-    if data is not None and is_harmless(data):
-        return _decoded(io.BytesIO(data), name, limits)
-    del data  # the other process reads it by itself
+    with _open_regular(path, name, limits) as opened:
+        file = harmless(opened, os.fstat(opened.fileno()).st_size)
+        if file is not None:
+            return _decoded(file, name, limits)
     pixels, depth, grey = decode_apart(path, name, limits)
     return Image(pixels, depth, grey)
 

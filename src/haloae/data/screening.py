@@ -43,46 +43,67 @@ class Header(NamedTuple):
     is_simple: bool
     """True: as far as the header goes, decoding takes as long as its pixels and bytes ask for."""
     body: int = 0
-    """Where pixels begin, in bytes, of a PNG or JPEG."""
+    """Where the scans of a JPEG begin, in bytes."""
 
 
 def read_header(file: BinaryIO) -> Header | None:
     """Header of an image, from the start of its file; None where none is found in short time."""
-    file.seek(0)
     head = file.read(_HEADER_BYTES)
     read = _reader(head)
+    return _header(read, head, file) if read else None
+
+
+def harmless(file: BinaryIO, size: int) -> BinaryIO | None:
+    """The file, where decoding it takes little time and memory whatever is wrong with it.
+
+    Args:
+        file: at its start.
+        size: of it, in bytes.
+
+    Returns:
+        it, in memory where it had to be read; None where it is better decoded apart.
+    """
+    head = file.read(_HEADER_BYTES)
+    read = _reader(head)
+    if read and size > MOST_BYTES:
+        return None
+    data = head + file.read() if read in (_png, _jpeg) else b""
+    if data:
+        file = io.BytesIO(data)
+    if read:
+        header = _header(read, head, file)
+        if header is None or not header.is_simple or header.pixels > MOST_PIXELS:
+            return None
+        if size > MOST_BYTES_A_PIXEL * header.pixels + SPARE_BYTES:
+            return None
+        if data and not _has_few_parts(data, header.body):
+            return None
+    file.seek(0)
+    return file
+
+
+def _header(read: "_Read", head: bytes, file: BinaryIO) -> Header | None:
     try:
-        return read(head, file) if read else None
+        return read(head, file)
     except struct.error:  # it ends there
         return None
 
 
-def is_harmless(data: bytes) -> bool:
-    """Whether decoding a file takes little time and memory, whatever else is wrong with it."""
-    if _reader(data[:4]) is None:
-        return True  # not an image: nothing is decoded
-    header = read_header(io.BytesIO(data))
-    if header is None or not header.is_simple or header.pixels > MOST_PIXELS:
-        return False
-    if len(data) > MOST_BYTES_A_PIXEL * header.pixels + SPARE_BYTES:
-        return False
-    if data[:4] == b"\x89PNG":
-        return _has_few_chunks(data)
-    return data[:2] != b"\xff\xd8" or data.count(b"\xff\xda", header.body) <= MOST_SCANS
-
-
-def _png(head: bytes, file: BinaryIO) -> Header:
-    width, height, depth = struct.unpack_from(">IIB", head, 16)
-    return Header(width * height, depth == 16, head[12:16] == b"IHDR", body=33)
-
-
-def _has_few_chunks(data: bytes) -> bool:
+def _has_few_parts(data: bytes, body: int) -> bool:
+    """Few chunks of a PNG, few scans of a JPEG."""
+    if data[:2] == b"\xff\xd8":
+        return data.count(b"\xff\xda", body) <= MOST_SCANS
     position = 8
     for _ in range(MOST_CHUNKS):
         if position + 12 > len(data):
             return True
         position += 12 + int.from_bytes(data[position : position + 4])
     return False
+
+
+def _png(head: bytes, file: BinaryIO) -> Header:
+    width, height, depth = struct.unpack_from(">IIB", head, 16)
+    return Header(width * height, depth == 16, head[12:16] == b"IHDR")
 
 
 def _jpeg(head: bytes, file: BinaryIO) -> Header | None:
@@ -162,7 +183,8 @@ def _unknown(head: bytes, file: BinaryIO) -> None:
     """BigTIFF, for files of 4 GB."""
 
 
-_KINDS: dict[bytes, Callable[[bytes, BinaryIO], Header | None]] = {
+_Read = Callable[[bytes, BinaryIO], Header | None]
+_KINDS: dict[bytes, _Read] = {
     b"\x89PNG": _png,
     b"\xff\xd8\xff": _jpeg,
     b"II*\0": _tiff,
@@ -175,5 +197,5 @@ _KINDS: dict[bytes, Callable[[bytes, BinaryIO], Header | None]] = {
 }
 
 
-def _reader(head: bytes) -> Callable[[bytes, BinaryIO], Header | None] | None:
+def _reader(head: bytes) -> _Read | None:
     return next((read for magic, read in _KINDS.items() if head.startswith(magic)), None)

@@ -14,7 +14,7 @@ _PNG_PASSES = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 """First column and row, and steps to the next, of each pass of an interlaced one."""
-_MARKS = (171, 58, 203)
+_MARKS = (171, 58)
 _JPEG_FRAMES = {0xFFC0, 0xFFC1, 0xFFC2, 0xFFC9, 0xFFCA}
 """Sequential and progressive ones, which hold coefficients; lossless ones hold pixels."""
 _ALL_COEFFICIENTS = 2**64 - 1
@@ -51,15 +51,15 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def load_png(picture: PILImage.Image, data: bytes) -> None:
     """Decodes a PNG of 8 bits, or raises ValueError where its rows end early.
 
-    Pillow takes a stream that ends early, and leaves the rest as it finds it. So three pixels of
-    the last row are marked before; where the marks are still there, and in interlaced files, whose
+    Pillow takes a stream that ends early, and leaves the rest as it finds it. So two pixels of the
+    last row are marked before; where the marks are still there, and in interlaced files, whose
     rows come in another order, the rows are counted.
     """
     width, height = picture.size
     canvas = PILImage.new(picture.mode, picture.size, None).im
     bands = canvas.bands
     marked = {}
-    for x, mark in zip((0, width // 2, width - 1), _MARKS, strict=True):
+    for x, mark in zip((0, width - 1), _MARKS, strict=True):
         canvas.putpixel((x, height - 1), mark if bands == 1 else (mark,) * bands)
         marked[x, height - 1] = canvas.getpixel((x, height - 1))
     picture.im = canvas
