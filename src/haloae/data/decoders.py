@@ -256,8 +256,10 @@ def from_pillow(picture: PILImage.Image, name: str) -> Decoded:
 
 def unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
     """Turns uint16 or floats of any shape into float32 in [0, 1]."""
+    values = array.astype(np.float32)
     if array.dtype.kind == "u":
-        return array.astype(np.float32) / np.float32(65535)
+        values /= np.float32(65535)
+        return values
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all():
         raise ImageError(f"{name}: it holds NaN or infinite values: replace them.")
@@ -265,7 +267,7 @@ def unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
         raise ImageError(
             f"{name}: expected floats from 0 to 1, got {low:.6g} to {high:.6g}: rescale it."
         )
-    return array.astype(np.float32).clip(0, 1)
+    return values.clip(0, 1, out=values)
 
 
 def _orientation(picture: PILImage.Image, name: str) -> int:

@@ -18,7 +18,7 @@ class Limits(BaseModel):
     """Of the file."""
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 10
     """To decode it, in a process of its own: what takes next to no time is not measured."""
-    memory: PositiveInt = 3 * 2**30
+    memory: PositiveInt = 2 * 2**30
     """Bytes of memory that decoding takes in that process, the image included (Linux)."""
 
 

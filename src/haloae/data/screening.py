@@ -72,7 +72,9 @@ def harmless(file: BinaryIO, size: int) -> BinaryIO | None:
         file = io.BytesIO(data)
     if read:
         header = _header(read, head, file)
-        if header is None or not header.is_simple or header.pixels > MOST_PIXELS:
+        if header is None or not header.is_simple:
+            return None
+        if header.pixels > (MOST_PIXELS // 2 if header.is_deep else MOST_PIXELS):
             return None
         if size > MOST_BYTES_A_PIXEL * header.pixels + SPARE_BYTES:
             return None
