@@ -56,17 +56,20 @@ def short_png(
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
 
 
-def interlaced_png(rng: np.random.Generator, share: float) -> bytes:
+def interlaced_png(
+    rng: np.random.Generator, share: float, *, shape: tuple[int, int] = (SIDE, SIDE)
+) -> bytes:
     """An interlaced PNG of the first part of its bytes, in a stream that ends as it should."""
     passes = ((8, 8, 0, 0), (8, 8, 0, 4), (8, 4, 4, 0), (4, 4, 0, 2))
     passes += ((4, 2, 2, 0), (2, 2, 0, 1), (2, 1, 1, 0))
-    pixels = texture(rng, SIDE, SIDE, 3)
+    pixels = texture(rng, *shape, 3)
     lines = b"".join(
         b"\0" + row.tobytes()
         for down, right, top, left in passes
         for row in pixels[top::down, left::right]
+        if row.size
     )
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 1))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *shape[::-1], 8, 2, 0, 0, 1))
     data = chunk(b"IDAT", zlib.compress(lines[: int(share * len(lines))]))
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
@@ -91,15 +94,12 @@ def zeroed_scan(jpeg: bytes) -> bytes:
     return jpeg[:start] + bytes(len(jpeg) - start - 2) + b"\xff\xd9"
 
 
-def fax(rng: np.random.Generator, compression: str) -> bytes:
-    """A bilevel TIFF with code words that mean nothing."""
-    data = bytearray(
-        encoded(
-            Image.fromarray(texture(rng, SIDE, SIDE)).convert("1"), "TIFF", compression=compression
-        )
-    )
+def fax(rng: np.random.Generator, compression: str, *, zeros: bool) -> bytes:
+    """A bilevel TIFF with code words that mean nothing, or zeros as of a lost block, in it."""
+    picture = Image.fromarray(texture(rng, SIDE, SIDE)).convert("1")
+    data = bytearray(encoded(picture, "TIFF", compression=compression))
     start = tifffile.TiffFile(io.BytesIO(data)).pages[0].dataoffsets[0]
-    data[start + 40 : start + 60] = bytes(20)
+    data[start + 400 : start + 500] = bytes(100) if zeros else b"\x01\x55" * 50
     return bytes(data)
 
 
@@ -165,10 +165,10 @@ SHORT: dict[str, Writer] = {
     },
     "png of one column": lambda rng: short_png(rng, "L", 3, width=1),
     **_jpegs(),
-    **{
-        f"tiff {name}": lambda rng, name=name: fax(rng, name)
-        for name in ("group3", "group4", "tiff_ccitt")
-    },
+    "tiff fax of group 3, zeros": lambda rng: fax(rng, "group3", zeros=True),
+    "tiff fax of group 3, no codes": lambda rng: fax(rng, "group3", zeros=False),
+    "tiff fax of group 4, zeros": lambda rng: fax(rng, "group4", zeros=True),
+    "tiff fax of group 4, no codes": lambda rng: fax(rng, "group4", zeros=False),
     "bmp ended early": lambda rng: run_bmp(b"\4\1\0\0\4\2\0\1"),
     "bmp ended in a row": lambda rng: run_bmp(b"\4\1\0\0\4\2\0\0\2\3\0\1"),
     "bmp of short rows": lambda rng: run_bmp(b"\3\1\0\0\4\2\0\0\4\3\0\1"),

@@ -42,6 +42,7 @@ def predict(
     threads: options.Threads = None,
     precision: options.Precision = "float32",
     strict: options.Strict = False,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Score images: writes DIR/predictions.jsonl, maps, overlays."""
@@ -99,6 +100,7 @@ def export(
     ] = "float32",
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Write a model for ONNX Runtime or OpenVINO."""
@@ -148,6 +150,7 @@ def evaluate(
     threads: options.Threads = None,
     precision: options.Precision = "float32",
     strict: options.Strict = False,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Measure: writes DIR/report.html and metrics.json."""

@@ -23,6 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from haloae.data.limits import Limits
 from haloae.data.whole import (
     check_deflated,
+    check_fax,
     check_jpeg,
     check_png,
     check_runs,
@@ -84,6 +85,8 @@ def decode(file: BinaryIO, name: str, limits: Limits) -> Decoded:
         check_size(name, tags.get(322, 1), tags.get(323, 1), limits)
         if set(tags.get(339, (1,))) & {2, 3} or max(tags.get(258, (1,))) > 8:
             return _decode_deep_tiff(file, tags, name)
+        file.seek(0)
+        check_fax(file.read() if tags.get(259) in (3, 4) else b"", tags)
     file.seek(0)
     picture = reader(file)
     check_size(name, *picture.size, limits)

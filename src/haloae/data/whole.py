@@ -18,6 +18,8 @@ _MARKS = (171, 58)
 _JPEG_FRAMES = {0xFFC0, 0xFFC1, 0xFFC2, 0xFFC9, 0xFFCA}
 """Sequential and progressive ones, which hold coefficients; lossless ones hold pixels."""
 _ALL_COEFFICIENTS = 2**64 - 1
+_END_OF_LINE = "000000000001"
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _INFLATED_AT_ONCE = 2**20
 _DEFLATE = (8, 32946)
 """TIFF's names for it, of its own and of Adobe."""
@@ -204,3 +206,26 @@ def check_deflated(data: bytes, tags: Mapping[int, Any], bytes_a_pixel: int) -> 
         inflated = zlib.decompress(data[start : start + length])
         if len(inflated) < width * height * bytes_a_pixel:
             raise ValueError(f"part {number + 1} ends at {len(inflated):,} bytes")
+
+
+def check_fax(data: bytes, tags: Mapping[int, Any]) -> None:
+    """Raises ValueError where a fax (a TIFF of group 3 or 4) ends before its last row.
+
+    libtiff takes the code of an end wherever it comes, and leaves the rest white or as it was.
+    """
+    group = {3: 3, 4: 4}.get(tags.get(259, 1))
+    if group is None or not {273, 279} <= tags.keys():
+        return
+    rows = min(tags.get(278, tags[257]), tags[257])
+    for number, (start, length) in enumerate(zip(tags[273], tags[279], strict=True)):
+        strip = data[start : start + length]
+        if tags.get(266) == 2:  # the first bit is the lowest
+            strip = strip.translate(_REVERSED)
+        bits = f"{int.from_bytes(strip):0{8 * length}b}"
+        if group == 4:
+            _, _, rest = bits.partition(_END_OF_LINE)
+            is_whole = "1" not in rest.removeprefix(_END_OF_LINE)
+        else:
+            is_whole = bits.count(_END_OF_LINE) >= min(rows, tags[257] - number * rows)
+        if not is_whole:
+            raise ValueError(f"the fax ends early in strip {number + 1}")

@@ -125,22 +125,21 @@ class _Workers:
         """
         name = request["name"]
         with self.places:
-            worker = self._take(name)
-            try:
-                answer = worker.ask(request, limits.seconds)
-            except OSError as error:
-                raise _ended(worker, name, limits) from error
-            finally:
-                self._give_back(worker)
-        return answer
+            while True:
+                worker, is_new = self._take(name)
+                try:
+                    return worker.ask(request, limits.seconds)
+                except OSError as error:
+                    # One that waited may have been ended by someone else: then another is asked.
+                    if worker.is_late or is_new:
+                        raise _ended(worker, name, limits) from error
+                finally:
+                    self._give_back(worker)
 
-    def _take(self, name: str) -> _Worker:
-        while self.waiting:
-            worker = self.waiting.pop()
-            if worker.process.poll() is None:
-                return worker
-            worker.end()
-            self.all.discard(worker)
+    def _take(self, name: str) -> tuple[_Worker, bool]:
+        """One that waits, or a new one, and whether it is new."""
+        if self.waiting:
+            return self.waiting.pop(), False
         try:
             worker = _Worker()
         except OSError as error:
@@ -149,7 +148,7 @@ class _Workers:
                 f"PNG or JPEG."
             ) from error
         self.all.add(worker)
-        return worker
+        return worker, True
 
     def _give_back(self, worker: _Worker) -> None:
         if worker.process.returncode is None and not worker.is_late:
