@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from image_files import refusal
 
-from faults.bad_images import BOMBS, LARGE, animated_webp, encoded, fax, scans_jpeg, texture
+from faults.bad_images import (
+    BOMBS,
+    LARGE,
+    animated_webp,
+    chunk,
+    encoded,
+    fax,
+    scans_jpeg,
+    texture,
+)
 from haloae.data.images import read_image
 from haloae.data.limits import Limits, limit_images
 from haloae.data.source import decode_ahead
