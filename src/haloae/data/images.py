@@ -144,12 +144,15 @@ def readable_images(paths: Iterable[Path]) -> tuple[list[Path], list[ImageError]
 def bytes_of(path: str | os.PathLike[str]) -> int:
     """What an image file will take as decoded, as its header tells; 0 where it cannot be read."""
     path = Path(path)
+    limits = current_limits()
     try:
-        with _open_regular(path, shown_path(path), current_limits()) as file:
+        with _open_regular(path, shown_path(path), limits) as file:
             header = read_header(file)
     except (ImageError, OSError):  # it will be said when the image is read
         return 0
-    return 0 if header is None else header.pixels * 3 * (4 if header.is_deep else 1)
+    pixels = limits.pixels if header is None else header.pixels
+    is_deep = header is not None and header.is_deep
+    return min(pixels, limits.pixels) * 3 * (4 if is_deep else 1)
 
 
 def image_from(value: object, *, limits: Limits | None = None) -> Image:
