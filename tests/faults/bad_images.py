@@ -8,6 +8,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import tifffile
@@ -60,8 +61,10 @@ def interlaced_png(
     rng: np.random.Generator, share: float, *, shape: tuple[int, int] = (SIDE, SIDE)
 ) -> bytes:
     """An interlaced PNG of the first part of its bytes, in a stream that ends as it should."""
-    passes = ((8, 8, 0, 0), (8, 8, 0, 4), (8, 4, 4, 0), (4, 4, 0, 2))
-    passes += ((4, 2, 2, 0), (2, 2, 0, 1), (2, 1, 1, 0))
+    passes = (
+        *((8, 8, 0, 0), (8, 8, 0, 4), (8, 4, 4, 0), (4, 4, 0, 2)),
+        *((4, 2, 2, 0), (2, 2, 0, 1), (2, 1, 1, 0)),
+    )
     pixels = texture(rng, *shape, 3)
     lines = b"".join(
         b"\0" + row.tobytes()
@@ -74,8 +77,9 @@ def interlaced_png(
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 
-def ended(jpeg: bytes, share: float) -> bytes:
+def ended(rng: np.random.Generator, write: "Writer", share: float) -> bytes:
     """A JPEG cut off, and ended as if it were whole."""
+    jpeg = write(rng)
     return jpeg[: int(share * len(jpeg))] + b"\xff\xd9"
 
 
@@ -139,9 +143,7 @@ def _jpegs() -> dict[str, Writer]:
         "cmyk": lambda rng: encoded(Image.fromarray(texture(rng, SIDE, SIDE, 4), "CMYK"), "JPEG"),
     }
     cut = {
-        f"jpeg {kind} ended at {share}": lambda rng, write=write, share=share: ended(
-            write(rng), share
-        )
+        f"jpeg {kind} ended at {share}": partial(ended, write=write, share=share)
         for kind, write in kinds.items()
         for share in (0.5, 0.7, 0.9)
     }
@@ -155,12 +157,12 @@ def _jpegs() -> dict[str, Writer]:
 
 SHORT: dict[str, Writer] = {
     **{
-        f"png {mode} of {rows} rows": lambda rng, mode=mode, rows=rows: short_png(rng, mode, rows)
+        f"png {mode} of {rows} rows": partial(short_png, mode=mode, rows=rows)
         for mode in _PNG_BITS
         for rows in (0, 1, SIDE // 2, SIDE - 1)
     },
     **{
-        f"png interlaced to {share}": lambda rng, share=share: interlaced_png(rng, share)
+        f"png interlaced to {share}": partial(interlaced_png, share=share)
         for share in (0.01, 0.5, 0.99)
     },
     "png of one column": lambda rng: short_png(rng, "L", 3, width=1),

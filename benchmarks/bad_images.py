@@ -1,0 +1,100 @@
+"""Small image files that cost much to decode: seconds and memory, with and without limits.
+
+    python -m benchmarks.bad_images --out runs/bad_images [--source OTHER/src --out runs/before]
+
+Each file of `tests/faults/bad_images.py`, as large as they are sent, is read in a process of its
+own, which is stopped after a minute. SOURCE is where an older haloae stands, to compare with.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.faults.bad_images import BOMBS, LARGE
+
+import haloae
+from benchmarks.machine import machine
+from benchmarks.tables import Table
+
+MOST_SECONDS = 60
+READ = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+from haloae.data.images import read_image
+from haloae.errors import ImageError
+start = time.perf_counter()
+try:
+    read_image(sys.argv[2])
+    said = "read"
+except ImageError as error:
+    said = str(error).removeprefix(sys.argv[2] + ": ")
+print(json.dumps({"seconds": time.perf_counter() - start, "said": said}))
+"""
+
+
+def read(path: Path, source: Path) -> dict[str, Any]:
+    """Seconds, and most memory of the process or of those it has started, in MB."""
+    process = subprocess.Popen(  # noqa: S603 - ourselves
+        [sys.executable, "-c", READ, str(source), str(path)], stdout=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + MOST_SECONDS
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        if time.monotonic() > end:
+            process.kill()
+            end += MOST_SECONDS
+        time.sleep(0.01)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    stream = process.stdout
+    told = stream.read() if stream else ""
+    found = json.loads(told) if told else {"seconds": None, "said": "stopped"}
+    return {**found, "mb": usage.ru_maxrss / 1024}
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each file: an older haloae's figures, then this one's and what it says."""
+    before, after = results
+    rows = []
+    for name, found in after["files"].items():
+        cells = [name, found["bytes"]]
+        for each in (before["files"][name], found):
+            is_done = each["seconds"] is not None
+            cells += [each["seconds"] if is_done else f"> {MOST_SECONDS}", round(each["mb"])]
+        rows.append([*cells, found["said"].partition(" (")[0].partition(":")[0]])
+    columns = ["file", "bytes", "s, before", "MB, before", "s", "MB", "outcome"]
+    return Table(columns, rows, dict.fromkeys(columns[2:5:2], 1))
+
+
+def main() -> None:
+    """Measure, and write results.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--source", type=Path, default=Path(haloae.__file__).parents[1])
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine(1), "files": {}}
+    for name, write in BOMBS.items():
+        with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+            file.write(write(LARGE[name]))
+            file.flush()
+            size = file.tell()
+            results["files"][name] = {"bytes": size, **read(Path(file.name), arguments.source)}
+        print(name, json.dumps(results["files"][name]), flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "results.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
