@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -56,8 +57,11 @@ def fine(tmp_path: Path) -> Path:
 
 def children() -> list[int]:
     """Processes that this one has started and that still run."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that has just ended
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
 
 
 def is_running(state: Path) -> bool:
@@ -149,6 +153,19 @@ def test_what_the_libraries_say_is_heard_and_not_printed(
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_pillow_logs_is_not_printed(tmp_path: Path) -> None:
+    tiff = bytearray(encoded(texture(np.random.default_rng(0), 30, 40, 3), "TIFF"))
+    entry = tiff.index(struct.pack("<HH", 277, 3))  # samples a pixel
+    tiff[entry + 8 : entry + 10] = struct.pack("<H", 200)
+    (tmp_path / "samples.tif").write_bytes(tiff)
+    program = (
+        "import sys; from haloae import ImageError; from haloae.data.images import read_image\n"
+        "try: read_image(sys.argv[1])\n"
+        "except ImageError as error: print(error)"
+    )
+    assert "truncated or corrupted" in decodes(program, tmp_path / "samples.tif")
+
+
 def test_a_warning_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "exif.png"
     png = encoded(np.zeros((4, 5, 3), np.uint8), "PNG", exif=b"garbage")
@@ -207,6 +224,28 @@ def test_a_path_is_the_callers_own(
     fine.rename(odd)
     monkeypatch.chdir(tmp_path)
     assert read_image(odd.name).pixels.shape == (30, 40, 3)
+
+
+@pytest.mark.slow  # it waits, and computes nothing
+def test_a_worker_waits_longer_than_it_may_decode(fine: Path) -> None:
+    limit_images(seconds=1)
+    read_image(fine)
+    before = children()
+    time.sleep(8)
+    read_image(fine)
+    assert children() == before
+
+
+def test_a_greeting_of_the_interpreter_is_not_taken_for_a_reply(
+    tmp_path: Path, fine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('welcome'); import sys; sys.stdout.flush()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    program = (
+        "import sys; from haloae.data.images import read_image\n"
+        "print(read_image(sys.argv[1]).pixels.shape)"
+    )
+    assert decodes(program, fine) == "welcome\n(30, 40, 3)"
 
 
 def test_threads_read_what_one_reads(fine: Path) -> None:

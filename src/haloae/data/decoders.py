@@ -33,6 +33,8 @@ from haloae.data.whole import (
 from haloae.errors import ImageError
 
 logger = logging.getLogger(__name__)
+# What Pillow logs would reach the terminal where nobody listens; what it raises says the same.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _READERS: dict[bytes, Callable[[BinaryIO], PILImage.Image]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -215,7 +217,7 @@ def _imagecodecs(name: str, kind: str) -> ModuleType:
     """What decodes the images that Pillow cuts to 8 bits; an extra, as few cameras write them."""
     try:
         import imagecodecs
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImageError(
             f"{name}: {kind} needs imagecodecs, which is not installed: "
             f"run `pip install 'haloae[deep]'`."

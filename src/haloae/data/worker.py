@@ -14,7 +14,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Timer
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -40,6 +41,7 @@ MOST_SAID = 2**16
 _SHOWN = 200
 """Bytes of a complaint that are shown."""
 _PIPE_BYTES = 2**20
+_READY = b"haloae: ready to decode\n"
 # The caller's own search path: nothing is taken from the folder that it happens to stand in.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from haloae.data.worker import serve; serve()"
 
@@ -67,7 +69,8 @@ class _Worker:
             import fcntl
 
             fcntl.fcntl(self.replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self.ask({}, START_SECONDS)
+        with self._within(START_SECONDS):
+            _skip_to(self.replies, _READY)
 
     def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], NDArray[Any]]:
         """The reply to a request, and its pixels.
@@ -75,21 +78,27 @@ class _Worker:
         Raises:
             OSError: it was late and is stopped, or has ended by itself.
         """
+        with self._within(seconds):
+            _write(self.requests, request)
+            reply = _read(self.replies)
+            pixels = np.empty(reply.pop("shape"), reply.pop("dtype"))
+            _fill(self.replies, pixels)
+        return reply, pixels
+
+    @contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """End it where that takes longer, or where anything is wrong."""
         timer = Timer(seconds, self._stop)
         timer.daemon = True
         timer.start()
         try:
-            _write(self.requests, request)
-            reply = _read(self.replies)
-            pixels = np.empty(reply.pop("shape", 0), reply.pop("dtype", "u1"))
-            _fill(self.replies, pixels)
+            yield
         except BaseException:
             self.end()
             raise
         finally:
             timer.cancel()
             timer.join()
-        return reply, pixels
 
     def end(self) -> None:
         """Stop it and forget it."""
@@ -138,7 +147,7 @@ class _Workers:
 
     def _take(self, name: str) -> tuple[_Worker, bool]:
         """One that waits, or a new one, and whether it is new."""
-        if self.waiting:
+        with suppress(IndexError):
             return self.waiting.pop(), False
         try:
             worker = _Worker()
@@ -158,7 +167,7 @@ class _Workers:
             self.all.discard(worker)
 
     def end(self) -> None:
-        for worker in self.all:
+        for worker in list(self.all):
             worker.end()
 
 
@@ -254,20 +263,20 @@ class _Server:
     def answer(self) -> None:
         """Read one request, and write its reply."""
         request = _read(self.requests)
-        reply: dict[str, Any] = {}
+        path, name = request.pop("path"), request.pop("name")
         pixels: NDArray[Any] = np.empty(0, np.uint8)
-        if request:
-            path, name = request.pop("path"), request.pop("name")
-            try:
-                image = self._decode(Path(path), name, Limits(**request))
-                pixels = image.pixels
-                reply = {"depth": image.depth, "grey": image.grey}
-            except ImageError as error:
-                reply = {"error": str(error)}
+        try:
+            image = self._decode(Path(path), name, Limits(**request))
+            pixels = image.pixels
+            reply: dict[str, Any] = {"depth": image.depth, "grey": image.grey}
+        except ImageError as error:
+            reply = {"error": str(error)}
         reply |= {"shape": pixels.shape, "dtype": pixels.dtype.str, "warnings": self.warnings}
         _write(self.replies, reply)
         _send(self.replies, pixels)
         self.warnings.clear()
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _decode(self, path: Path, name: str, limits: Limits) -> "Image":
         from haloae.data.images import decode_here
@@ -304,8 +313,18 @@ def serve() -> None:
 
     server = _Server()
     with suppress(OSError):  # the caller has gone
+        _send(server.replies, _READY)
         while True:
             server.answer()
+
+
+def _skip_to(pipe: IO[bytes], mark: bytes) -> None:
+    """What stands before is not ours, as of an interpreter that greets whoever starts it."""
+    seen = bytearray()
+    while not seen.endswith(mark):
+        if not (byte := pipe.read(1)) or len(seen) > MOST_SAID:
+            raise BrokenPipeError("it does not start")
+        seen += byte
 
 
 def _write(pipe: IO[bytes], message: dict[str, Any]) -> None:
