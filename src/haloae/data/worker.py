@@ -9,16 +9,14 @@ import atexit
 import json
 import logging
 import os
-import signal
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Timer
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,24 +24,17 @@ from numpy.typing import NDArray
 from haloae.data.limits import Limits
 from haloae.errors import ImageError
 
-if TYPE_CHECKING:
-    from haloae.data.images import Image
-
 log = logging.getLogger("haloae.data.decoders")
 
 MOST_WORKERS = min(4, os.cpu_count() or 1)
 """At a time; of more threads that ask, some wait."""
 START_SECONDS = 60
-ORPHAN_SECONDS = 5
-"""How much longer than the limit one lives whose caller has gone."""
 MOST_SAID = 2**16
 """Bytes that libraries may complain in."""
-_SHOWN = 200
-"""Bytes of a complaint that are shown."""
 _PIPE_BYTES = 2**20
-_READY = b"haloae: ready to decode\n"
+READY = b"haloae: ready to decode\n"
 # The caller's own search path: nothing is taken from the folder that it happens to stand in.
-_START = "import sys; sys.path[:] = sys.argv[1:]; from haloae.data.worker import serve; serve()"
+_START = "import sys; sys.path[:] = sys.argv[1:]; from haloae.data.serve import serve; serve()"
 
 
 class _Worker:
@@ -70,7 +61,7 @@ class _Worker:
 
             fcntl.fcntl(self.replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         with self._within(START_SECONDS):
-            _skip_to(self.replies, _READY)
+            skip_to(self.replies, READY)
 
     def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], NDArray[Any]]:
         """The reply to a request, and its pixels.
@@ -79,10 +70,10 @@ class _Worker:
             OSError: it was late and is stopped, or has ended by itself.
         """
         with self._within(seconds):
-            _write(self.requests, request)
-            reply = _read(self.replies)
+            write(self.requests, request)
+            reply = read(self.replies)
             pixels = np.empty(reply.pop("shape"), reply.pop("dtype"))
-            _fill(self.replies, pixels)
+            fill(self.replies, pixels)
         return reply, pixels
 
     @contextmanager
@@ -227,98 +218,7 @@ def _interpreter() -> str:
     raise OSError("there is no Python to run it")
 
 
-class _Collector(logging.Handler):
-    """Keeps what is logged, for the caller to log."""
-
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__()
-        self.messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
-class _Server:
-    """The other side of a `_Worker`."""
-
-    def __init__(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who then ends it
-        self.requests = os.fdopen(os.dup(0), "rb", 0)
-        self.replies = os.fdopen(os.dup(1), "wb", 0)
-        # Libraries complain to the terminal, past Python: here it is a file in memory.
-        if hasattr(os, "memfd_create"):
-            self.said = os.fdopen(os.memfd_create("said"), "rb+", 0)
-        else:
-            self.said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as it lives
-        for number in (1, 2):
-            os.dup2(self.said.fileno(), number)
-        self.warnings: list[str] = []
-        log.propagate = False
-        log.addHandler(_Collector(self.warnings))
-        self.own_memory = 0
-        with suppress(OSError):
-            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-            self.own_memory = pages * os.sysconf("SC_PAGE_SIZE")
-
-    def answer(self) -> None:
-        """Read one request, and write its reply."""
-        request = _read(self.requests)
-        path, name = request.pop("path"), request.pop("name")
-        pixels: NDArray[Any] = np.empty(0, np.uint8)
-        try:
-            image = self._decode(Path(path), name, Limits(**request))
-            pixels = image.pixels
-            reply: dict[str, Any] = {"depth": image.depth, "grey": image.grey}
-        except ImageError as error:
-            reply = {"error": str(error)}
-        reply |= {"shape": pixels.shape, "dtype": pixels.dtype.str, "warnings": self.warnings}
-        _write(self.replies, reply)
-        _send(self.replies, pixels)
-        self.warnings.clear()
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def _decode(self, path: Path, name: str, limits: Limits) -> "Image":
-        from haloae.data.images import decode_here
-
-        self._limit(limits)
-        self.said.seek(0)
-        self.said.truncate()
-        image = decode_here(path, name, limits)
-        self.said.seek(0)
-        complaint = self.said.read(_SHOWN).decode("utf-8", "replace").partition("\n")[0]
-        if complaint:
-            reason = "".join(c for c in complaint if c.isprintable()).rstrip(".")
-            raise ImageError(f"{name}: truncated or corrupted ({reason}): copy or export it again.")
-        return image
-
-    def _limit(self, limits: Limits) -> None:
-        """Memory, what may be said, and time, should the caller go without stopping this."""
-        with suppress(ImportError, AttributeError, ValueError, OSError):
-            signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_SECONDS)
-            import resource
-
-            for kind, most in (
-                (resource.RLIMIT_FSIZE, MOST_SAID),
-                (resource.RLIMIT_AS, self.own_memory + limits.memory),
-            ):
-                hard = resource.getrlimit(kind)[1]
-                soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-                resource.setrlimit(kind, (soft, hard))
-
-
-def serve() -> None:
-    """Decode what is asked for, until nobody is there to ask."""
-    import haloae.data.images  # noqa: F401 - not above, as it imports this; and before time counts
-
-    server = _Server()
-    with suppress(OSError):  # the caller has gone
-        _send(server.replies, _READY)
-        while True:
-            server.answer()
-
-
-def _skip_to(pipe: IO[bytes], mark: bytes) -> None:
+def skip_to(pipe: IO[bytes], mark: bytes) -> None:
     """What stands before is not ours, as of an interpreter that greets whoever starts it."""
     seen = bytearray()
     while not seen.endswith(mark):
@@ -327,29 +227,32 @@ def _skip_to(pipe: IO[bytes], mark: bytes) -> None:
         seen += byte
 
 
-def _write(pipe: IO[bytes], message: dict[str, Any]) -> None:
+def write(pipe: IO[bytes], message: dict[str, Any]) -> None:
+    """Send a message behind its length."""
     data = json.dumps(message).encode()
-    _send(pipe, struct.pack("<I", len(data)) + data)
+    send(pipe, struct.pack("<I", len(data)) + data)
 
 
-def _send(pipe: IO[bytes], data: Any) -> None:  # noqa: ANN401 - any buffer
+def send(pipe: IO[bytes], data: Any) -> None:  # noqa: ANN401 - any buffer
+    """Send all of a buffer."""
     view = memoryview(data)
     view = view.cast("B") if view.nbytes else memoryview(b"")
     while view:
         view = view[pipe.write(view) :]
 
 
-def _read(pipe: IO[bytes]) -> dict[str, Any]:
+def read(pipe: IO[bytes]) -> dict[str, Any]:
     """The next message; raises OSError where there is none."""
     length, data = bytearray(4), bytearray()
-    _fill(pipe, length)
+    fill(pipe, length)
     data = bytearray(int.from_bytes(length, "little"))
-    _fill(pipe, data)
+    fill(pipe, data)
     message: dict[str, Any] = json.loads(data)
     return message
 
 
-def _fill(pipe: IO[bytes], buffer: Any) -> None:  # noqa: ANN401 - any buffer
+def fill(pipe: IO[bytes], buffer: Any) -> None:  # noqa: ANN401 - any buffer
+    """Fill a buffer; raises OSError where the other side has gone."""
     view = memoryview(buffer)
     view = view.cast("B") if view.nbytes else memoryview(bytearray())
     while view:
