@@ -3,7 +3,8 @@
     python -m benchmarks.bad_images --out runs/bad_images [--source OTHER/src --out runs/before]
 
 Each file of `tests/faults/bad_images.py`, as large as they are sent, is read in a process of its
-own, which is stopped after a minute of processor time. SOURCE is where an older haloae stands, to compare with.
+own, which is stopped after a minute of processor time. SOURCE is where an older haloae stands, to
+compare with.
 """
 
 import argparse
