@@ -45,15 +45,13 @@ def read(path: Path, source: Path) -> dict[str, Any]:
     Both of the process that reads and of those it has started. Time by the clock would be more on
     a machine that does something else as well.
     """
-    process = subprocess.Popen(  # noqa: S603 - ourselves
-        [sys.executable, "-c", READ, str(source), str(path), str(MOST_SECONDS)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    stream = process.stdout
-    told = stream.read() if stream else ""
+    command = [sys.executable, "-c", READ, str(source), str(path), str(MOST_SECONDS)]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file)  # noqa: S603 - ourselves
+        _, status, usage = os.wait4(process.pid, 0)  # of it and of those it has waited for
+        process.returncode = os.waitstatus_to_exitcode(status)
+        file.seek(0)
+        told = file.read()
     return {
         "said": json.loads(told) if told else "stopped",
         "seconds": usage.ru_utime + usage.ru_stime,
