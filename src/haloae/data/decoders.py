@@ -109,13 +109,13 @@ def check_size(name: str, width: int, height: int, limits: Limits) -> None:
 
 
 def _decode_png(file: BinaryIO, picture: PILImage.Image, name: str) -> Decoded:
-    pillow_position = file.tell()
+    position = file.tell()  # where Pillow goes on
     file.seek(0)
     data = file.read()
     check_png(data)
     if data[24] == 16:
         return _decode_png16(data, picture, name)
-    file.seek(pillow_position)
+    file.seek(position)
     load_png(picture, data)
     return from_pillow(picture, name)
 

@@ -95,6 +95,8 @@ def _has_few_parts(data: bytes, body: int) -> bool:
     """Few chunks of a PNG, few scans of a JPEG."""
     if data[:2] == b"\xff\xd8":
         return data.count(b"\xff\xda", body) <= MOST_SCANS
+    if len(data) < 12 * MOST_CHUNKS:
+        return True
     position = 8
     for _ in range(MOST_CHUNKS):
         if position + 12 > len(data):

@@ -29,9 +29,8 @@ def check_png(data: bytes) -> None:
     """Raises ValueError unless every critical chunk is whole: Pillow does not check IDAT's CRC."""
     view = memoryview(data)
     for kind, start, end in _png_chunks(data):
-        if kind[:1].isupper() and zlib.crc32(view[start - 4 : end]) != int.from_bytes(
-            view[end : end + 4]
-        ):
+        crc = data[end : end + 4]
+        if kind[:1].isupper() and zlib.crc32(view[start - 4 : end]) != int.from_bytes(crc):
             raise ValueError(f"wrong checksum in chunk {kind.decode('ascii', 'replace')}")
         if kind == b"IEND":
             return
