@@ -117,7 +117,7 @@ def test_one_slow_file_leaves_the_others_their_places(tmp_path: Path, fine: Path
     found = list(decode_ahead([fine, slow, fine, fine], 16))
     said = [str(each) if isinstance(each, ImageError) else "" for each in found]
     assert [bool(text) for text in said] == [False, True, False, False]
-    assert said[1].startswith(f"{slow}: decoding it takes longer than the limit of 1 seconds:")
+    assert said[1].startswith(f"{slow}: decoding it takes more than the limit of 1 seconds:")
     assert "--limit seconds=2" in said[1]
 
 

@@ -17,7 +17,7 @@ class Limits(BaseModel):
     bytes: PositiveInt = 2**30
     """Of the file."""
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 10
-    """To decode it, in a process of its own: what takes next to no time is not measured."""
+    """Of processor time to decode it, by another process; by the clock, six times as much."""
     memory: PositiveInt = 2 * 2**30
     """Bytes of memory that decoding takes in that process, the image included (Linux)."""
 

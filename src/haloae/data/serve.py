@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,17 @@ from numpy.typing import NDArray
 
 from haloae.data.images import Image, decode_here
 from haloae.data.limits import Limits
-from haloae.data.worker import MOST_SAID, READY, log, read, send, write
+from haloae.data.worker import MOST_SAID, PATIENCE, READY, log, read, send, write
 from haloae.errors import ImageError
 
 ORPHAN_SECONDS = 5
 """How much longer than the limit it lives where its caller has gone."""
+_TIMERS: dict[int, Callable[[Limits], float]] = {}
+_ENDING: list[signal.Signals] = []
+if hasattr(signal, "setitimer"):
+    _TIMERS[signal.ITIMER_PROF] = lambda limits: limits.seconds
+    _TIMERS[signal.ITIMER_REAL] = lambda limits: PATIENCE * limits.seconds + ORPHAN_SECONDS
+    _ENDING += [signal.SIGPROF, signal.SIGALRM]
 SHOWN = 200
 """Bytes of a complaint that are shown."""
 
@@ -42,6 +49,8 @@ class _Server:
 
     def __init__(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who then ends it
+        for number in _ENDING:  # a caller that ignores them has handed that down
+            signal.signal(number, signal.SIG_DFL)
         self.requests = os.fdopen(os.dup(0), "rb", 0)
         self.replies = os.fdopen(os.dup(1), "wb", 0)
         if hasattr(os, "memfd_create"):
@@ -73,8 +82,8 @@ class _Server:
         write(self.replies, reply)
         send(self.replies, pixels)
         self.warnings.clear()
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
 
     def _decode(self, path: Path, name: str, limits: Limits) -> Image:
         self._limit(limits)
@@ -89,9 +98,10 @@ class _Server:
         return image
 
     def _limit(self, limits: Limits) -> None:
-        """Memory, what may be said, and time, should the caller go without stopping this."""
-        with suppress(ImportError, AttributeError, ValueError, OSError):
-            signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_SECONDS)
+        """Seconds, memory, and what may be said; the timers end this process."""
+        for timer, seconds in _TIMERS.items():
+            signal.setitimer(timer, seconds(limits))
+        with suppress(ImportError, ValueError, OSError):
             import resource
 
             for kind, most in (

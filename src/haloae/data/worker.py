@@ -9,6 +9,7 @@ import atexit
 import json
 import logging
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -28,9 +29,13 @@ log = logging.getLogger("haloae.data.decoders")
 
 MOST_WORKERS = min(4, os.cpu_count() or 1)
 """At a time; of more threads that ask, some wait."""
+PATIENCE = 6
+"""How much longer by the clock than in processor time: the machine may be busy."""
 START_SECONDS = 60
 MOST_SAID = 2**16
 """Bytes that libraries may complain in."""
+_ENDED_LATE = [-signal.SIGPROF] if hasattr(signal, "SIGPROF") else []
+"""Exit code of one whose processor time was up."""
 _PIPE_BYTES = 2**20
 READY = b"haloae: ready to decode\n"
 # The caller's own search path: nothing is taken from the folder that it happens to stand in.
@@ -55,7 +60,7 @@ class _Worker:
         )
         self.requests = cast("IO[bytes]", self.process.stdin)
         self.replies = cast("IO[bytes]", self.process.stdout)
-        self.is_late = False
+        self.is_stopped = False
         with suppress(ImportError, AttributeError, OSError):  # where a pipe can be widened
             import fcntl
 
@@ -63,8 +68,13 @@ class _Worker:
         with self._within(START_SECONDS):
             skip_to(self.replies, READY)
 
+    @property
+    def is_late(self) -> bool:
+        """True: it was ended as it took too long, by its own processor time or by the clock."""
+        return self.is_stopped or self.process.returncode in _ENDED_LATE
+
     def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], NDArray[Any]]:
-        """The reply to a request, and its pixels.
+        """The reply to a request, and its pixels, within some time by the clock.
 
         Raises:
             OSError: it was late and is stopped, or has ended by itself.
@@ -105,7 +115,7 @@ class _Worker:
         self.process.returncode = 0
 
     def _stop(self) -> None:
-        self.is_late = True
+        self.is_stopped = True
         self.process.kill()
 
 
@@ -128,7 +138,7 @@ class _Workers:
             while True:
                 worker, is_new = self._take(name)
                 try:
-                    return worker.ask(request, limits.seconds)
+                    return worker.ask(request, PATIENCE * limits.seconds)
                 except OSError as error:
                     # One that waited may have been ended by someone else: then another is asked.
                     if worker.is_late or is_new:
@@ -200,7 +210,7 @@ def decode_apart(path: Path, name: str, limits: Limits) -> tuple[NDArray[Any], i
 def _ended(worker: _Worker, name: str, limits: Limits) -> ImageError:
     if worker.is_late:
         return ImageError(
-            f"{name}: decoding it takes longer than the limit of {limits.seconds:g} seconds: "
+            f"{name}: decoding it takes more than the limit of {limits.seconds:g} seconds: "
             f"export it again, or raise the limit with --limit seconds={2 * limits.seconds:g}."
         )
     return ImageError(
