@@ -49,8 +49,8 @@ class _Server:
 
     def __init__(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who then ends it
-        for number in _ENDING:  # a caller that ignores them has handed that down
-            signal.signal(number, signal.SIG_DFL)
+        for ending in _ENDING:  # a caller that ignores them has handed that down
+            signal.signal(ending, signal.SIG_DFL)
         self.requests = os.fdopen(os.dup(0), "rb", 0)
         self.replies = os.fdopen(os.dup(1), "wb", 0)
         if hasattr(os, "memfd_create"):
