@@ -24,6 +24,13 @@ from benchmarks.machine import machine
 from benchmarks.tables import Table
 
 MOST_SECONDS = 60
+OUTCOMES = {
+    "read": "read",
+    "decoding it takes more": "refused: time",
+    "not enough memory": "refused: memory",
+    "truncated or corrupted": "refused: damaged",
+}
+"""How what is said of a file begins, in a word."""
 READ = """
 import json, resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]),) * 2)
@@ -66,9 +73,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> Table:
     for name, found in after["files"].items():
         cells = [name, found["bytes"]]
         for each in (before["files"][name], found):
-            seconds = f"> {MOST_SECONDS}" if each["said"] == "stopped" else each["seconds"]
+            seconds = round(each["seconds"], 2)
+            seconds = f"> {MOST_SECONDS}" if each["said"] == "stopped" else seconds
             cells += [seconds, round(each["mb"])]
-        rows.append([*cells, found["said"].partition(" (")[0].partition(":")[0]])
+        said = found["said"]
+        rows.append([*cells, *(word for start, word in OUTCOMES.items() if said.startswith(start))])
     columns = ["file", "bytes", "s, before", "MB, before", "s", "MB", "outcome"]
     return Table(columns, rows, dict.fromkeys(columns[2:5:2], 1))
 

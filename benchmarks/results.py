@@ -253,8 +253,8 @@ KINDS = {
         _of_folder(bad_images.table),
         "python -m benchmarks.bad_images --source OLD/src --out runs/before; "
         "python -m benchmarks.bad_images --out runs/after",
-        "Before: commit 25d8e9b. Processor time and most memory of a process, start-up included, "
-        "with limits as they are unless set.",
+        "Before: commit 25d8e9b. Processor time, and memory of the largest process, which now is "
+        "the one that decodes; start-up included, limits as they are unless set.",
     ),
     "curve": Kind(
         "Image AUROC of `autoencoder` by the number of training steps",

@@ -191,7 +191,7 @@ def test_bad_images_are_set_beside_an_older_package(tmp_path: Path) -> None:
     values = written(tmp_path, "bad-images", tmp_path / "old", tmp_path / "new")
     ((name, size, seconds_before, memory_before, _, _, outcome),) = values["rows"]
     assert (name, size, seconds_before, memory_before) == ("png", 99, "> 60", 2000)
-    assert outcome == "truncated or corrupted"
+    assert outcome == "refused: damaged"
 
 
 def test_what_is_counted_is_as_the_docs_have_it(

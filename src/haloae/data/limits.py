@@ -13,7 +13,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pixels: PositiveInt = 200_000_000
-    """Of the image, as its header says: 200 megapixels are 600 MB, or 2.4 GB of deep ones."""
+    """Of the image, as its header says. Deep ones of over 90 megapixels need more memory, too."""
     bytes: PositiveInt = 2**30
     """Of the file."""
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 10
