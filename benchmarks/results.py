@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks import counted, curve, folder, speed_pages
+from benchmarks import bad_images, counted, curve, folder, speed_pages
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
 from haloae.detection.heads import head_named
@@ -248,6 +248,14 @@ KINDS = {
         "Batches of 8; predict with --maps none --overlays none.",
     ),
     "memory": Kind("Most memory of the whole process, MB", _of_folder(folder.memory), FOLDER),
+    "bad-images": Kind(
+        "Small files that cost much to decode",
+        _of_folder(bad_images.table),
+        "python -m benchmarks.bad_images --source OLD/src --out runs/before; "
+        "python -m benchmarks.bad_images --out runs/after",
+        "Before: commit 25d8e9b. Processor time, and memory of the largest process, which now is "
+        "the one that decodes; start-up included, limits as they are unless set.",
+    ),
     "curve": Kind(
         "Image AUROC of `autoencoder` by the number of training steps",
         training,

@@ -45,7 +45,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _as_a_new_process() -> Iterator[None]:
-    """A command sets threads and logging for its whole process; each test starts without."""
+    """A command sets threads, limits and logging for its process; each test starts without."""
     _reset()
     yield
     _reset()
@@ -55,6 +55,8 @@ def _reset() -> None:
     # Not imported here: the process that hands tests to the workers needs no torch.
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+    if limits := sys.modules.get("haloae.data.limits"):
+        limits.limit_images(**limits.Limits().model_dump())
     logger = logging.getLogger("haloae")
     logger.handlers, logger.propagate = [], True
     logger.setLevel(logging.NOTSET)

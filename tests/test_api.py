@@ -26,6 +26,7 @@ def test_the_public_names_are_these() -> None:
         "TrainingError",
         "WeightsError",
         "__version__",
+        "limit_images",
         "load",
         "preset",
     ]

@@ -38,9 +38,9 @@ steps = 4
 batch_size = 2
 """
 COMMON = {"--help", "--quiet"}
-RUNNING = COMMON | {"--device", "--threads", "--strict", "--overwrite", "--out"}
+RUNNING = COMMON | {"--device", "--threads", "--strict", "--limit", "--overwrite", "--out"}
 OPTIONS = {
-    "demo": RUNNING - {"--strict"} | {"--set"},
+    "demo": RUNNING - {"--strict", "--limit"} | {"--set"},
     "train": RUNNING
     | {"--preset", "--config", "--set", "--backbone", "--image-size", "--seed", "--max-steps"}
     | {"--max-minutes", "--false-alarm-rate", "--resume"},
@@ -195,6 +195,14 @@ def test_every_option_is_pinned(haloae: Run, command: str) -> None:
     assert result.code == 0
     found = re.findall(r"^ {2}(?:-h, )?(--[a-z-]+)", result.out, re.MULTILINE)
     assert sorted(found) == sorted(OPTIONS[command])
+
+
+def test_limits_of_an_image_are_set_by_name(haloae: Run, category: Path) -> None:
+    train = ("train", category, "--out", "run")
+    refused(haloae(*train, "--limit", "pixels"), "--limit pixels: give a limit and its number")
+    refused(haloae(*train, "--limit", "pixel=10"), "give pixels, bytes, seconds or memory")
+    limits = ("--limit", "pixels=1599", "--limit", "seconds=20")
+    refused(haloae(*train, *limits), "0 good images are too few (12 more cannot be read)")
 
 
 def test_choices_are_pinned(haloae: Run) -> None:

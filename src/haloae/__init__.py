@@ -10,6 +10,7 @@ from haloae._version import __version__
 
 if TYPE_CHECKING:
     from haloae.config import Config
+    from haloae.data.limits import limit_images
     from haloae.detection.predictor import Prediction
     from haloae.detector import Detector, load
     from haloae.errors import (
@@ -42,6 +43,7 @@ _HOMES = {
     "Prediction": "haloae.detection.predictor",
     "TrainingError": "haloae.errors",
     "WeightsError": "haloae.errors",
+    "limit_images": "haloae.data.limits",
     "load": "haloae.detector",
     "preset": "haloae.presets",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "__version__",
+    "limit_images",
     "load",
     "preset",
 ]

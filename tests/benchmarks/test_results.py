@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.machine import machine
 from benchmarks.results import KINDS, main, rates_now
 from benchmarks.tables import ROOT
 from PIL import Image
 
-from benchmarks import counted, folder
+import haloae
+from benchmarks import bad_images, counted, folder
 from conftest import texture
+from faults.bad_images import SHORT
 from haloae.config import Config
 from haloae.detection.calibration import threshold_at
 from haloae.detector import Detector
@@ -174,6 +177,21 @@ def test_a_folder_s_rates_and_memory(
     values = written(tmp_path, "memory", out)
     assert [row[1:] for row in values["rows"]] == [["`predict`", 2, 502], ["`predict`", 9, 509]]
     assert "1 thread;" in values["measured"]
+
+
+def test_bad_images_are_set_beside_an_older_package(tmp_path: Path) -> None:
+    whole = Path(haloae.__file__).parents[1]
+    (tmp_path / "short.png").write_bytes(SHORT["png L of 1 rows"](np.random.default_rng(0)))
+    read = bad_images.read(tmp_path / "short.png", whole)
+    assert 0 < read["seconds"] < bad_images.MOST_SECONDS
+    for name, found in (("old", {"said": "stopped", "seconds": 60, "mb": 2000.4}), ("new", read)):
+        (tmp_path / name).mkdir()
+        results = {"machine": machine(1), "files": {"png": {"bytes": 99, **found}}}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    values = written(tmp_path, "bad-images", tmp_path / "old", tmp_path / "new")
+    ((name, size, seconds_before, memory_before, _, _, outcome),) = values["rows"]
+    assert (name, size, seconds_before, memory_before) == ("png", 99, "> 60", 2000)
+    assert outcome == "refused: damaged"
 
 
 def test_what_is_counted_is_as_the_docs_have_it(

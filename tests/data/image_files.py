@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from haloae.data.images import read_image
+from haloae.data.limits import Limits
 from haloae.errors import ImageError
 
 Array = NDArray[np.generic]
 
 
-def refusal(path: Path, **limits: int) -> str:
+def refusal(path: Path, **limits: float) -> str:
     """The message `read_image` refuses a file with, checked to be one sentence naming it."""
     with pytest.raises(ImageError) as caught:
-        read_image(path, **limits)
+        read_image(path, limits=Limits(**limits))
     message = str(caught.value)
     assert message.startswith(str(path))
     assert message.endswith(".")

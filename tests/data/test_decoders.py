@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from haloae.data.images import image_from, read_image
+from haloae.data.limits import Limits
 from haloae.data.views import resize
 from haloae.errors import ImageError
 
@@ -322,13 +323,13 @@ def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
         bombs[f"{dtype.__name__}.tif"] = tiff(np.zeros((2345, 4), dtype), compression="lzw")
     for name, data in bombs.items():
         (tmp_path / name).write_bytes(data)
-        assert "over the limit of 7,000:" in refusal(tmp_path / name, max_pixels=7000)
+        assert "over the limit of 7,000:" in refusal(tmp_path / name, pixels=7000)
 
 
 def test_a_tile_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tile.tif"
     path.write_bytes(tiff(np.zeros((4, 4), np.uint16), tile=(160, 160)))
-    assert "160×160 pixels are over the limit" in refusal(path, max_pixels=100)
+    assert "160×160 pixels are over the limit" in refusal(path, pixels=100)
 
 
 def test_limit_beyond_pillows_own_does_not_warn(tmp_path: Path) -> None:
@@ -336,7 +337,7 @@ def test_limit_beyond_pillows_own_does_not_warn(tmp_path: Path) -> None:
     PILImage.new("1", (9500, 9500)).save(path)  # Pillow warns from 89 megapixels on
     image = read_image(path)
     assert image.height == 9500
-    assert "over the limit" in refusal(path, max_pixels=9500 * 9500 - 1)
+    assert "over the limit" in refusal(path, pixels=9500 * 9500 - 1)
 
 
 FILES: dict[str, Callable[[Array], bytes]] = {
@@ -403,7 +404,7 @@ def test_mutated_bytes_raise_nothing_else(
             mutated[position] = rng.integers(256)
         path.write_bytes(mutated)
         try:
-            image = read_image(path, max_pixels=1_000_000)
+            image = read_image(path, limits=Limits(pixels=1_000_000))
         except ImageError:
             continue
         assert image.pixels.shape == (image.height, image.width, 3)

@@ -15,6 +15,7 @@ from image_files import noise, refusal
 from PIL import Image as PILImage
 
 from haloae.data.images import Image, image_from, read_image, read_mask
+from haloae.data.limits import Limits
 from haloae.data.views import resize
 from haloae.errors import ConfigError, DataError, ImageError
 
@@ -152,7 +153,7 @@ def test_image_from_nonsense(value: object) -> None:
 def test_image_from_keeps_the_limit() -> None:
     for value in (np.zeros((10, 10), np.uint8), PILImage.new("L", (10, 10))):
         with pytest.raises(ImageError, match="over the limit of 99"):
-            image_from(value, max_pixels=99)
+            image_from(value, limits=Limits(pixels=99))
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (31, 47), (64, 64), (1, 1), (500, 3)])

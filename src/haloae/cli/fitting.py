@@ -68,6 +68,7 @@ def train(
     device: options.Device = "auto",
     threads: options.Threads = None,
     strict: options.Strict = False,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Fit a detector to good images: writes RUN/model.safetensors."""
@@ -139,6 +140,7 @@ def calibrate(
     device: options.Device = "auto",
     threads: options.Threads = None,
     strict: options.Strict = False,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Set thresholds anew, by rate or by good images."""
@@ -200,6 +202,7 @@ def benchmark(
     ] = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """The paper's experiment, over a root of categories."""

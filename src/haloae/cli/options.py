@@ -27,6 +27,15 @@ def _hush(quiet: bool) -> bool:
     return quiet
 
 
+def _limit(given: list[str] | None) -> list[str] | None:
+    """Before the command runs: limits hold for all that it reads."""
+    if given:
+        from haloae.data.limits import read_limits
+
+        read_limits(given)
+    return given
+
+
 Model = Annotated[Path, Argument(metavar="MODEL", help="a model.safetensors")]
 ResultsFolder = Annotated[Path, Option("--out", metavar="DIR", help="folder for the results")]
 Overwrite = Annotated[bool, Option("--overwrite", help="replace what the output holds")]
@@ -35,6 +44,15 @@ Strict = Annotated[
     bool, Option("--strict", help="stop at an image that cannot be read, instead of skipping it")
 ]
 
+Limits = Annotated[
+    list[str] | None,
+    Option(
+        "--limit",
+        metavar="NAME=VALUE",
+        help="most that one image may take: pixels, bytes, seconds or memory; may be given again",
+        callback=_limit,
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], Option("--device", help="auto: cuda where there is any")
 ]

@@ -41,6 +41,7 @@ def predict(
     threads: options.Threads = None,
     precision: options.Precision = "float32",
     strict: options.Strict = False,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Score images: writes DIR/predictions.jsonl, maps, overlays."""
@@ -98,6 +99,7 @@ def export(
     ] = "float32",
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Write a model for ONNX Runtime or OpenVINO."""
@@ -147,6 +149,7 @@ def evaluate(
     threads: options.Threads = None,
     precision: options.Precision = "float32",
     strict: options.Strict = False,
+    limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Measure: writes DIR/report.html and metrics.json."""

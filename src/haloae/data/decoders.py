@@ -3,12 +3,12 @@
 import logging
 import os
 import struct
-import zlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags
 from PIL import Image as PILImage
@@ -20,9 +20,21 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from haloae.data.limits import Limits
+from haloae.data.whole import (
+    check_deflated,
+    check_fax,
+    check_jpeg,
+    check_png,
+    check_runs,
+    load_png,
+    mended_jpeg,
+)
 from haloae.errors import ImageError
 
 logger = logging.getLogger(__name__)
+# What Pillow logs would reach the terminal where nobody listens; what it raises says the same.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _READERS: dict[bytes, Callable[[BinaryIO], PILImage.Image]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -56,12 +68,12 @@ class Decoded(NamedTuple):
     """EXIF orientation, 1 to 8, still to be applied."""
 
 
-def decode(file: BinaryIO, name: str, max_pixels: int) -> Decoded:
+def decode(file: BinaryIO, name: str, limits: Limits) -> Decoded:
     """Decodes a file from its first byte; raises anything at all on hostile bytes."""
     head = file.read(32)
     reader = next((read for magic, read in _READERS.items() if head.startswith(magic)), None)
     if reader is None or (reader is WebPImageFile and head[8:12] != b"WEBP"):
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         raise ImageError(
             f"{name}: expected an image, got {size:,} bytes of {_kind(head)}: save it as PNG, JPEG "
             f"or TIFF."
@@ -70,75 +82,69 @@ def decode(file: BinaryIO, name: str, max_pixels: int) -> Decoded:
         tags = ImageFileDirectory_v2(head[:16] if head[2] == 43 else head[:8])
         file.seek(tags.next)
         tags.load(file)
-        check_size(name, tags[256], tags[257], max_pixels)
+        check_size(name, tags[256], tags[257], limits)
         # A tile may be larger than the image, and libtiff allocates it whole.
-        check_size(name, tags.get(322, 1), tags.get(323, 1), max_pixels)
+        check_size(name, tags.get(322, 1), tags.get(323, 1), limits)
         if set(tags.get(339, (1,))) & {2, 3} or max(tags.get(258, (1,))) > 8:
             return _decode_deep_tiff(file, tags, name)
+        file.seek(0)
+        check_fax(file.read() if tags.get(259) in (3, 4) else b"", tags)
     file.seek(0)
     picture = reader(file)
-    check_size(name, *picture.size, max_pixels)
-    if picture.format in _CHECKS:
-        pillow_position = file.tell()
-        file.seek(0)
-        data = file.read()
-        _CHECKS[picture.format](data)
-        if picture.format == "PNG" and head[24] == 16:
-            return _decode_png16(data, picture, name)
-        file.seek(pillow_position)
-    if picture.format == "PPM":
-        arguments = picture.tile[0].args  # type: ignore[attr-defined]
-        maximum = arguments[1] if isinstance(arguments, tuple) else 255
-        if maximum > 255 or arguments == "I;16B":
-            return _decode_pnm16(file, picture, 65535 if arguments == "I;16B" else maximum, name)
+    check_size(name, *picture.size, limits)
+    if decode_format := _BY_FORMAT.get(picture.format or ""):
+        return decode_format(file, picture, name)
     return from_pillow(picture, name)
 
 
-def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    """Raises ImageError unless a header's size has pixels, and at most `max_pixels`."""
+def check_size(name: str, width: int, height: int, limits: Limits) -> None:
+    """Raises ImageError unless a header's size has pixels, and no more than the limit."""
     if min(width, height) < 1:
         raise ImageError(f"{name}: it has no pixels ({width}×{height}): export it again.")
-    if width * height > max_pixels:
+    if width * height > limits.pixels:
         raise ImageError(
-            f"{name}: {width}×{height} pixels are over the limit of {max_pixels:,}: crop or shrink "
-            f"it, or raise max_pixels."
+            f"{name}: {width}×{height} pixels are over the limit of {limits.pixels:,}: crop or "
+            f"shrink it, or raise the limit with --limit pixels={width * height}."
         )
 
 
-def _check_png(data: bytes) -> None:
-    """Raises ValueError unless every critical chunk is whole: Pillow does not check IDAT's CRC."""
-    view = memoryview(data)
-    position = 8
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
+def _decode_png(file: BinaryIO, picture: PILImage.Image, name: str) -> Decoded:
+    position = file.tell()  # where Pillow goes on
+    file.seek(0)
+    data = file.read()
+    check_png(data)
+    if data[24] == 16:
+        return _decode_png16(data, picture, name)
+    file.seek(position)
+    load_png(picture, data)
+    return from_pillow(picture, name)
+
+
+def _decode_jpeg(file: BinaryIO, picture: PILImage.Image, name: str) -> Decoded:
+    """Decodes a JPEG by libjpeg as Pillow does, but hears what it says of damage."""
+    file.seek(0)
+    data = file.read()
+    check_jpeg(data)
+    colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[picture.mode]
+    for _ in range(3):
+        try:
+            array = simplejpeg.decode_jpeg(data, colours)
             break
-        if kind[:1].isupper() and zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(
-            view[end - 4 : end]
-        ):
-            raise ValueError(f"wrong checksum in chunk {kind.decode('ascii', 'replace')}")
-        if kind == b"IEND":
-            return
-        position = end
-    raise ValueError("the PNG's end is missing")
+        except ValueError as error:
+            data = mended_jpeg(data, str(error))
+    if colours == "CMYK":
+        is_inverted = picture.tile[0].args[0] == "CMYK;I"  # type: ignore[attr-defined]
+        inks = PILImage.fromarray(~array if is_inverted else array, "CMYK")
+        array = np.array(inks.convert("RGB"))
+    return Decoded(array, depth=8, orientation=_orientation(picture, name))
 
 
-def _check_jpeg(data: bytes) -> None:
-    """Raises ValueError without an end marker: libjpeg fills a file padded with zeros with grey."""
-    position = 2
-    while position + 4 <= len(data):
-        marker, length = struct.unpack_from(">HH", data, position)
-        if marker == 0xFFDA:
-            if data.find(b"\xff\xd9", position) > 0:
-                return
-            break
-        # Anything but a segment here is fill bytes, which decoders step over as well.
-        position += 2 + length if 0xFFC0 <= marker < 0xFFFF else 1
-    raise ValueError("the JPEG's end is missing")
-
-
-_CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "MPO": _check_jpeg}
+def _decode_bmp(file: BinaryIO, picture: PILImage.Image, name: str) -> Decoded:
+    decoder, _, offset, arguments = picture.tile[0]  # type: ignore[attr-defined]
+    if decoder == "bmp_rle":
+        file.seek(0)
+        check_runs(file.read(), offset, picture.size, is_half=arguments[1])
+    return from_pillow(picture, name)
 
 
 def _decode_png16(data: bytes, picture: PILImage.Image, name: str) -> Decoded:
@@ -153,13 +159,25 @@ def _decode_png16(data: bytes, picture: PILImage.Image, name: str) -> Decoded:
     return Decoded(values, depth=16, orientation=_orientation(picture, name))
 
 
-def _decode_pnm16(file: BinaryIO, picture: PILImage.Image, maximum: int, name: str) -> Decoded:
-    decoder, _, offset, _ = picture.tile[0]  # type: ignore[attr-defined]
-    if decoder == "ppm_plain":
+def _decode_pnm(file: BinaryIO, picture: PILImage.Image, name: str) -> Decoded:
+    """Decodes PNM of any maximum: Pillow clips what is over it, and reads it sample by sample."""
+    decoder, _, offset, arguments = picture.tile[0]  # type: ignore[attr-defined]
+    maximum = arguments[1] if isinstance(arguments, tuple) else 255
+    if arguments == "I;16B":
+        maximum = 65535
+    if decoder == "ppm_plain" and maximum > 255:
         raise ImageError(f"{name}: 16-bit PNM in plain text is not read: save it as 16-bit PNG.")
+    if decoder == "ppm_plain" or maximum == 255:
+        return from_pillow(picture, name)
     file.seek(offset)
     shape = (picture.height, picture.width, 3 if picture.mode == "RGB" else 1)
-    values = np.frombuffer(file.read(2 * int(np.prod(shape))), ">u2").reshape(shape)
+    kind = np.dtype("u1" if maximum < 256 else ">u2")
+    data = file.read(kind.itemsize * int(np.prod(shape)))
+    values = np.frombuffer(data, kind).reshape(shape)
+    if values.max() > maximum:
+        raise ValueError(f"a value of {values.max()} over its maximum of {maximum}")
+    if maximum < 256:
+        return Decoded(np.rint(values / maximum * 255).astype(np.uint8), depth=8)
     return Decoded(unit_range(values / np.float32(maximum), name), depth=16)
 
 
@@ -179,8 +197,11 @@ def _decode_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2, name: str) ->
             f"read: save it as grey or RGB."
         )
     file.seek(0)
-    array = _imagecodecs(name, f"{bits}-bit TIFF").tiff_decode(file.read())
-    if tags.get(284, 1) == 2 and samples > 1:
+    data = file.read()
+    is_apart = tags.get(284, 1) == 2
+    check_deflated(data, tags, bits // 8 * (1 if is_apart else samples))
+    array = _imagecodecs(name, f"{bits}-bit TIFF").tiff_decode(data)
+    if is_apart and samples > 1:
         array = np.moveaxis(array, 0, -1)
     array = array.reshape(tags[257], tags[256], samples)
     values = unit_range(array, name)
@@ -196,13 +217,22 @@ def _imagecodecs(name: str, kind: str) -> ModuleType:
     """What decodes the images that Pillow cuts to 8 bits; an extra, as few cameras write them."""
     try:
         import imagecodecs
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImageError(
             f"{name}: {kind} needs imagecodecs, which is not installed: "
             f"run `pip install 'haloae[deep]'`."
         ) from error
     module: ModuleType = imagecodecs
     return module
+
+
+_BY_FORMAT = {
+    "PNG": _decode_png,
+    "JPEG": _decode_jpeg,
+    "MPO": _decode_jpeg,
+    "PPM": _decode_pnm,
+    "BMP": _decode_bmp,
+}
 
 
 def from_pillow(picture: PILImage.Image, name: str) -> Decoded:
@@ -231,8 +261,10 @@ def from_pillow(picture: PILImage.Image, name: str) -> Decoded:
 
 def unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
     """Turns uint16 or floats of any shape into float32 in [0, 1]."""
+    values = array.astype(np.float32)
     if array.dtype.kind == "u":
-        return array.astype(np.float32) / np.float32(65535)
+        values /= np.float32(65535)
+        return values
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all():
         raise ImageError(f"{name}: it holds NaN or infinite values: replace them.")
@@ -240,7 +272,7 @@ def unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
         raise ImageError(
             f"{name}: expected floats from 0 to 1, got {low:.6g} to {high:.6g}: rescale it."
         )
-    return array.astype(np.float32).clip(0, 1)
+    return values.clip(0, 1, out=values)
 
 
 def _orientation(picture: PILImage.Image, name: str) -> int:

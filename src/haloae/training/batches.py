@@ -5,6 +5,7 @@ So a run that was killed goes on as if it had not been, and workers may make bat
 
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from haloae.data.limits import Limits, current_limits, limit_images
 from haloae.data.source import ImageKinds, ImageLike, decode_ahead, decoded
 from haloae.errors import DataError, ImageError
 from haloae.training.cutpaste import VIEWS, cutpaste_views
@@ -173,12 +175,13 @@ class StepBatches(Dataset[Tensor]):
             num_workers=workers,
             # fork is not safe beside the threads torch has started
             multiprocessing_context="spawn" if workers else None,
-            worker_init_fn=_ignore_interrupts if workers else None,
+            worker_init_fn=partial(_start_worker, current_limits()) if workers else None,
         )
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C is for the main process, which then ends its workers."""
+def _start_worker(limits: Limits, worker: int) -> None:
+    """Limits of images are those of the main process; Ctrl-C is for it, which ends its workers."""
+    limit_images(**limits.model_dump())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
