@@ -23,9 +23,10 @@ from haloae.config import Config
 from haloae.data.images import read_image
 from haloae.data.views import resize
 from haloae.deploy import export
+from haloae.deploy.engines import INPUT, METADATA_KEY
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.quantise import quantised, spoiled
-from haloae.deploy.runtime import INPUT, METADATA_KEY, open_runtime
+from haloae.deploy.runtime import open_runtime
 from haloae.detection.predictor import Measured
 from haloae.detector import Detector, fit_detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError

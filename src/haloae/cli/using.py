@@ -152,6 +152,7 @@ def evaluate(
 ) -> int:
     """Measure: writes DIR/report.html and metrics.json."""
     from haloae.data.folders import load_category
+    from haloae.deploy.runtime import is_exported
     from haloae.evaluation.evaluate import evaluate
     from haloae.outputs.folder import write_evaluation
     from haloae.outputs.report.page import REPORT
@@ -162,7 +163,8 @@ def evaluate(
     claim_folder(out, overwrite=overwrite)
     progress = progress_bar("evaluating", quiet=quiet)
     result = evaluate(detector, category, strict=strict, progress=progress)
-    losses = model.parent / LOSS_LOG
+    # Beside an export there may be the log of anybody's training.
+    losses = None if is_exported(model) else model.parent / LOSS_LOG
     write_evaluation(result, detector, category, out, losses=losses, progress=progress)
     report_skipped(result.skipped)
     if not quiet:

@@ -1,6 +1,7 @@
 """Images in, predictions out: what every detector does, whatever computes its maps."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +65,9 @@ class Measured(NamedTuple):
 
 class Backend(Protocol):
     """What computes: torch, or a runtime with an exported graph."""
+
+    source: str
+    """What it was loaded from, as it is named in messages."""
 
     @property
     def name(self) -> str:
@@ -159,23 +163,33 @@ class Predictor:
                 else:
                     yield entry.image, next(predictions)
 
-    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
+    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
         measured = self.measure(np.stack([each.resized for each in batch]))
-        calibration = self.calibration
         return [
-            Prediction(
-                score=score,
-                p_value=calibration.p_value(score),
-                is_anomalous=score > calibration.threshold.value,
-                extrapolated=calibration.extrapolated,
-                grid_map=grid_map,
-                size=(each.image.height, each.image.width),
-                pixel_threshold=calibration.pixel_threshold.value,
-            )
-            for each, score, grid_map in zip(
-                batch, measured.scores.tolist(), measured.maps, strict=True
-            )
+            self._judged(*each)
+            for each in zip(batch, measured.scores.tolist(), measured.maps, strict=True)
         ]
+
+    def _judged(
+        self, each: Decoded, score: float, grid_map: NDArray[np.float32]
+    ) -> Prediction | ImageError:
+        # What is not a number is above no threshold: it would pass for normal.
+        if not (0 <= score < math.inf and 0 <= grid_map.min() <= grid_map.max() < math.inf):
+            return ImageError(
+                f"{each.name}: {self.backend.source} gives it a score of {score:g} and a map from "
+                f"{grid_map.min():g} to {grid_map.max():g}, where finite numbers of at least 0 are "
+                f"expected: the model is damaged or does not fit such images; train or export anew."
+            )
+        calibration = self.calibration
+        return Prediction(
+            score=score,
+            p_value=calibration.p_value(score),
+            is_anomalous=score > calibration.threshold.value,
+            extrapolated=calibration.extrapolated,
+            grid_map=grid_map,
+            size=(each.image.height, each.image.width),
+            pixel_threshold=calibration.pixel_threshold.value,
+        )
 
     def _warn_if_unlike(self, image: Image) -> None:
         """Say once that an image is not like those the detector was fitted on."""
