@@ -23,6 +23,7 @@ from haloae.config import Config
 from haloae.data.images import read_image
 from haloae.data.views import resize
 from haloae.deploy import export
+from haloae.deploy.checks import seal
 from haloae.deploy.engines import INPUT, METADATA_KEY
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.quantise import quantised, spoiled
@@ -111,13 +112,15 @@ def own(exported: Path, folder: Path) -> Path:
 
 
 def with_metadata(path: Path, text: str | None) -> Path:
-    """Replace a file's metadata, as its user would."""
+    """Replace a file's metadata and seal it anew, as its user would."""
     if path.suffix == ".onnx":
         model = onnx.load(path)
         del model.metadata_props[:]
         if text is not None:
             onnx.helper.set_model_props(model, {METADATA_KEY: text})
         onnx.save(model, path)
+        if text is not None:
+            seal(path)
         return path
     fresh = path.with_name("changed.xml")
     if text is None:
@@ -127,6 +130,7 @@ def with_metadata(path: Path, text: str | None) -> Path:
         model = openvino.Core().read_model(path)
         model.set_rt_info(text, [METADATA_KEY])
         openvino.save_model(model, fresh, compress_to_fp16=False)
+    seal(fresh)
     return fresh
 
 
@@ -286,7 +290,7 @@ def test_openvino_needs_both_files(exported: Path, tmp_path: Path) -> None:
     if exported.suffix == ".xml":
         path = own(exported, tmp_path)
         path.with_suffix(".bin").write_bytes(b"short")
-        with pytest.raises(ModelFileError, match="OpenVINO"):
+        with pytest.raises(ModelFileError, match="seal does not match"):
             open_runtime(path)
         path.with_suffix(".bin").unlink()
         with pytest.raises(ModelFileError, match=r"model\.bin is not beside it"):
