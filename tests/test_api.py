@@ -28,6 +28,7 @@ def test_the_public_names_are_these() -> None:
         "__version__",
         "load",
         "preset",
+        "seal",
     ]
     assert set(haloae.__all__) == set(dir(haloae))
 

@@ -10,6 +10,7 @@ from haloae._version import __version__
 
 if TYPE_CHECKING:
     from haloae.config import Config
+    from haloae.deploy.checks import seal
     from haloae.detection.predictor import Prediction
     from haloae.detector import Detector, load
     from haloae.errors import (
@@ -44,6 +45,7 @@ _HOMES = {
     "WeightsError": "haloae.errors",
     "load": "haloae.detector",
     "preset": "haloae.presets",
+    "seal": "haloae.deploy.checks",
 }
 """Where each public name lives."""
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "__version__",
     "load",
     "preset",
+    "seal",
 ]
 
 

@@ -481,8 +481,11 @@ def test_an_export_is_evaluated_like_its_detector(
     exported: Path, test_set: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "measured"
+    (exported.parent / "losses.csv").write_text("step,of somebody else\n1,7.5\n2,6.5\n")
     command = ["evaluate", str(exported), str(test_set), "--out", str(out), "--threads", "1"]
     assert main(command) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["engine"].startswith("onnx" if exported.suffix == ".onnx" else "openvino")
-    assert metrics["engine"] in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert metrics["engine"] in report
+    assert "of somebody else" not in report
