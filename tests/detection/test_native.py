@@ -50,8 +50,10 @@ def devices(native: Native) -> set[str]:
 
 @pytest.fixture(scope="module")
 def saved(tiny: Config, good_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A detector with an auto-encoder."""
-    config = tiny.replace(training={"steps": 1}, network={"attention": {"head_dim": 4}})
+    """A detector with an auto-encoder and images."""
+    config = tiny.replace(
+        training={"steps": 1}, network={"image_decoder": [4]}, detection={"image_weight": 0.5}
+    )
     return written(config, good_paths, tmp_path_factory.mktemp("saved"))
 
 
@@ -100,6 +102,8 @@ BIAS = "network.extractor.layers.near.bias"
         (renamed(CONV, None), f"tensor {CONV} is missing"),
         (renamed(BIAS, BIAS + "es"), f"tensor {BIAS} is missing"),
         (renamed("usual.features", None), "'features'"),
+        (renamed("usual.image", "usual.images"), "usual.image is missing"),
+        (filled("usual.features", -1), "mean squares below 0"),
         *((filled(CONV, value), f"tensor {CONV} holds") for value in (math.nan, -math.inf)),
         (filled("usual.features", math.nan, 1000), r"usual\.features holds numbers that are not"),
     ],
