@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from conftest import PLAIN
+from faults.models import flipped, small_export
 from haloae.deploy.checks import Known, known_image, seal
 from haloae.deploy.runtime import open_runtime
 from haloae.errors import ModelFileError
-from hostile import flipped, small_export
 
 CONFIG = PLAIN.replace(image_size=32)
 SUFFIXES = (".onnx", ".xml")

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from conftest import PLAIN
+from faults.models import small_export, small_graph, with_text
 from haloae import Config, Detector
 from haloae.deploy.runtime import open_runtime
 from haloae.detection.heads import Seen, head_named
@@ -19,7 +20,6 @@ from haloae.detection.native import Native
 from haloae.detection.predictor import Backend
 from haloae.errors import HaloaeError, ImageError, MissingExtraError, ModelFileError
 from haloae.network.haloae import HaloAE
-from hostile import small_export, small_graph, with_text
 
 CONFIG = PLAIN.replace(image_size=32)
 THREADS, EACH = 8, 50

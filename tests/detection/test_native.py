@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import texture
-from haloae import Config, Detector, HaloaeError
-from haloae.detection.heads import Seen, head_named
-from haloae.detection.native import Native
-from haloae.errors import ModelFileError
-from haloae.network.haloae import HaloAE
-from hostile import (
+from faults.models import (
     Change,
     Tensors,
     Values,
@@ -30,6 +25,11 @@ from hostile import (
     reshaped,
     retyped,
 )
+from haloae import Config, Detector, HaloaeError
+from haloae.detection.heads import Seen, head_named
+from haloae.detection.native import Native
+from haloae.errors import ModelFileError
+from haloae.network.haloae import HaloAE
 
 
 def test_all_that_scores_is_on_the_network_s_device(tiny: Config) -> None:
