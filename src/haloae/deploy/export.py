@@ -171,6 +171,7 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
     return Metadata(
         precision=precision,
         input_type=input_type,
+        seal=UNSEALED,
         image_size=detector.config.image_size,
         threshold=calibration.threshold.value,
         pixel_threshold=calibration.pixel_threshold.value,
@@ -179,7 +180,6 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
         config=detector.config,
         calibration=calibration,
         provenance=detector.provenance,
-        seal=UNSEALED,
     )
 
 

@@ -53,6 +53,8 @@ class Metadata(BaseModel):
     """Of the network's arithmetic."""
     input_type: InputType = "float32"
     """Of the pixels: float32 in [0, 1], or uint8."""
+    seal: Annotated[str, Field(pattern=f"^{SEAL.pattern}$")] | None = None
+    """See `haloae.deploy.checks`; None in files of before there were any."""
     image_size: PositiveInt
     """Side of the input, in pixels."""
     labels: tuple[str, str] = LABELS
@@ -67,8 +69,6 @@ class Metadata(BaseModel):
     config: Config
     calibration: Calibration
     provenance: Provenance
-    seal: Annotated[str, Field(pattern=f"^{SEAL.pattern}$")] | None = None
-    """See `haloae.deploy.checks`; None in files of before there were any."""
 
     def stated(self, value: float, fitted: float | None) -> Threshold:
         """A threshold of the file: no fit to a tail where someone has set another since."""

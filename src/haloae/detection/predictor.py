@@ -161,35 +161,25 @@ class Predictor:
                 if isinstance(entry, ImageError):
                     yield None, entry
                 else:
-                    yield entry.image, next(predictions)
+                    yield entry.image, self._checked(entry.name, next(predictions))
 
-    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
+    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
         measured = self.measure(np.stack([each.resized for each in batch]))
-        return [
-            self._judged(*each)
-            for each in zip(batch, measured.scores.tolist(), measured.maps, strict=True)
-        ]
-
-    def _judged(
-        self, each: Decoded, score: float, grid_map: NDArray[np.float32]
-    ) -> Prediction | ImageError:
-        # What is not a number is above no threshold: it would pass for normal.
-        if not (0 <= score < math.inf and 0 <= grid_map.min() <= grid_map.max() < math.inf):
-            return ImageError(
-                f"{each.name}: {self.backend.source} gives it a score of {score:g} and a map from "
-                f"{grid_map.min():g} to {grid_map.max():g}, where finite numbers of at least 0 are "
-                f"expected: the model is damaged or does not fit such images; train or export anew."
-            )
         calibration = self.calibration
-        return Prediction(
-            score=score,
-            p_value=calibration.p_value(score),
-            is_anomalous=score > calibration.threshold.value,
-            extrapolated=calibration.extrapolated,
-            grid_map=grid_map,
-            size=(each.image.height, each.image.width),
-            pixel_threshold=calibration.pixel_threshold.value,
-        )
+        return [
+            Prediction(
+                score=score,
+                p_value=calibration.p_value(score),
+                is_anomalous=score > calibration.threshold.value,
+                extrapolated=calibration.extrapolated,
+                grid_map=grid_map,
+                size=(each.image.height, each.image.width),
+                pixel_threshold=calibration.pixel_threshold.value,
+            )
+            for each, score, grid_map in zip(
+                batch, measured.scores.tolist(), measured.maps, strict=True
+            )
+        ]
 
     def _warn_if_unlike(self, image: Image) -> None:
         """Say once that an image is not like those the detector was fitted on."""
@@ -214,6 +204,17 @@ class Predictor:
                 "this is said once.",
                 " and ".join(unlike),
             )
+
+    def _checked(self, name: str, found: Prediction) -> Prediction | ImageError:
+        """What is not a number is above no threshold: it would pass for normal."""
+        low, high = float(found.grid_map.min()), float(found.grid_map.max())
+        if 0 <= found.score < math.inf and 0 <= low <= high < math.inf:
+            return found
+        return ImageError(
+            f"{name}: {self.backend.source} gives it a score of {found.score:g} and a map from "
+            f"{low:g} to {high:g}, where finite numbers of at least 0 are expected: the model is "
+            f"damaged or does not fit such images; train or export anew."
+        )
 
 
 def resize_map(anomaly: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
