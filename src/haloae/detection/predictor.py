@@ -1,7 +1,6 @@
 """Images in, predictions out: what every detector does, whatever computes its maps."""
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,7 +207,7 @@ class Predictor:
     def _checked(self, name: str, found: Prediction) -> Prediction | ImageError:
         """What is not a number is above no threshold: it would pass for normal."""
         low, high = float(found.grid_map.min()), float(found.grid_map.max())
-        if 0 <= found.score < math.inf and 0 <= low <= high < math.inf:
+        if np.isfinite((found.score, low, high)).all() and min(found.score, low) >= 0:
             return found
         return ImageError(
             f"{name}: {self.backend.source} gives it a score of {found.score:g} and a map from "
