@@ -1,5 +1,6 @@
 """Whatever a runtime does, in whichever thread, is a right answer or a sentence."""
 
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper
 from conftest import PLAIN
 from faults.models import small_export, small_graph, with_text
 from haloae import Config, Detector
+from haloae.cli import main
 from haloae.deploy.runtime import open_runtime
 from haloae.detection.heads import Seen, head_named
 from haloae.detection.native import Native
@@ -102,6 +104,23 @@ def test_no_number_is_normal(output: str, wrong: Node, suffix: str, tmp_path: Pa
     found = next(Detector.load(path, threads=1).stream([np.full((40, 40, 3), 90, np.uint8)]))
     assert isinstance(found, ImageError)
     assert f"the image: {path} gives it" in str(found)
+
+
+def test_no_line_of_predictions_holds_what_is_no_number(good_folder: Path, tmp_path: Path) -> None:
+    wrong = node("Log", ["zeros"], "score")
+    zeros = node("Sub", ["means", "means"], "zeros")
+    graph = small_graph(CONFIG, zeros, *(SOUND | {"score": wrong}).values())
+    model, out = small_export(tmp_path / "m.onnx", CONFIG, graph), tmp_path / "out"
+    command = ["predict", str(model), str(good_folder), "--out", str(out), "--threads", "1"]
+    assert main([*command, "--overlays", "none"]) == 1
+    text = (out / "predictions.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len(lines) == 12
+    assert all(line["score"] is None and line["is_anomalous"] is None for line in lines)
+    assert all(
+        f"{line['path']}: {model} gives it a score of -inf" in line["error"] for line in lines
+    )
+    assert main([*command, "--overwrite", "--strict"]) == 2
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:

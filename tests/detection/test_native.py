@@ -168,6 +168,23 @@ def test_a_header_sets_no_work_and_no_memory(
     refused(tmp_path / "m.safetensors", changed(saved, change), match)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("usual_images",), 10**30),
+        (("provenance", "images", "heights", 1), 10**400),
+        (("calibration", "scores", 0), math.nan),
+        (("calibration", "fitted_threshold"), math.inf),
+        (("calibration", "peaks", 0), 10**400),
+    ],
+)
+def test_numbers_that_nobody_can_count_with_are_refused(
+    place: tuple[str | int, ...], value: float, saved: bytes, tmp_path: Path
+) -> None:
+    data = changed(saved, lambda values, _: put(values, place, value))
+    refused(tmp_path / "m.safetensors", data, rf"not valid at {place[0]}")
+
+
 def test_nesting_and_long_numbers_are_refused(saved: bytes, tmp_path: Path) -> None:
     values, tensors = opened(saved)
     for text in ("[" * 100_000, '{"format_version":' * 50_000, "1" * 5000):
