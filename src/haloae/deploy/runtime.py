@@ -153,8 +153,8 @@ class Runtime:
         ):
             if not abs(found - told) <= TOLERANCE[within] * max(told, highest):
                 raise ModelFileError(
-                    f"{self.source}: computes {found:.6g} where {told:.6g} is right, with "
-                    f"{self.name}: use another version of that, or export again."
+                    f"{self.source}: computes {found:.6g} where {told:.6g} is right "
+                    f"({self.name}): install another version of the runtime, or export again."
                 )
 
 

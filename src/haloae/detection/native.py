@@ -74,7 +74,12 @@ class Native:
         self.__dict__.pop("scorer", None)
 
     def measure(self, images: NDArray[np.float32]) -> Measured:
-        """See `Backend.measure`."""
+        """See `Backend.measure`.
+
+        Raises:
+            MemoryError: the device has too little.
+            ModelFileError: torch cannot compute it, or not on this device.
+        """
         device = next(self.network.parameters()).device
         try:
             with torch.inference_mode():
