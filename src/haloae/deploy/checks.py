@@ -19,7 +19,7 @@ from haloae.data.images import shown_path
 from haloae.data.views import WHITE
 from haloae.detection.predictor import Measured
 from haloae.errors import ModelFileError
-from haloae.files import write_atomic
+from haloae.files import open_regular, write_atomic
 
 Bytes = bytes | mmap.mmap
 MARK = "haloae-seal"
@@ -127,7 +127,7 @@ def mapped(path: Path) -> Bytes:
         ModelFileError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return b""  # which cannot be mapped
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -10,6 +10,7 @@ from haloae.data.images import shown_path
 from haloae.errors import EXTRAS, MissingExtraError
 from haloae.files import write_atomic
 from haloae.outputs.pictures import FOUND, RAMP, TRUE
+from haloae.outputs.report import REPORT as REPORT
 from haloae.outputs.report.section import Chart, Section
 from haloae.outputs.report.words import METRICS, MOST, percent, protocol_entries, shown, three
 
@@ -21,9 +22,6 @@ except ModuleNotFoundError as error:
     if error.name not in EXTRAS:
         raise
     raise MissingExtraError(error.name, EXTRAS[error.name]) from error
-
-REPORT = "report.html"
-"""Its name in a folder of results."""
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
