@@ -29,6 +29,7 @@ def test_the_public_names_are_these() -> None:
         "limit_images",
         "load",
         "preset",
+        "seal",
     ]
     assert set(haloae.__all__) == set(dir(haloae))
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from conftest import texture
 from haloae import Config, ConfigError, Detector
+from haloae.deploy.engines import METADATA_KEY
 from haloae.deploy.export import EXPORTS, Export, export_model, register_export
-from haloae.deploy.runtime import METADATA_KEY, Metadata
+from haloae.deploy.runtime import Metadata
 from haloae.detection.heads import HEADS, Head, Seen, register_head
 from haloae.network.attention import ATTENTION, Attention, register_attention
 from haloae.network.haloae import HaloAEOutput

@@ -8,7 +8,8 @@ import haloae
 ROOT = Path(haloae.__file__).parent
 ROOMS = (
     *("_version", "errors", "files", "claims", "machine", "config", "presets", "data", "demo_set"),
-    *("network", "training", "detection", "deploy.runtime", "detector", "deploy", "evaluation"),
+    *("network", "training", "detection", "deploy.checks", "deploy.engines"),
+    *("deploy.runtime", "detector", "deploy", "evaluation"),
     *("outputs", "experiments", "cli"),
 )
 """From what knows nothing of the others to what knows them all."""

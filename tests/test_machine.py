@@ -38,5 +38,22 @@ def test_what_is_freed_is_kept() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_bfloat16_is_what_the_processor_says() -> None:
-    says = "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    assert has_bfloat16(torch.device("cpu")) == says
+    says = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    assert has_bfloat16(torch.device("cpu")) == bool(says & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@pytest.mark.parametrize(
+    ("capable", "has_it"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "avx_ne_convert": True}, False),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"neon": True, "bf16": False}, False),
+    ],
+)
+def test_bfloat16_of_other_processors(
+    capable: dict[str, bool], has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable)
+    assert has_bfloat16(torch.device("cpu")) == has_it

@@ -11,6 +11,7 @@ from haloae._version import __version__
 if TYPE_CHECKING:
     from haloae.config import Config
     from haloae.data.limits import limit_images
+    from haloae.deploy.checks import seal
     from haloae.detection.predictor import Prediction
     from haloae.detector import Detector, load
     from haloae.errors import (
@@ -46,6 +47,7 @@ _HOMES = {
     "limit_images": "haloae.data.limits",
     "load": "haloae.detector",
     "preset": "haloae.presets",
+    "seal": "haloae.deploy.checks",
 }
 """Where each public name lives."""
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "limit_images",
     "load",
     "preset",
+    "seal",
 ]
 
 

@@ -18,7 +18,7 @@ from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration, Tail
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
-from haloae.errors import ImageError, ModelFileError
+from haloae.errors import ConfigError, ImageError, ModelFileError
 from haloae.machine import resolve_device
 from haloae.presets import preset as preset_named
 
@@ -134,11 +134,15 @@ class Detector(Predictor):
         where = resolve_device(device)
         from haloae.detection.native import restore
 
+        name = shown_path(path)
         try:
-            native = restore(header, arrays, precision)
-        except (RuntimeError, KeyError, ValueError) as error:
+            native = restore(header, arrays, precision, name)
+        except ConfigError as error:
+            raise ModelFileError(f"{name}: {error}") from error
+        except (RuntimeError, LookupError, ValueError, TypeError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise ModelFileError(
-                f"{path}: its tensors do not fit its configuration: train anew."
+                f"{name}: its tensors do not fit its configuration ({reason}): train anew."
             ) from error
         native.to(where)
         return cls(header.config, header.calibration, header.provenance, native)
@@ -209,7 +213,7 @@ class Detector(Predictor):
                 tail=self.calibration.tail,
             ).fitted(),
             provenance,
-            Native(config, network, head, self.native.precision),
+            Native(config, network, head, self.native.precision, self.native.source),
         )
 
 

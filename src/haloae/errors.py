@@ -60,12 +60,15 @@ EXTRAS = {
 
 
 class MissingExtraError(HaloaeError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed, or is and cannot be imported."""
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, error: ImportError | None = None) -> None:
+        is_missing = error is None or (
+            isinstance(error, ModuleNotFoundError) and error.name == package
+        )
+        problem = "is not installed" if is_missing else f"cannot be imported ({error})"
         super().__init__(
-            f"{package} is not installed, and this command needs it: "
-            f"run `pip install 'haloae[{extra}]'`."
+            f"{package} {problem}, and this command needs it: run `pip install 'haloae[{extra}]'`."
         )
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's `mallopt`."""
 NEVER = 2**31 - 1
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instructions that multiply it, as torch names them: of x86, of its matrix unit, of ARM."""
 
 
 def keep_freed_memory() -> None:
@@ -40,7 +42,10 @@ def has_bfloat16(device: "torch.device") -> bool:
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    if hasattr(torch.cpu, "get_capabilities"):
+        capable = torch.cpu.get_capabilities()
+        return any(capable.get(name) for name in BFLOAT16)
+    return bool(torch.cpu._is_avx512_bf16_supported())  # all that an older torch tells
 
 
 def resolve_device(device: str) -> "torch.device":
@@ -53,7 +58,7 @@ def resolve_device(device: str) -> "torch.device":
     try:
         import torch
     except ImportError as error:
-        raise MissingExtraError("torch", "train") from error
+        raise MissingExtraError("torch", "train", error) from error
 
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"no device is called {device!r}: choose auto, cpu or cuda.")

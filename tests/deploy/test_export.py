@@ -23,9 +23,11 @@ from haloae.config import Config
 from haloae.data.images import read_image
 from haloae.data.views import resize
 from haloae.deploy import export
+from haloae.deploy.checks import seal
+from haloae.deploy.engines import INPUT, METADATA_KEY
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.quantise import quantised, spoiled
-from haloae.deploy.runtime import INPUT, METADATA_KEY, open_runtime
+from haloae.deploy.runtime import open_runtime
 from haloae.detection.predictor import Measured
 from haloae.detector import Detector, fit_detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
@@ -110,13 +112,15 @@ def own(exported: Path, folder: Path) -> Path:
 
 
 def with_metadata(path: Path, text: str | None) -> Path:
-    """Replace a file's metadata, as its user would."""
+    """Replace a file's metadata and seal it anew, as its user would."""
     if path.suffix == ".onnx":
         model = onnx.load(path)
         del model.metadata_props[:]
         if text is not None:
             onnx.helper.set_model_props(model, {METADATA_KEY: text})
         onnx.save(model, path)
+        if text is not None:
+            seal(path)
         return path
     fresh = path.with_name("changed.xml")
     if text is None:
@@ -126,6 +130,7 @@ def with_metadata(path: Path, text: str | None) -> Path:
         model = openvino.Core().read_model(path)
         model.set_rt_info(text, [METADATA_KEY])
         openvino.save_model(model, fresh, compress_to_fp16=False)
+    seal(fresh)
     return fresh
 
 
@@ -285,7 +290,7 @@ def test_openvino_needs_both_files(exported: Path, tmp_path: Path) -> None:
     if exported.suffix == ".xml":
         path = own(exported, tmp_path)
         path.with_suffix(".bin").write_bytes(b"short")
-        with pytest.raises(ModelFileError, match="OpenVINO"):
+        with pytest.raises(ModelFileError, match="seal does not match"):
             open_runtime(path)
         path.with_suffix(".bin").unlink()
         with pytest.raises(ModelFileError, match=r"model\.bin is not beside it"):
@@ -476,8 +481,11 @@ def test_an_export_is_evaluated_like_its_detector(
     exported: Path, test_set: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "measured"
+    (exported.parent / "losses.csv").write_text("step,of somebody else\n1,7.5\n2,6.5\n")
     command = ["evaluate", str(exported), str(test_set), "--out", str(out), "--threads", "1"]
     assert main(command) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["engine"].startswith("onnx" if exported.suffix == ".onnx" else "openvino")
-    assert metrics["engine"] in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert metrics["engine"] in report
+    assert "of somebody else" not in report

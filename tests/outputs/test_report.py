@@ -1,10 +1,12 @@
 """The report: what it says, that it stands alone, and how it looks in a browser."""
 
 import html
+import importlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from haloae.config import Config
 from haloae.data.folders import Category, load_category
 from haloae.detection.predictor import Prediction
 from haloae.detector import Detector
-from haloae.errors import ImageError
+from haloae.errors import ImageError, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, evaluate
 from haloae.outputs.folder import write_evaluation
 from haloae.outputs.report.examples import most_unusual, spread
@@ -345,3 +347,13 @@ def test_in_a_browser(detector: Detector, root: Path) -> None:
             for part in (look[:, : WIDTHS[0]], look[:, WIDTHS[0] :]):
                 assert (np.median(part) < 60) if name == "dark" else (np.median(part) > 200)
                 assert part.std() > 10
+
+
+def test_a_module_of_ours_that_is_missing_is_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "haloae.outputs.report.page")
+    monkeypatch.setitem(sys.modules, "haloae.outputs.report.charts", None)
+    with pytest.raises(ModuleNotFoundError, match="charts"):
+        importlib.import_module("haloae.outputs.report.page")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match="jinja2 is not installed"):
+        importlib.import_module("haloae.outputs.report.page")

@@ -7,14 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
-from haloae.data.images import Image, bytes_of, image_from
+from haloae.data.images import Image, bytes_of, image_from, shown_path
 from haloae.data.views import resize
 from haloae.errors import ImageError
 
@@ -27,6 +27,8 @@ DECODERS = min(BATCH, os.cpu_count() or 1)
 AHEAD_BYTES = 2**30
 """Most that decoded images waiting to be used may take, beyond a first one."""
 _PILLOW = Lock()
+Side = Annotated[int, Field(ge=1, le=2**31)]
+"""Of an image, in pixels."""
 
 
 class ImageKinds(BaseModel):
@@ -37,9 +39,9 @@ class ImageKinds(BaseModel):
     grey: tuple[bool, ...]
     depths: tuple[int, ...]
     """Bits a channel."""
-    heights: tuple[PositiveInt, PositiveInt]
+    heights: tuple[Side, Side]
     """Smallest and largest, in pixels."""
-    widths: tuple[PositiveInt, PositiveInt]
+    widths: tuple[Side, Side]
 
 
 class Decoded(NamedTuple):
@@ -48,6 +50,8 @@ class Decoded(NamedTuple):
     image: Image
     resized: NDArray[np.float32]
     """(3, S, S) in [0, 1]."""
+    name: str
+    """What it is called in messages."""
 
 
 def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | ImageError]:
@@ -95,7 +99,8 @@ def decoded(item: ImageLike, size: int) -> Decoded | ImageError:
             image = image_from(item)
     except ImageError as error:
         return error
-    return Decoded(image, resize(image, size))
+    name = shown_path(item) if isinstance(item, str | os.PathLike) else "the image"
+    return Decoded(image, resize(image, size), name)
 
 
 def _expected_bytes(item: ImageLike) -> int:

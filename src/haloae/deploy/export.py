@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from haloae.claims import finish_writing, write_together
 from haloae.data.images import read_image
 from haloae.data.views import WHITE, resize
+from haloae.deploy.checks import UNSEALED, Known, known_image, seal
+from haloae.deploy.engines import INPUT, METADATA_KEY, OUTPUTS
 from haloae.deploy.quantise import quantised
 from haloae.deploy.runtime import (
-    INPUT,
-    METADATA_KEY,
-    OUTPUTS,
     ExportPrecision,
     InputType,
     Metadata,
+    Runtime,
     as_input,
     open_runtime,
 )
@@ -130,13 +130,17 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
         made = Path(folder) / f"model{export.suffixes[0]}"
         export.write(model, _metadata(detector, export.precision, input_type), images, made)
-        parity = _compare(detector, made, images[:COMPARED], threads)
-        if not max(parity.score, parity.map) <= export.tolerance:
+        seal(made)
+        runtime = open_runtime(made, threads=threads)
+        parity = _compare(detector, runtime, images[:COMPARED])
+        if not (parity.score <= export.tolerance and parity.map <= export.tolerance):
             raise ExportError(
                 f"{path}: not written: the export differs from the detector by "
                 f"{parity.score:.1e} in the score and {parity.map:.1e} in the map, and "
                 f"{export.tolerance:g} is allowed: {_way_out(is_int8)}."
             )
+        said = runtime.measure(known_image(size)[None])
+        seal(made, Known(float(said.scores[0]), float(said.maps.max())))
         write_together(
             {path.with_suffix(s): made.with_suffix(s).read_bytes() for s in export.suffixes}
         )
@@ -168,6 +172,7 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
     return Metadata(
         precision=precision,
         input_type=input_type,
+        seal=UNSEALED,
         image_size=detector.config.image_size,
         threshold=calibration.threshold.value,
         pixel_threshold=calibration.pixel_threshold.value,
@@ -184,7 +189,7 @@ def _to_onnx(detector: Detector, input_type: InputType) -> "onnx.ModelProto":
         try:
             __import__(package)
         except ImportError as error:
-            raise MissingExtraError(package, "train") from error
+            raise MissingExtraError(package, "train", error) from error
     size = detector.config.image_size
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -239,7 +244,7 @@ def _write_openvino(
     try:
         import openvino
     except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
+        raise MissingExtraError("openvino", "openvino", error) from error
 
     source = path.with_suffix(".onnx")
     source.write_bytes(model.SerializeToString())
@@ -252,10 +257,7 @@ def _write_openvino(
     openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def _compare(
-    detector: Detector, path: Path, images: NDArray[np.float32], threads: int | None
-) -> Parity:
-    runtime = open_runtime(path, threads=threads)
+def _compare(detector: Detector, runtime: Runtime, images: NDArray[np.float32]) -> Parity:
     exported = runtime.measure(images)
     if runtime.metadata.input_type == "uint8":  # of deeper images, it sees them rounded
         images = as_input(images, "uint8").astype(np.float32) / np.float32(WHITE)

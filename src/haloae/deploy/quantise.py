@@ -41,7 +41,7 @@ def quantised(model: "openvino.Model", images: NDArray[Any]) -> "openvino.Model"
     try:
         import nncf
     except ImportError as error:
-        raise MissingExtraError("nncf", "int8") from error
+        raise MissingExtraError("nncf", "int8", error) from error
 
     nncf.set_log_level(logging.ERROR)
     seen = [image[None] for image in (*images, *spoiled(images))]

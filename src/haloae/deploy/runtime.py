@@ -5,39 +5,42 @@ Everything but the arithmetic of the graph stands in the file's metadata, one JS
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from haloae._version import __version__
 from haloae.claims import finish_writing
 from haloae.config import Config, Precision, without_retired
 from haloae.data.images import shown_path
 from haloae.data.views import WHITE
+from haloae.deploy.checks import (
+    SEAL,
+    TOLERANCE,
+    UNSEALED,
+    checked_outputs,
+    known_image,
+    known_of,
+)
+from haloae.deploy.engines import INPUT, Run, Session, Shapes, open_onnx, open_openvino
 from haloae.detection.calibration import Calibration, Threshold
 from haloae.detection.model_file import Provenance
 from haloae.detection.predictor import Measured
-from haloae.errors import ConfigError, MissingExtraError, ModelFileError
+from haloae.errors import ConfigError, ModelFileError
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION: Literal[1] = 1
-METADATA_KEY = "haloae"
-INPUT = "image"
-OUTPUTS = ("score", "p_value", "anomaly_map")
 LABELS = ("normal", "anomalous")
 SUFFIXES = (".onnx", ".xml")
-PRECISION_HINT = "INFERENCE_PRECISION_HINT"
-ONE_LINE = 120
-"""Characters of a runtime's own message that are shown."""
 InputType = Literal["float32", "uint8"]
 ExportPrecision = Literal["float32", "int8"]
-ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
-Run = Callable[[NDArray[Any]], Sequence[NDArray[Any]]]
 
 
 class Metadata(BaseModel):
@@ -51,6 +54,8 @@ class Metadata(BaseModel):
     """Of the network's arithmetic."""
     input_type: InputType = "float32"
     """Of the pixels: float32 in [0, 1], or uint8."""
+    seal: Annotated[str, Field(pattern=f"^{SEAL.pattern}$")] | None = None
+    """See `haloae.deploy.checks`; None in files of before there were any."""
     image_size: PositiveInt
     """Side of the input, in pixels."""
     labels: tuple[str, str] = LABELS
@@ -91,18 +96,20 @@ class StatedCalibration(Calibration):
 
 
 class Runtime:
-    """The backend that runs an exported graph, on the CPU.
+    """The backend that runs an exported graph, on the CPU, in as many threads as call it.
 
     Args:
         metadata: of the file.
         run: (B, 3, S, S) → the outputs, in the order of `OUTPUTS`.
         name: what computes, with its version, and in which precision.
+        source: the file, as it is named in messages.
     """
 
-    def __init__(self, metadata: Metadata, run: Run, name: str) -> None:
+    def __init__(self, metadata: Metadata, run: Run, name: str, *, source: str) -> None:
         self.metadata = metadata
         self.run = run
         self.name = name
+        self.source = source
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -117,9 +124,39 @@ class Runtime:
         )
 
     def measure(self, images: NDArray[np.float32]) -> Measured:
-        """See `Backend.measure`."""
-        scores, _, maps = self.run(as_input(images, self.metadata.input_type))
-        return Measured(scores, maps)
+        """See `Backend.measure`.
+
+        Raises:
+            ModelFileError: the graph cannot be run, or its outputs are not those of a model.
+        """
+        outputs = self.run(as_input(images, self.metadata.input_type))
+        count, grid = len(images), _grid(self.metadata)
+        return checked_outputs(self.source, outputs, [(count,), (count,), (count, grid, grid)])
+
+    def check_known(self, precision: Precision) -> None:
+        """Run the image that the seal knows, where it knows one.
+
+        Args:
+            precision: of what the file has in float32.
+
+        Raises:
+            ModelFileError: the graph says something else of it than where it was exported.
+        """
+        known = known_of(self.metadata.seal or UNSEALED)
+        if not any(known):
+            return
+        score, anomaly_map = self.measure(known_image(self.metadata.image_size)[None])
+        within = precision if self.metadata.precision == "float32" else self.metadata.precision
+        usual = self.metadata.calibration
+        for found, told, highest in (
+            (float(score[0]), known.score, usual.scores[-1]),
+            (float(anomaly_map.max()), known.peak, usual.peaks[-1]),
+        ):
+            if not abs(found - told) <= TOLERANCE[within] * max(told, highest):
+                raise ModelFileError(
+                    f"{self.source}: computes {found:.6g} where {told:.6g} is right "
+                    f"({self.name}): install another version of the runtime, or export again."
+                )
 
 
 def as_input(images: NDArray[np.float32], input_type: InputType) -> NDArray[Any]:
@@ -164,100 +201,24 @@ def open_runtime(
         raise ModelFileError(
             f"{shown_path(path)}: no such exported model; `haloae export` writes one."
         )
+    source = shown_path(path)
     if path.suffix.lower() == ".xml":
-        return _load_openvino(path, precision, threads)
-    if precision != "float32":
+        session = open_openvino(path, precision, threads)
+    elif precision != "float32":
         raise ConfigError(
-            f"{shown_path(path)}: ONNX Runtime computes it in float32: leave --precision out, or "
-            f"export for openvino."
+            f"{source}: ONNX Runtime computes it in float32: leave --precision out, or export for "
+            f"openvino."
         )
-    return _load_onnx(path, threads)
-
-
-def _load_onnx(path: Path, threads: int | None) -> Runtime:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "onnx") from error
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong is raised as well
-    if threads:
-        options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
-        )
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    except Exception as error:  # its errors share no other base
-        raise _unreadable(path, "ONNX", error) from error
-    metadata = _parse(path, text)
-    _check_shapes(
-        path,
-        metadata,
-        {value.name: list(value.shape) for value in session.get_inputs()},
-        {value.name: list(value.shape) for value in session.get_outputs()},
-        types={ONNX_TYPES.get(value.type, value.type) for value in session.get_inputs()},
-    )
-
-    def run(images: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        outputs: Sequence[NDArray[Any]] = session.run(list(OUTPUTS), {INPUT: images})
-        return outputs
-
-    engine = f"onnxruntime {onnxruntime.__version__}, {metadata.precision}"
-    return Runtime(metadata, run, engine)
-
-
-def _load_openvino(path: Path, precision: Precision, threads: int | None) -> Runtime:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
-
-    weights = path.with_suffix(".bin")
-    if not weights.is_file():
-        raise ModelFileError(
-            f"{shown_path(path)}: {weights.name} is not beside it: copy both files of the export."
-        )
-    # Always said: on some processors the default is bfloat16.
-    hint = "bf16" if precision == "bfloat16" else "f32"
-    options: dict[str, Any] = {PRECISION_HINT: hint}
-    if threads:
-        options["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    try:
-        model = core.read_model(os.fspath(path), os.fspath(weights))
-        text = None
-        if model.has_rt_info([METADATA_KEY]):
-            text = model.get_rt_info([METADATA_KEY]).astype(str)
-    except Exception as error:  # its errors share no other base
-        raise _unreadable(path, "OpenVINO", error) from error
-    metadata = _parse(path, text)
-    try:
-        ports = [
-            {port.get_any_name(): _sides(port.get_partial_shape()) for port in side}
-            for side in (model.inputs, model.outputs)
-        ]
-        types = {port.get_element_type().to_dtype().name for port in model.inputs}
-        _check_shapes(path, metadata, *ports, types=types)
-        compiled = core.compile_model(model, "CPU", options)
-    except RuntimeError as error:
-        raise _unreadable(path, "OpenVINO", error) from error
-    if precision == "bfloat16" and compiled.get_property(PRECISION_HINT) != openvino.Type.bf16:
-        raise ConfigError("this processor has no bfloat16 for OpenVINO: leave --precision out.")
-    outputs = [compiled.output(name) for name in OUTPUTS]
-
-    def run(images: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        results = compiled(images)
-        return [results[output].copy() for output in outputs]
-
+    else:
+        session = open_onnx(path, threads)
+    metadata = _parse(path, session.text)
+    _check_shapes(path, metadata, session)
     within = precision if metadata.precision == "float32" else f"{metadata.precision}, {precision}"
-    engine = f"openvino {openvino.__version__.partition('-')[0]}, {within}"
-    return Runtime(metadata, run, engine)
-
-
-def _sides(shape: Any) -> list[int | None]:  # noqa: ANN401 - OpenVINO's PartialShape
-    return [side.get_length() if side.is_static else None for side in shape]
+    runtime = Runtime(metadata, session.run, f"{session.name}, {within}", source=source)
+    if metadata.seal is None:
+        log.warning("%s: has no seal, so damage would go unnoticed: export it again.", source)
+    runtime.check_known(precision)
+    return runtime
 
 
 def _parse(path: Path, text: str | None) -> Metadata:
@@ -271,7 +232,7 @@ def _parse(path: Path, text: str | None) -> Metadata:
         metadata = Metadata.model_validate(_stored(json.loads(text)))
     except ConfigError as error:
         raise ModelFileError(f"{name}: {error}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         where = ""
         if isinstance(error, ValidationError):
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
@@ -295,23 +256,18 @@ def _stored(values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
     return values
 
 
-def _check_shapes(
-    path: Path,
-    metadata: Metadata,
-    inputs: dict[str, list[Any]],
-    outputs: dict[str, list[Any]],
-    *,
-    types: set[str],
-) -> None:
-    size = metadata.image_size
-    grid = size // metadata.config.network.stride
-    wanted = {"score": [], "p_value": [], "anomaly_map": [grid, grid]}
-    found = {name: shape[1:] for name, shape in outputs.items()}
-    has_fixed_batch = any(isinstance(shape[0], int) for shape in inputs.values() if shape)
+def _check_shapes(path: Path, metadata: Metadata, session: Session) -> None:
+    size, grid = metadata.image_size, _grid(metadata)
+    wanted: Shapes = {"score": [], "p_value": [], "anomaly_map": [grid, grid]}
+    inputs, found = (
+        {name: shape[1:] for name, shape in side.items()}
+        for side in (session.inputs, session.outputs)
+    )
+    has_fixed_batch = any(isinstance(shape[0], int) for shape in session.inputs.values() if shape)
     if (
         has_fixed_batch
-        or types != {metadata.input_type}
-        or {name: shape[1:] for name, shape in inputs.items()} != {INPUT: [3, size, size]}
+        or session.types != {metadata.input_type}
+        or inputs != {INPUT: [3, size, size]}
         or any(found.get(name) != shape for name, shape in wanted.items())
     ):
         raise ModelFileError(
@@ -320,9 +276,6 @@ def _check_shapes(
         )
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> ModelFileError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines[-1] if lines else type(error).__name__)[:ONE_LINE].rstrip(".: ")
-    return ModelFileError(
-        f"{shown_path(path)}: not a model that {kind} can read ({reason}): copy or export it again."
-    )
+def _grid(metadata: Metadata) -> int:
+    """Side of the map, in cells."""
+    return metadata.image_size // metadata.config.network.stride

@@ -9,10 +9,10 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from haloae._version import __version__
 from haloae.config import Config, without_retired
@@ -63,7 +63,7 @@ class Header(_Strict):
     package_version: str = __version__
     config: Config
     calibration: Calibration
-    usual_images: PositiveInt
+    usual_images: Annotated[int, Field(ge=1, le=2**31)]
     """Good images behind the mean residuals."""
     provenance: Provenance
 
@@ -97,13 +97,18 @@ def read_model(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
     header = _parse(path, values)
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise _damaged(path) from error
     if values.get(CHECKSUM) != _checksum(values, tensors):
         raise ModelFileError(
             f"{path}: its checksum does not match: the file was damaged or changed after it was "
             f"saved; copy it again or train anew."
         )
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelFileError(
+                f"{path}: tensor {name} holds numbers that are not finite: train anew."
+            )
     return header, tensors
 
 
@@ -135,7 +140,7 @@ def _values(path: Path) -> dict[str, Any]:
         )
     try:
         values: Any = json.loads(metadata[HEADER_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path) from error
     if not isinstance(values, dict) or "format_version" not in values:
         raise _damaged(path)

@@ -8,17 +8,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from haloae.config import Config, Precision
 from haloae.detection.heads import Head, head_named
 from haloae.detection.model_file import Header
 from haloae.detection.predictor import Measured
 from haloae.detection.scorer import Scorer
+from haloae.errors import ModelFileError
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
 
 NETWORK = "network."
 """What the network's tensors are called in a model file begins so."""
+DRAWS = ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_")
+"""Functions that fill a tensor with initial values."""
 
 
 class Native:
@@ -29,15 +33,22 @@ class Native:
         network: trained.
         head: fitted to good images.
         precision: of the network's arithmetic; the head's is float32.
+        source: see `Backend.source`.
     """
 
     def __init__(
-        self, config: Config, network: HaloAE, head: Head, precision: Precision = "float32"
+        self,
+        config: Config,
+        network: HaloAE,
+        head: Head,
+        precision: Precision = "float32",
+        source: str = "the detector",
     ) -> None:
         self.config = config
         self.network = network.eval()
         self.head = head.eval()
         self.precision = precision
+        self.source = source
 
     @property
     def name(self) -> str:
@@ -63,11 +74,22 @@ class Native:
         self.__dict__.pop("scorer", None)
 
     def measure(self, images: NDArray[np.float32]) -> Measured:
-        """See `Backend.measure`."""
+        """See `Backend.measure`.
+
+        Raises:
+            MemoryError: the device has too little.
+            ModelFileError: torch cannot compute it, or not on this device.
+        """
         device = next(self.network.parameters()).device
-        with torch.inference_mode():
-            scored = self.scorer(torch.from_numpy(images).to(device))
-        return Measured(scored.score.cpu().numpy(), scored.anomaly_map.cpu().numpy())
+        try:
+            with torch.inference_mode():
+                scored = self.scorer(torch.from_numpy(images).to(device))
+            return Measured(scored.score.cpu().numpy(), scored.anomaly_map.cpu().numpy())
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".: ")
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in reason:
+                raise MemoryError(reason) from error
+            raise ModelFileError(f"{self.source}: cannot be run ({reason}): train anew.") from error
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All tensors by the names that a model file has for them."""
@@ -76,19 +98,76 @@ class Native:
         return {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}
 
 
-def restore(header: Header, arrays: Mapping[str, NDArray[Any]], precision: Precision) -> Native:
+def restore(
+    header: Header, arrays: Mapping[str, NDArray[Any]], precision: Precision, source: str
+) -> Native:
     """Network and head of a model file, on the CPU.
 
+    Args:
+        header: of the file.
+        arrays: its tensors, whose values are finite.
+        precision: of the network's arithmetic.
+        source: what the file is called.
+
     Raises:
-        RuntimeError, KeyError, ValueError: the tensors do not fit the config.
+        ConfigError: the config names what there is not.
+        RuntimeError, LookupError, ValueError, TypeError: the tensors do not fit the config.
     """
     config = header.config
+    kind = head_named(config.detection.head)
+    _check_tensors(config, kind, arrays)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     network = HaloAE(config.network, image_size=config.image_size, weights=None)
     network.load_state_dict(_under(NETWORK, tensors))
-    kind = head_named(config.detection.head)
     head = kind.restore(config, _under(kind.prefix, tensors), header.usual_images)
-    return Native(config, network, head, precision)
+    return Native(config, network, head, precision, source)
+
+
+def _check_tensors(config: Config, kind: type[Head], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Compare the tensors with those of the config's network before that takes any memory.
+
+    Shapes of a head's are left to the head, which alone knows what may vary.
+
+    Raises:
+        ValueError: says which does not fit.
+    """
+    with torch.device("meta"), _Blank():
+        network = HaloAE(config.network, image_size=config.image_size, weights=None)
+    wanted = {
+        f"{NETWORK}{name}": f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        for name, tensor in network.state_dict().items()
+    }
+    found = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+    for name in sorted(wanted.keys() | {name for name in found if name.startswith(NETWORK)}):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"tensor {name} is {found.get(name, 'missing')}, and {wanted.get(name, 'none')} is "
+                f"expected"
+            )
+    if not kind.__module__.startswith("haloae."):
+        return  # one from outside may learn integers
+    for name in sorted(name for name in found if name.startswith(kind.prefix)):
+        if arrays[name].dtype not in (np.float16, np.float32):
+            raise ValueError(f"tensor {name} is {found[name]}, and floating point is expected")
+
+
+class _Blank(TorchFunctionMode):
+    """Leaves out initial values, which are about to be loaded.
+
+    Without memory, on the meta device, some would take torch seconds to start up.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - torch gives it no type
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -65,6 +65,9 @@ class Measured(NamedTuple):
 class Backend(Protocol):
     """What computes: torch, or a runtime with an exported graph."""
 
+    source: str
+    """What it was loaded from, as it is named in messages."""
+
     @property
     def name(self) -> str:
         """Which one, with its version, and in which precision."""
@@ -157,7 +160,7 @@ class Predictor:
                 if isinstance(entry, ImageError):
                     yield None, entry
                 else:
-                    yield entry.image, next(predictions)
+                    yield entry.image, self._checked(entry.name, next(predictions))
 
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
         measured = self.measure(np.stack([each.resized for each in batch]))
@@ -200,6 +203,17 @@ class Predictor:
                 "this is said once.",
                 " and ".join(unlike),
             )
+
+    def _checked(self, name: str, found: Prediction) -> Prediction | ImageError:
+        """What is not a number is above no threshold: it would pass for normal."""
+        low, high = float(found.grid_map.min()), float(found.grid_map.max())
+        if np.isfinite((found.score, low, high)).all() and min(found.score, low) >= 0:
+            return found
+        return ImageError(
+            f"{name}: {self.backend.source} gives it a score of {found.score:g} and a map from "
+            f"{low:g} to {high:g}, where finite numbers of at least 0 are expected: the model is "
+            f"damaged or does not fit such images; train or export anew."
+        )
 
 
 def resize_map(anomaly: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

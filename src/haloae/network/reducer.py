@@ -42,7 +42,10 @@ class FeatureReducer(nn.Module):
             raise ConfigError(
                 f"network.reduced_channels is {reduced}, and the features have {channels} channels."
             )
-        self.register_buffer("weight", torch.eye(reduced, channels))
+        # Not `eye`, whose first call without memory, on torch's meta device, takes seconds.
+        weight = torch.zeros(reduced, channels)
+        weight.diagonal().fill_(1)
+        self.register_buffer("weight", weight)
         self.register_buffer("bias", torch.zeros(reduced))
 
     def forward(self, features: Tensor) -> Tensor:

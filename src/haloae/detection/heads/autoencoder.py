@@ -66,6 +66,10 @@ class AutoencoderHead(Head):
             raise ValueError(f"usual.features has shape {tuple(features.shape)}")
         if image is not None and image.shape != (RGB, side, side):
             raise ValueError(f"usual.image has shape {tuple(image.shape)}")
+        if image is None and config.detection.image_weight:
+            raise ValueError("usual.image is missing")
+        if any((part < 0).any() for part in (features, image) if part is not None):
+            raise ValueError("usual holds mean squares below 0")
         return cls(config.detection, Usual(features, image, images))
 
     @classmethod

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from haloae._version import __version__
 from haloae.data.images import shown_path
-from haloae.errors import MissingExtraError
+from haloae.errors import EXTRAS, MissingExtraError
 from haloae.files import write_atomic
 from haloae.outputs.pictures import FOUND, RAMP, TRUE
 from haloae.outputs.report import REPORT as REPORT
@@ -18,8 +18,10 @@ try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from haloae.outputs.report.charts import Dots, dot_chart, dot_class, dot_shape
-except ImportError as error:
-    raise MissingExtraError("jinja2", "train") from error
+except ModuleNotFoundError as error:
+    if error.name not in EXTRAS:
+        raise
+    raise MissingExtraError(error.name, EXTRAS[error.name]) from error
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:

@@ -15,7 +15,7 @@ from haloae._version import __version__
 from haloae.data.folders import GOOD, Category
 from haloae.data.images import shown_path
 from haloae.detection.predictor import Predictor
-from haloae.errors import MissingExtraError
+from haloae.errors import EXTRAS, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, Metrics, Progress
 from haloae.evaluation.metrics import PRO_LIMIT, image_metrics, image_roc
 from haloae.outputs.report.examples import Gallery, scored_galleries, training_gallery
@@ -39,8 +39,10 @@ try:
         histogram,
         line_chart,
     )
-except ImportError as error:
-    raise MissingExtraError("markupsafe", "train") from error
+except ModuleNotFoundError as error:
+    if error.name not in EXTRAS:
+        raise
+    raise MissingExtraError(error.name, EXTRAS[error.name]) from error
 
 MOST_ROWS = 40
 """Rows of a table."""
