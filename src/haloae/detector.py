@@ -16,6 +16,7 @@ from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration
+from haloae.detection.guard import Guard
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
 from haloae.errors import ImageError, ModelFileError
@@ -128,7 +129,9 @@ class Detector(Predictor):
         if is_exported(path):
             runtime = open_runtime(path, device=device, precision=precision, threads=threads)
             metadata = runtime.metadata
-            return cls(metadata.config, runtime.calibration, metadata.provenance, runtime)
+            return cls(
+                metadata.config, runtime.calibration, metadata.provenance, runtime, metadata.guard
+            )
         header, arrays = read_model(path)
         where = resolve_device(device)
         from haloae.detection.native import restore
@@ -140,7 +143,7 @@ class Detector(Predictor):
                 f"{path}: its tensors do not fit its configuration: train anew."
             ) from error
         native.to(where)
-        return cls(header.config, header.calibration, header.provenance, native)
+        return cls(header.config, header.calibration, header.provenance, native, header.guard)
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
@@ -154,6 +157,7 @@ class Detector(Predictor):
             calibration=self.calibration,
             usual_images=self.head.images,
             provenance=self.provenance,
+            guard=self.guard,
         )
         write_model(Path(path), header, self.native.arrays())
 
@@ -170,7 +174,8 @@ class Detector(Predictor):
         Args:
             images: good images, none of which it was fitted on, whose scores replace those that
                 thresholds come from; None keeps them. A head that compares errors of
-                reconstruction (`autoencoder`) is fitted to these images too; any other stays.
+                reconstruction (`autoencoder`) is fitted to these images too; any other stays. The
+                guard is fitted to them in any case, as they show what the camera sees now.
             false_alarm_rate: in (0, 1); None keeps it.
 
         Scores are those of float32, whatever the detector's precision.
@@ -191,6 +196,7 @@ class Detector(Predictor):
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
         scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
+        guard = self.guard
         if images is not None:
             head, scores, peaks = measure_good(
                 network,
@@ -199,6 +205,7 @@ class Detector(Predictor):
                 head=None if head.refits else head,
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
+            guard = Guard.fit(_resized(images, config.image_size))
         return Detector(
             config,
             Calibration(
@@ -209,6 +216,7 @@ class Detector(Predictor):
             ),
             provenance,
             Native(config, network, head, self.native.precision),
+            guard,
         )
 
 
@@ -320,6 +328,8 @@ def fit_detector(
             images=trained.kinds,
         ),
         Native(config, trained.network, head),
+        # All of them, as none was learnt from: those held out of training alone may be four.
+        Guard.fit(trained.images[index] for index in range(len(trained.images))),
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
     return Fitted(detector, trained.skipped, trained.steps, is_finished)

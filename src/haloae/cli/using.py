@@ -35,7 +35,10 @@ def predict(
     ] = "png",
     overlays: Annotated[
         Literal["anomalous", "all", "none"],
-        Option(help="images with their defects outlined; none: no contact sheet either"),
+        Option(
+            help="images with their defects outlined, unusable ones too; none: no contact sheet "
+            "either"
+        ),
     ] = "anomalous",
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
@@ -60,15 +63,18 @@ def predict(
         report=lambda message: report_skipped([message]),
     )
     skipped = counts.failed + counts.skipped
+    unusable = counts.verdicts["unusable"]
     if not quiet:
-        found = f"{counts.anomalous} anomalous, {counts.normal} normal, {skipped} skipped"
-        print(f"{out / PREDICTIONS}: {found}")
+        found = [f"{counts.verdicts[word]} {word}" for word in ("anomalous", "normal")]
+        if unusable:
+            found.insert(0, f"{unusable} unusable")
+        print(f"{out / PREDICTIONS}: {', '.join(found)}, {skipped} skipped")
         if overlays != "none" and counts.highest:
             print(f"to look at: {out / SHEET}, {out / OVERLAYS}")
         print(calibration_lines(detector.calibration))
         if counts.highest:
             print(highest_scores(counts))
-    return SKIPPED if skipped else DONE
+    return SKIPPED if skipped or unusable else DONE
 
 
 def export(

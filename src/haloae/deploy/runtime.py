@@ -20,6 +20,7 @@ from haloae.config import Config, Precision, without_retired
 from haloae.data.images import shown_path
 from haloae.data.views import WHITE
 from haloae.detection.calibration import Calibration, Threshold
+from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
 from haloae.detection.predictor import Measured
 from haloae.errors import ConfigError, MissingExtraError, ModelFileError
@@ -64,6 +65,8 @@ class Metadata(BaseModel):
     config: Config
     calibration: Calibration
     provenance: Provenance
+    guard: Guard | None = None
+    """What good images look like as a whole; None in files from before there was one."""
 
     def stated(self, value: float, fitted: float | None) -> Threshold:
         """A threshold of the file: no fit to a tail where someone has set another since."""

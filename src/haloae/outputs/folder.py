@@ -4,15 +4,15 @@ import csv
 import io
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from haloae.data.folders import Category, find_images, is_mask
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Predictor
+from haloae.detection.predictor import Prediction, Predictor, UnlikeCounts, Verdict
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, claim_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map
@@ -51,13 +51,12 @@ class Input(NamedTuple):
 class Counts(NamedTuple):
     """What came of a folder of images."""
 
-    normal: int
-    anomalous: int
+    verdicts: Counter[Verdict]
     failed: int
     skipped: int
     """Found but left out before decoding: links in a loop, unreadable folders."""
     highest: list[Ranked]
-    """The highest-scored images, highest first."""
+    """The unusable images and then the highest-scored ones, highest first."""
 
 
 class Targets(NamedTuple):
@@ -89,8 +88,8 @@ def predict_to_folder(
         out: folder for predictions.jsonl, maps/, overlays/ and contact_sheet.jpg.
         maps: ``png``, 16 bits, where half the range is the pixel threshold; ``tiff``, float32,
             the values themselves; ``none``.
-        overlays: which images get a picture for people: ``anomalous``, ``all``, or ``none``, which
-            leaves out the contact sheet too.
+        overlays: which images get a picture for people: ``anomalous``, with the unusable ones,
+            ``all``, or ``none``, which leaves out the contact sheet too.
         strict: True: stop at the first image that cannot be scored.
         overwrite: True: replace the predictions and pictures that `out` holds.
         progress: wraps the images where someone wants to watch.
@@ -109,7 +108,9 @@ def predict_to_folder(
     for message in skipped:
         report(message)
     partial = out / PARTIAL
-    normal = anomalous = failed = 0
+    failed = 0
+    verdicts: Counter[Verdict] = Counter()
+    unlike = UnlikeCounts()
     targets = _targets([item.relative for item in images], maps, overlays)
     places = dict(zip(images, targets, strict=True))
     pictures = _Pictures(detector.calibration, out, overlays, Highest())
@@ -123,18 +124,19 @@ def predict_to_folder(
                     failed += 1
                     report(str(result))
                 else:
-                    anomalous += result.is_anomalous
-                    normal += not result.is_anomalous
+                    verdicts[result.verdict] += 1
+                    unlike.add(result)
                     written = pictures.write(item, image, result, places[item])
                 lines.write(_line(item, result, written) + "\n")
                 lines.flush()
         ranked = pictures.highest.ranked()
         if ranked:
-            pictures.write_sheet(ranked, anomalous, anomalous + normal)
+            pictures.write_sheet(ranked, verdicts)
         os.replace(partial, out / PREDICTIONS)  # noqa: PTH105 - says which it replaces
     except OSError as error:
         raise cannot_write(partial, error) from error
-    return Counts(normal, anomalous, failed, len(skipped), ranked)
+    unlike.log()
+    return Counts(verdicts, failed, len(skipped), ranked)
 
 
 def write_evaluation(
@@ -252,18 +254,22 @@ class _Pictures(NamedTuple):
             self.highest.add(str(item.relative), result)
             return Targets(targets.map, None)
         self.highest.add(str(item.relative), result, lambda: thumbnail(image, result))
-        if targets.overlay is None or not (self.overlays == "all" or result.is_anomalous):
+        is_wanted = self.overlays == "all" or result.verdict != "normal"
+        if targets.overlay is None or not is_wanted:
             return Targets(targets.map, None)
         data = draw_overlay(image, result, self.calibration)
         write_atomic(self.out / targets.overlay, data, durable=False)
         return targets
 
-    def write_sheet(self, ranked: Sequence[Ranked], anomalous: int, scored: int) -> None:
+    def write_sheet(self, ranked: Sequence[Ranked], verdicts: Mapping[Verdict, int]) -> None:
         """Write the contact sheet, unless no pictures for people are wanted."""
         if self.overlays == "none":
             return
         threshold = readable(self.calibration.threshold.value)
-        headline = f"{anomalous} of {scored} anomalous, threshold {threshold}"
+        scored = sum(verdicts.values())
+        headline = f"{verdicts['anomalous']} of {scored} anomalous, threshold {threshold}"
+        if verdicts["unusable"]:
+            headline = f"{verdicts['unusable']} unusable, {headline}"
         if len(ranked) < scored:
             headline += f", the {len(ranked)} highest scores"
         write_atomic(self.out / SHEET, draw_sheet(ranked, headline), durable=False)
