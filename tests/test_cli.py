@@ -54,8 +54,8 @@ OPTIONS = {
     "info": COMMON | {"--json", "--cost", "--image-size"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")
-PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "map"]
-PREDICTION_KEYS += ["overlay", "error"]
+PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "verdict"]
+PREDICTION_KEYS += ["unusable", "unlike", "map", "overlay", "error"]
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro", "pixel_aupro_005")
 OTHER_METRICS = ("false_alarm_rate", "detection_rate", "ms_per_image", "protocol", "reasons")
@@ -957,7 +957,7 @@ def test_metrics_are_those_of_the_scores(haloae: Run, model: Path, category: Pat
     assert all(0 <= float(str(metrics[name])) <= 1 for name in IMAGE_METRICS + PIXEL_METRICS)
     with Path("e/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    columns = ["path", "label", "score", "p_value", "is_anomalous", "extrapolated"]
+    columns = ["path", "label", "score", "p_value", "is_anomalous", "extrapolated", "unusable"]
     assert list(rows[0]) == columns
     assert [row["path"] for row in rows] == [
         f"test/{kind}/{i:03}.png" for kind in ("good", "hole") for i in range(3)

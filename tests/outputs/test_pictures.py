@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from haloae.data.images import image_from
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction
+from haloae.detection.predictor import Prediction, Verdict
 from haloae.outputs.pictures import (
     FOUND,
     MAX_SIDE,
@@ -151,8 +151,9 @@ def test_the_caption_is_below_and_covers_nothing() -> None:
         assert len(strip) > 20
         assert is_near(strip, PAPER, 5).any()
         assert is_near(strip, (25, 25, 25)).any()
-        assert is_near(strip, VERDICT_COLOURS[score > 1], 30).any()
-        assert not is_near(strip, VERDICT_COLOURS[score <= 1], 30).any()
+        words: list[Verdict] = ["normal", "anomalous"] if score > 1 else ["anomalous", "normal"]
+        assert is_near(strip, VERDICT_COLOURS[words[1]], 30).any()
+        assert not is_near(strip, VERDICT_COLOURS[words[0]], 30).any()
 
 
 @pytest.mark.parametrize("side", [32, 480, 2048, 3000])
@@ -293,12 +294,18 @@ def test_the_sheet_keeps_the_order_and_shows_the_verdict(number: int) -> None:
     shades = np.linspace(40, 250, number).astype(int)
     ranked = [
         Ranked(
-            number - i, -i, "n" * 300, 0.1, i % 2 == 0, PILImage.new("RGB", (200, 200), (s, 0, s))
+            False,
+            number - i,
+            -i,
+            "n" * 300,
+            0.1,
+            "normal" if i % 2 else "anomalous",
+            PILImage.new("RGB", (200, 200), (s, 0, s)),
         )
         for i, s in enumerate(shades.tolist())
     ]
     shown = opened(draw_sheet(ranked, "headline"))
-    frames = is_near(shown, VERDICT_COLOURS[True], 25), is_near(shown, VERDICT_COLOURS[False], 25)
+    frames = [is_near(shown, VERDICT_COLOURS[word], 25) for word in ("anomalous", "normal")]
     assert frames[0].any()
     assert frames[1].any() == (number > 1)
     purple = (

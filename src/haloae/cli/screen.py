@@ -38,8 +38,9 @@ def highest_scores(counts: "Counts") -> str:
     shown = counts.highest[:SHOWN]
     rows = [(readable(one.score), f"{one.p_value:.2g}", one.verdict, one.name) for one in shown]
     table = terminal(rows, ("score", "p-value", "verdict", "image"), align="rrl", indent=True)
-    first = ", the unusable first" if counts.verdicts["unusable"] else ""
-    return f"  highest {len(shown)} of {counts.verdicts.total()} scores{first}:\n{table}"
+    first = ", the unusable first" if counts.unusable else ""
+    scored = counts.normal + counts.anomalous + counts.unusable
+    return f"  highest {len(shown)} of {scored} scores{first}:\n{table}"
 
 
 def metric_lines(metrics: "Metrics") -> str:

@@ -63,18 +63,17 @@ def predict(
         report=lambda message: report_skipped([message]),
     )
     skipped = counts.failed + counts.skipped
-    unusable = counts.verdicts["unusable"]
     if not quiet:
-        found = [f"{counts.verdicts[word]} {word}" for word in ("anomalous", "normal")]
-        if unusable:
-            found.insert(0, f"{unusable} unusable")
-        print(f"{out / PREDICTIONS}: {', '.join(found)}, {skipped} skipped")
+        found = f"{counts.anomalous} anomalous, {counts.normal} normal, {skipped} skipped"
+        if counts.unusable:
+            found = f"{counts.unusable} unusable, {found}"
+        print(f"{out / PREDICTIONS}: {found}")
         if overlays != "none" and counts.highest:
             print(f"to look at: {out / SHEET}, {out / OVERLAYS}")
         print(calibration_lines(detector.calibration))
         if counts.highest:
             print(highest_scores(counts))
-    return SKIPPED if skipped or unusable else DONE
+    return SKIPPED if skipped or counts.unusable else DONE
 
 
 def export(

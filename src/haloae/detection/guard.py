@@ -4,8 +4,9 @@ A head says where an image differs from good ones, and to most of them an empty 
 one. So a few measures of the whole image are limited by those of the good images, as the score is.
 They are taken of what the network sees, in NumPy alone, beside any backend.
 
-A camera's fault is everywhere and a defect is somewhere: the measures are those that a change in
-less than a third of the picture hardly moves, and each is limited on the side of the fault alone.
+A camera's fault is everywhere and a defect is somewhere. So each measure is limited on the side of
+the fault alone, and no limit is within reach of a spot: of whatever is made of a sixth of a good
+picture.
 """
 
 import math
@@ -19,13 +20,23 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 GRID = 16
 """Blocks a side that the picture is averaged in."""
+KEPT = GRID**2 // 2
+"""Blocks that a layout is judged by: a spot in the others makes no difference."""
+ALIGNED = math.pi / 6
+"""Largest limit of a layout: three quarters of the variance of what stands where is the mean's."""
+FEWEST_ALIGNED = 30
+"""Fewest good images that a layout is limited by: among fewer, none may stand as some others do."""
+SPOT = 1 / 6
+"""Share of the picture that may be anything."""
 REFUSED = 1e-3
 """Share of good images that may be called unusable, by all measures together."""
 HALF_A_STOP = 0.35
 """Natural logarithm of 1.4: so far from every good image a brightness may be, however alike they
 are; contrast, sharpness and noise as well."""
 TINT = 0.1
-"""Shares of the brightness or of the picture, likewise; for the layout, radians."""
+"""Likewise of a colour, in shares of the brightness, and of the layout, in radians."""
+TINTS = ("red", "blue", "colour")
+"""Those of the measures that are a mean over blocks, each of which counts within bounds."""
 LEVEL = 4 / 255
 """Added before a logarithm: differences of a few grey levels in the dark are nothing."""
 SAMPLE = 2000
@@ -50,7 +61,7 @@ class Measure(NamedTuple):
 MEASURES = {
     "dark": Measure(HALF_A_STOP, less="darker", end=math.log(2 * LEVEL)),
     "bright": Measure(HALF_A_STOP, more="brighter"),
-    "burnt_out": Measure(TINT, more="more overexposed", end=0.9),
+    "burnt_out": Measure(1.5 * SPOT, more="more overexposed", end=0.9),
     "contrast": Measure(HALF_A_STOP, less="flatter"),
     "sharpness": Measure(HALF_A_STOP, less="blurrier"),
     "noise": Measure(HALF_A_STOP, more="noisier"),
@@ -59,17 +70,25 @@ MEASURES = {
     "colour": Measure(TINT, less="paler", more="more colourful"),
     "layout": Measure(TINT, more="less alike in layout"),
 }
-"""In the order that they are named in; what each is, `look_at` says, and of the layout `Guard`."""
+"""In the order that they are named in; what each is, `Look` and `Guard` say."""
 SIDES = sum((kind.less is not None) + (kind.more is not None) for kind in MEASURES.values())
 
 
 class Look(NamedTuple):
-    """What an image looks like as a whole."""
+    """What an image looks like as a whole, in brightness, the mean of its channels, and colour."""
 
     values: dict[str, float]
-    """By the names of `MEASURES`, without the layout."""
+    """``dark``, ``bright``: logarithm of the brightness that a third of the blocks stays below, and
+    that a third is above. ``burnt_out``: share of pixels that are white. ``contrast``: logarithm of
+    the brightness's standard deviation over its mean. ``sharpness``, ``noise``: logarithm of its
+    mean and of its median absolute Laplacian."""
+    spots: dict[str, float]
+    """How far a spot could move each of them towards its limit."""
+    tints: NDArray[np.float32]
+    """(3, GRID²) of each block, in shares of its brightness: how much brighter than green red and
+    blue are, and the highest channel than the lowest."""
     layout: NDArray[np.float32]
-    """(GRID²,) where it is bright and where dark: of mean 0 and length 1, or all 0."""
+    """(GRID²,) logarithm of each block's brightness."""
 
 
 class Limits(BaseModel):
@@ -91,6 +110,10 @@ class Limits(BaseModel):
             raise ValueError("what was seen must be within the limits")
         return self
 
+    def is_at_most(self, value: float) -> bool:
+        """True: there is an upper limit, and it is not above the value."""
+        return self.usable[1] is not None and self.usable[1] <= value
+
     def beyond(self, value: float) -> float:
         """How far a value is below the lower limit (negative) or above the upper; 0: neither.
 
@@ -111,10 +134,12 @@ class Limits(BaseModel):
 class Guard(BaseModel):
     """What good images look like as a whole, fitted to them.
 
-    The layout of an image is the angle in radians between its blocks and the mean of the good
-    images': 0 where it is the same picture, π / 2 where it has nothing to do with them. It is
-    limited only where the good images are aligned, which is to say so close to their mean that a
-    picture that has nothing to do with them would be beyond the limit.
+    ``red``, ``blue`` and ``colour`` of an image are the means of its blocks' tints, within what
+    good images' blocks have and `TINT` beyond it: a spot counts by its size, whatever its colour.
+    Its ``layout`` is the angle in radians between its blocks and the mean of the good images', over
+    the half that fits best: 0 where it is the same picture, π / 2 where it has nothing to do
+    with them. It is limited only where the good images are aligned: where the limit, as found from
+    them, is `ALIGNED` at most, and there are `FEWEST_ALIGNED` of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -123,38 +148,51 @@ class Guard(BaseModel):
     """Good images it was fitted to."""
     limits: dict[str, Limits]
     """By the names of `MEASURES`."""
+    tints: dict[str, tuple[float, float]]
+    """The lowest and the highest that a block counts for, by the names of `TINTS`."""
     mean_layout: tuple[float, ...]
     """(GRID²,), see `Look`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.limits.keys() != MEASURES.keys() or len(self.mean_layout) != GRID**2:
-            raise ValueError(f"needs limits of {', '.join(MEASURES)}, and {GRID**2} blocks")
+        if (*self.limits, *self.tints, len(self.mean_layout)) != (*MEASURES, *TINTS, GRID**2):
+            raise ValueError(f"needs {', '.join(MEASURES)}, and {GRID**2} blocks")
         return self
 
     @classmethod
     def fit(cls, images: Iterable[NDArray[np.float32]]) -> Self:
-        """Fit to good images, gone through once; 1 kB of each is kept meanwhile.
+        """Fit to good images, gone through once; 4 kB of each are kept meanwhile.
 
         Args:
             images: at least one, each (3, S, S) RGB in [0, 1].
         """
         looks = [look_at(image) for image in images]
-        layouts = np.stack([look.layout for look in looks])
-        total = layouts.sum(0)
         values = {name: np.array([look.values[name] for look in looks]) for name in looks[0].values}
+        spots = {name: np.array([look.spots[name] for look in looks]) for name in values}
+        tints = np.stack([look.tints for look in looks])
+        bounds = np.stack([tints.min((0, 2)) - TINT, tints.max((0, 2)) + TINT], axis=1)
+        values |= zip(TINTS, _means(tints, bounds).T, strict=True)
+        spots |= zip(TINTS, SPOT * (bounds[:, 1] - bounds[:, 0]), strict=True)
+        layouts = np.stack([look.layout for look in looks])
+        mean = layouts.mean(0)
         # Each against the mean of the others: with itself in it, it would look more alike.
-        values["layout"] = np.array([_angle(layout, total - layout) for layout in layouts])
-        limits = {name: _limits(values[name], kind) for name, kind in MEASURES.items()}
-        highest = limits["layout"].usable[1]
-        if highest is None or highest >= math.pi / 2:
+        others = mean + (mean - layouts) / max(1, len(looks) - 1)
+        angles = [_angle(*both) for both in zip(layouts, others, strict=True)]
+        values["layout"], spots["layout"] = np.array(angles), np.zeros(1)
+        limits = {name: _limits(values[name], spots[name], kind) for name, kind in MEASURES.items()}
+        if len(looks) < FEWEST_ALIGNED or not limits["layout"].is_at_most(ALIGNED):
             limits["layout"] = Limits(seen=limits["layout"].seen, usable=(None, None))
-        mean = tuple(round(float(value), 4) for value in _unit(total))
-        return cls(images=len(looks), limits=limits, mean_layout=mean)
+        return cls(
+            images=len(looks),
+            limits=limits,
+            tints=dict(zip(TINTS, bounds.tolist(), strict=True)),
+            mean_layout=tuple(round(value, 3) for value in mean.tolist()),
+        )
 
     @cached_property
-    def _mean(self) -> NDArray[np.float32]:
-        return np.array(self.mean_layout, np.float32)
+    def _arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Bounds of the tints, (3, 2), and the mean layout."""
+        return np.array([*self.tints.values()], np.float32), np.array(self.mean_layout, np.float32)
 
     @property
     def is_aligned(self) -> bool:
@@ -173,8 +211,9 @@ class Guard(BaseModel):
         >>> guard.why_unusable(good[0]), guard.why_unusable(good[0] / 3)
         (None, 'darker than the 30 good images by more than 100 times their range')
         """
-        look = look_at(image)
-        values = {**look.values, "layout": _angle(look.layout, self._mean)}
+        look, (bounds, mean_layout) = look_at(image), self._arrays
+        values = look.values | dict(zip(TINTS, _means(look.tints, bounds).tolist(), strict=True))
+        values["layout"] = _angle(look.layout, mean_layout)
         beyond = {name: self.limits[name].beyond(value) for name, value in values.items()}
         words = [
             MEASURES[name].less if far < 0 else MEASURES[name].more
@@ -191,49 +230,65 @@ class Guard(BaseModel):
 def look_at(image: NDArray[np.float32]) -> Look:
     """Measure an image.
 
-    - ``dark``, ``bright``: logarithm of the brightness that a third of the blocks stays below, and
-      that a third is above; brightness is the mean of the channels.
-    - ``burnt_out``: share of pixels that are white.
-    - ``contrast``: logarithm of standard deviation over mean of the brightness.
-    - ``sharpness``, ``noise``: logarithm of the mean and of the median absolute Laplacian.
-    - ``red``, ``blue``: how much brighter than green, in shares of the brightness.
-    - ``colour``: mean difference of the highest and the lowest channel, likewise.
-
     Args:
         image: (3, S, S) RGB in [0, 1], S at least 32.
     """
+    # Every other row and column is enough, but of neighbours that are compared.
+    few = np.ascontiguousarray(image[:, ::2, ::2])
+    red, green, blue = blocks = np.stack([_in_blocks(channel) for channel in few])
+    bright = blocks.mean(0)
+    tints = np.stack([red - green, blue - green, blocks.max(0) - blocks.min(0)])
     grey = (image[0] + image[1] + image[2]) / np.float32(3)
-    blocks = _in_blocks(grey)
-    steps = np.sort(blocks, axis=None)
-    # Every other row and column is enough.
+    mean = float(bright.mean())
+    contrast, flatter = _mean_and_less(np.square(grey[::2, ::2] - np.float32(mean)))
     beside = grey[1:-1:2, :-2:2] + grey[1:-1:2, 2::2] + grey[:-2:2, 1:-1:2] + grey[2::2, 1:-1:2]
     laplacian = np.abs(4 * grey[1:-1:2, 1:-1:2] - beside)
-    few = np.ascontiguousarray(image[:, ::2, ::2])
-    red, green, blue = few.mean((1, 2)).tolist()
-    lowest = few.min(0)
-    mean = float(blocks.mean())
-    variance = float(np.vdot(grey, grey)) / grey.size - mean**2
+    sharpness, blurrier = _mean_and_less(laplacian)
     # Sampled, as a median takes as long as all the rest.
     sample = laplacian.ravel()[:: max(1, laplacian.size // SAMPLE)]
-    values = {
-        "dark": _log(float(steps[GRID**2 // 3])),
-        "bright": _log(steps[-(GRID**2) // 3]),
-        "burnt_out": float((lowest >= BURNT_OUT).mean()),
-        "contrast": _log(math.sqrt(max(variance, 0))) - _log(mean),
-        "sharpness": _log(float(laplacian.mean())),
-        "noise": _log(float(np.median(sample))),
-        "red": (red - green) / (mean + LEVEL),
-        "blue": (blue - green) / (mean + LEVEL),
-        "colour": float((few.max(0) - lowest).mean()) / (mean + LEVEL),
+    darker, dark, light, lighter = _at(bright, 1 / 3 - SPOT, 1 / 3, 2 / 3, 2 / 3 + SPOT)
+    noise, noisier = _at(sample, 1 / 2, 1 / 2 / (1 - SPOT))
+    pairs = {
+        "dark": (_log(dark), _log(darker)),
+        "bright": (_log(light), _log(lighter)),
+        "contrast": (_log(math.sqrt(contrast)) - _log(mean), _log(math.sqrt(flatter)) - _log(mean)),
+        "sharpness": (_log(sharpness), _log(blurrier)),
+        "noise": (_log(noise), _log(noisier)),
     }
-    return Look(values, _unit(blocks.ravel()))
+    values = {name: value for name, (value, _) in pairs.items()}
+    spots = {name: abs(spotted - value) for name, (value, spotted) in pairs.items()}
+    values["burnt_out"] = float((few >= BURNT_OUT).all(0).mean())
+    spots["burnt_out"] = SPOT
+    level = bright + np.float32(LEVEL)
+    return Look(values, spots, tints / level, np.log(level))
 
 
-def _limits(values: NDArray[np.float64], kind: Measure) -> Limits:
+def _mean_and_less(picture: NDArray[np.float32]) -> tuple[float, float]:
+    """The mean of what is not negative, and what it would be with a spot of zeros."""
+    blocks = np.sort(_in_blocks(picture))
+    return float(blocks.mean()), float(blocks[: round(GRID**2 * (1 - SPOT))].sum()) / GRID**2
+
+
+def _at(values: NDArray[np.float32], *shares: float) -> list[float]:
+    """The values that such shares of them are below."""
+    places = [min(int(values.size * share), values.size - 1) for share in shares]
+    found: list[float] = np.partition(values, places)[places].tolist()
+    return found
+
+
+def _means(tints: NDArray[np.float32], bounds: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(…, 3, GRID²) → (…, 3): means of the blocks, each within the bounds, (3, 2)."""
+    return np.asarray(tints.clip(bounds[:, :1], bounds[:, 1:]).mean(-1))
+
+
+def _limits(values: NDArray[np.float64], spots: NDArray[np.float64], kind: Measure) -> Limits:
     """What a measure may be, on the sides that count, given the good images' values."""
     lowest, highest = float(values.min()), float(values.max())
-    low = min(-_limit(-values), lowest - kind.floor) if kind.less else None
-    high = max(_limit(values), highest + kind.floor) if kind.more else None
+    low = high = None
+    if kind.less:
+        low = min(-_limit(-values), lowest - kind.floor, float((values - spots).min()))
+    if kind.more:
+        high = max(_limit(values), highest + kind.floor, float((values + spots).max()))
     if kind.end is not None:
         low = low if low is None or lowest - kind.floor < kind.end else max(low, kind.end)
         high = high if high is None or highest + kind.floor > kind.end else min(high, kind.end)
@@ -266,27 +321,29 @@ def _log(value: float) -> float:
     return math.log(value + LEVEL)
 
 
-def _angle(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """In radians, between one of length 1 or 0 and another of any."""
-    return math.acos(min(max(float(one @ _unit(other)), -1.0), 1.0))
-
-
-def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of mean 0 and length 1; all 0 where they are the same but for rounding."""
-    centred = values - values.mean()
-    length = math.sqrt(centred @ centred)
-    return np.asarray(centred / length if length > 1e-4 else 0 * centred, np.float32)
+def _angle(layout: NDArray[np.float32], mean: NDArray[np.float32]) -> float:
+    """In radians, over the half of the blocks that fits best but for the exposure."""
+    misfit = layout - mean
+    exposure = np.partition(misfit, KEPT)[KEPT]
+    kept = np.argpartition(np.abs(misfit - exposure), KEPT)[:KEPT]
+    one, other = layout[kept], mean[kept]
+    one, other = one - one.mean(), other - other.mean()
+    lengths = math.sqrt(float(one @ one) * float(other @ other))
+    cosine = float(one @ other) / lengths if lengths > 1e-6 else 0.0
+    return math.acos(min(max(cosine, -1.0), 1.0))
 
 
 def _in_blocks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, W) → (GRID, GRID) means of its blocks."""
+    """(H, W) → (GRID²,) means of its blocks."""
     rows, columns = (_averaging(side) for side in picture.shape)
-    return np.asarray(rows @ picture @ columns.T)
+    blocks: NDArray[np.float32] = rows @ picture @ columns.T
+    return blocks.ravel()
 
 
 @lru_cache
 def _averaging(side: int) -> NDArray[np.float32]:
-    """(GRID, side): the weights of the pixels in each block's mean."""
+    """(GRID, side): the weights of the pixels in each block's mean; blocks may share pixels."""
     weights = np.zeros((GRID, side), np.float32)
-    weights[np.arange(side) * GRID // side, np.arange(side)] = 1
+    for block in range(GRID):
+        weights[block, block * side // GRID : -(-(block + 1) * side // GRID)] = 1
     return np.asarray(weights / weights.sum(1, keepdims=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import Any, Literal, NamedTuple, Protocol, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
 Verdict = Literal["normal", "anomalous", "unusable"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True, eq=False)

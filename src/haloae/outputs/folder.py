@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from haloae.data.folders import Category, find_images, is_mask
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Predictor, UnlikeCounts, Verdict
+from haloae.detection.predictor import VERDICTS, Prediction, Predictor, UnlikeCounts, Verdict
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, claim_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map
@@ -51,7 +51,9 @@ class Input(NamedTuple):
 class Counts(NamedTuple):
     """What came of a folder of images."""
 
-    verdicts: Counter[Verdict]
+    normal: int
+    anomalous: int
+    unusable: int
     failed: int
     skipped: int
     """Found but left out before decoding: links in a loop, unreadable folders."""
@@ -136,7 +138,8 @@ def predict_to_folder(
     except OSError as error:
         raise cannot_write(partial, error) from error
     unlike.log()
-    return Counts(verdicts, failed, len(skipped), ranked)
+    normal, anomalous, unusable = (verdicts[word] for word in VERDICTS)
+    return Counts(normal, anomalous, unusable, failed, len(skipped), ranked)
 
 
 def write_evaluation(
