@@ -862,6 +862,42 @@ def test_tiff_maps_are_the_prediction_s(haloae: Run, model: Path, category: Path
     assert line["is_anomalous"] == prediction.is_anomalous
 
 
+def test_an_unusable_image_is_told_everywhere_and_exits_with_1(
+    haloae: Run, model: Path, category: Path
+) -> None:
+    write_image(Path("parts/black.png"), np.zeros((40, 40, 3), np.uint8))
+    for number in range(3):
+        shutil.copy(category / f"test/good/00{number}.png", Path("parts"))
+    result = haloae("predict", model, "parts", "--out", "p", "--maps", "none")
+    assert result.code == 1
+    assert "p/predictions.jsonl: 1 unusable, " in result.out
+    assert "  highest 4 of 4 scores, the unusable first:" in result.out
+    lines = {Path(str(line["path"])).stem: line for line in predictions(Path("p"))}
+    black = lines.pop("black")
+    assert (black["verdict"], black["overlay"]) == ("unusable", "overlays/black.jpg")
+    assert str(black["unusable"]).startswith("darker")
+    assert float(str(black["score"])) >= 0
+    assert [line["unusable"] for line in lines.values()] == [None] * 3
+    assert Path("p/overlays/black.jpg").exists()
+    assert haloae("predict", model, "parts/000.png", "--out", "q").code == 0
+
+
+def test_images_unlike_the_training_images_are_counted_by_kind(haloae: Run, model: Path) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(3):
+        write_image(Path(f"parts/{number}.png"), good_pixels(rng)[..., 0])
+    write_image(Path("parts/wide.png"), good_pixels(rng)[:, :20])
+    result = haloae("predict", model, "parts", "--out", "p", "--overlays", "none")
+    assert result.err == (
+        "haloae: WARNING: of 4 images, 3 in colour (the first is grey), 1 in width (the first is "
+        "20 pixels wide) are unlike any of the training images, so their scores may mean little.\n"
+    )
+    assert [line["unlike"] for line in predictions(Path("p"))] == [
+        *3 * [["is grey"]],
+        ["is 20 pixels wide"],
+    ]
+
+
 def test_half_the_range_of_a_png_map_is_the_threshold(
     haloae: Run, model: Path, category: Path
 ) -> None:

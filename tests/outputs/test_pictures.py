@@ -4,6 +4,7 @@ import io
 import os
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,17 @@ def test_the_caption_is_below_and_covers_nothing() -> None:
         assert not is_near(strip, VERDICT_COLOURS[words[0]], 30).any()
 
 
+def test_the_caption_says_why_an_image_is_unusable() -> None:
+    prediction = replace(prediction_of(np.zeros((480, 500))), unusable="darker than " * 12)
+    shown, plain = (
+        opened(draw_overlay(image_from(grey(480, 500)), each, CALIBRATION))
+        for each in (prediction, replace(prediction, unusable=None))
+    )
+    assert len(shown) >= len(plain) + 30, "lines of their own"
+    assert is_near(shown[490:], VERDICT_COLOURS["unusable"], 5).any()
+    assert not is_near(shown[490:], VERDICT_COLOURS["anomalous"], 30).any()
+
+
 @pytest.mark.parametrize("side", [32, 480, 2048, 3000])
 def test_text_grows_with_the_picture(side: int) -> None:
     image = image_from(grey(side, side))
@@ -253,6 +265,8 @@ def test_the_highest_are_ranked_and_the_earlier_wins_a_tie() -> None:
     for name, score in (("a", 1), ("b", 3), ("c", 2), ("d", 3), ("e", 2), ("f", 0)):
         highest.add(name, prediction_of(np.zeros((1, 1)), score))
     assert [entry.name for entry in highest.ranked()] == ["b", "d", "c"]
+    highest.add("e", replace(prediction_of(np.zeros((1, 1)), 0.0), unusable="darker"))
+    assert [entry.name for entry in highest.ranked()] == ["e", "b", "d"]
 
 
 def test_memory_does_not_grow_with_the_images() -> None:

@@ -336,8 +336,7 @@ def _angle(layout: NDArray[np.float32], mean: NDArray[np.float32]) -> float:
 def _in_blocks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """(H, W) → (GRID²,) means of its blocks."""
     rows, columns = (_averaging(side) for side in picture.shape)
-    blocks: NDArray[np.float32] = rows @ picture @ columns.T
-    return blocks.ravel()
+    return np.asarray(rows @ picture @ columns.T, np.float32).ravel()
 
 
 @lru_cache

@@ -90,10 +90,10 @@ class Metrics:
     ms_per_image: float
     skipped: int
     """Test images that could not be read."""
-    pixel_difference_image_auroc: float | None = None
-    """Of `pixel_difference`; `None` too where it was not asked for."""
     unusable: int = 0
     """Test images that the guard calls unusable; their scores count all the same."""
+    pixel_difference_image_auroc: float | None = None
+    """Of `pixel_difference`; `None` too where it was not asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """As in metrics.json."""
