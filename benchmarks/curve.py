@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from benchmarks.tables import Table, texts
 from haloae.evaluation.metrics import Curve
 from haloae.experiments.benchmark import run_benchmark
-from haloae.experiments.grid import MEAN, cell, spreads
+from haloae.experiments.grid import MEAN, spreads
 from haloae.outputs.report.charts import Axis, Line, line_chart
 from haloae.outputs.tables import markdown
 from haloae.presets import preset
@@ -40,20 +41,25 @@ text { font: 11.5px system-ui, sans-serif; fill: var(--muted); } text.label { fi
 </style>"""
 
 
-def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each number of steps, seeds averaged."""
+def table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each number of steps, fewest first, seeds averaged."""
     sets = list(dict.fromkeys(run["category"] for run in runs))
     rows = []
-    for variant in dict.fromkeys(run["variant"] for run in runs):
+    for variant in sorted({run["variant"] for run in runs}, key=steps_of):
         of = [run for run in runs if run["variant"] == variant]
         quality, outlined = (
             spreads([(r["category"], r["seed"], r["metrics"][metric]) for r in of], sets)
             for metric in ("image_auroc", "pixel_aupro")
         )
         seconds = statistics.fmean(run["fit_seconds"] for run in of)
-        cells = [cell(quality[name]) for name in (*sets, MEAN)]
-        rows.append([variant, f"{seconds:.0f}", *cells, cell(outlined[MEAN])])
-    return markdown(rows, ["training", "s", *sets, MEAN, "AUPRO"]) + "\n"
+        cells = [quality[name] for name in (*sets, MEAN)]
+        rows.append([steps_of(variant), round(seconds), *cells, outlined[MEAN]])
+    return Table(["steps", "seconds", *sets, MEAN, "AUPRO"], rows, {})
+
+
+def steps_of(variant: str) -> int:
+    """The number that a variant's name begins with."""
+    return int(variant.split()[0])
 
 
 def chart(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -121,9 +127,11 @@ def main() -> None:
         report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
     )
     runs = [run for run in results["runs"] if "metrics" in run]
-    (arguments.out / "curve.md").write_text(table(runs))
+    found = table(runs)
+    text = markdown(texts(found), found.columns) + "\n"
+    (arguments.out / "curve.md").write_text(text)
     (arguments.out / "curve.svg").write_text(chart(runs))
-    print(table(runs))
+    print(text)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ of them, in turn with the bare network on as many resized images, in the same ba
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import machine
 from benchmarks.speed import COMMAND
+from benchmarks.tables import Table
 from haloae.data.images import read_image
 from haloae.data.source import BATCH
 from haloae.data.views import resize
@@ -93,6 +96,9 @@ def throughput(model: Path, category: Path, threads: int | None) -> dict[str, An
                 seconds["predict"].append(end - middle)
     rates = {name: len(paths) / statistics.median(each) for name, each in seconds.items()}
     return {
+        "preset": detector.config.preset,
+        "image_size": size,
+        "engine": detector.engine,
         "sizes": sorted(f"{height}×{width}" for height, width in sides),
         **rates,
         "ratio": rates["predict"] / rates["network"],
@@ -117,6 +123,34 @@ def peak(command: str, model: Path, category: Path, count: int, threads: int | N
         return float(done.stdout.split()[-1])
 
 
+def rates(results: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each model: images a second of both, and the share of the bare network's."""
+    rows = []
+    for result in results:
+        found = result["throughput"]
+        rows.append(
+            [_named(result), found["network"], found["predict"], round(100 * found["ratio"])]
+        )
+    columns = ["model", "network alone", "`predict`", "share, %"]
+    return Table(columns, rows, dict.fromkeys(columns[1:3], 1))
+
+
+def memory(results: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each command and number of images: most memory of the whole process."""
+    rows = [
+        [_named(result), f"`{command}`", int(count), round(peak)]
+        for result in results
+        for command in COUNTS
+        for count, peak in result.get(command, {}).items()
+    ]
+    return Table(["model", "command", "images", "MB"], rows, {})
+
+
+def _named(result: Mapping[str, Any]) -> str:
+    found = result["throughput"]
+    return f"`{found['preset']}`, {found['image_size']}², {found['engine']}"
+
+
 def main() -> None:
     """Measure, and write results.json."""
     parser = argparse.ArgumentParser(
@@ -130,6 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, category, threads = arguments.model, arguments.category, arguments.threads
     results: dict[str, Any] = {"model": model.name, "category": category.name}
+    results["machine"] = machine(threads or os.cpu_count() or 1)
     results["throughput"] = throughput(model, category, threads)
     print(json.dumps(results["throughput"]), flush=True)
     for command, counts in {} if arguments.speed_only else COUNTS.items():

@@ -7,13 +7,16 @@ from markupsafe import Markup
 
 from benchmarks.contestants import BATCH
 from benchmarks.peers import BANK
+from benchmarks.tables import Table, cell_text, milliseconds, texts
 from haloae.outputs.report.charts import Axis, dot_shape
+from haloae.outputs.tables import markdown
 from haloae.presets import PRESETS
 
 Result = dict[str, Any]
 BASELINE = "published"
 DETECTORS = (BASELINE, *PRESETS)
 SINGLE, BATCHED = "1", str(BATCH)
+ADDS = "10⁹ multiply-adds"
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 860, 282, 150, 74, 25
 STYLE = Markup("""
@@ -37,22 +40,16 @@ text.value { fill: var(--ink); }
 def tables(results: Result) -> str:
     """All results, in Markdown."""
     found = results["contestants"]
-    peaks = {r["precision"]: gigaflops(r) for r in found if r["kind"] == "product" and r["ms"]}
-    baseline = next((r for r in found if r["group"] == BASELINE), None)
     parts = [_about(results)]
-    for title, groups in (("Presets", DETECTORS), ("anomalib", ("anomalib",))):
-        rows = [r for r in found if r["group"] in groups]
-        if rows:
-            parts += [f"## {title}", _detectors(rows, baseline, peaks)]
-    parts += [
-        f"## {title}\n\n{table}"
-        for title, table in (
-            ("Resolution, `fast`'s network, PyTorch, float32, one image", _resolution(found)),
-            ("The machine", _machine(found)),
-            ("Start-up, whole process", _start_up(results["start_up"])),
-        )
-        if table
-    ]
+    for title, table in (
+        ("Detectors", detectors(results)),
+        ("Resolution, `fast`'s network, PyTorch, float32, one image", resolution(results)),
+        ("The machine", products(results)),
+        ("The least time a pass can take on it, ms", least_time(results)),
+        ("Start-up, whole processes", start_up(results)),
+    ):
+        if table.rows:
+            parts.append(f"## {title}\n\n{markdown(texts(table), table.columns)}")
     missing = [f"- {r['name']}: {r['error']}" for r in found if r["error"]]
     if missing:
         parts += ["## Not available", "\n".join(missing)]
@@ -71,83 +68,121 @@ def faster(result: Result, baseline: Result | None, batch: str) -> float | None:
     return float(baseline["ms"][batch]["median"] / result["ms"][batch]["median"])
 
 
-def _about(results: Result) -> str:
+def measured(results: Result) -> str:
+    """The machine and the versions, in words."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
     return (
-        f"Measured on {machine['cpu']} (family {machine['family']}, model {machine['model']}; "
-        f"{', '.join(machine['flags'])}), {_count(machine['threads'], 'thread')}, in "
-        f"{results['minutes']:.0f} minutes. {versions}.\n\n"
+        f"{machine['cpu']} (family {machine['family']}, model {machine['model']}; "
+        f"{', '.join(machine['flags'])}), {_count(machine['threads'], 'thread')}; {versions}"
+    )
+
+
+def _about(results: Result) -> str:
+    return (
+        f"Measured on {measured(results)}, in {results['minutes']:.0f} minutes.\n\n"
         f"Medians, and quartiles in brackets. Times are those of one image; memory is the most the "
         f"whole process held. Share of peak: of what a large matrix product reaches in the same "
         f"arithmetic. PatchCore's bank holds {BANK:,} patches."
     )
 
 
-def _detectors(rows: Sequence[Result], baseline: Result | None, peaks: dict[str, float]) -> str:
-    lines = [
-        f"| | run by | image | ms, one at a time | times faster | ms, {BATCH} at once | "
-        f"times faster | 10⁹ multiply-adds | share of peak | MB, one / {BATCH} at once |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        name = row["group"] if row["group"] in DETECTORS else ""
-        cells = [name, row["title"], f"{row['size']}²"]
-        if not row["ms"]:
-            lines.append(f"| {' | '.join(cells)} | not available |{' |' * 6}")
-            continue
-        for batch in (SINGLE, BATCHED):
-            factor = faster(row, baseline, batch)
-            cells += [_time(row, batch), _factor(factor) if factor else "–"]
+def detectors(results: Result) -> Table:
+    """A row for each that ran: the published pass, presets and detectors of anomalib."""
+    found = results["contestants"]
+    baseline = _baseline(found)
+    peaks = {r["precision"]: gigaflops(r) for r in _ran(found, ["machine"])}
+    rows = []
+    for row in _ran(found, [*DETECTORS, "anomalib"]):
         adds, peak = row["multiply_adds"], peaks.get(row["precision"])
-        cells.append(f"{adds / 1e9:.2f}" if adds else "–")
-        share = adds and peak and SINGLE in row["ms"]
-        cells.append(f"{100 * gigaflops(row) / peak:.0f} %" if share and peak else "–")
-        cells.append(" / ".join(f"{row['ms'][b]['peak_mb']:.0f}" for b in row["ms"]))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        share = 100 * gigaflops(row) / peak if adds and peak and SINGLE in row["ms"] else None
+        times = [
+            cell
+            for batch in (SINGLE, BATCHED)
+            for cell in (_time(row, batch), _factor(faster(row, baseline, batch)))
+        ]
+        rows.append([
+            _pass(row), row["title"], f"{row['size']}²", *times,
+            adds / 1e9 if adds else None,
+            None if share is None else round(share),
+            *(_memory(row, batch) for batch in (SINGLE, BATCHED)),
+        ])  # fmt: skip
+    columns = [
+        "pass", "run by", "image", "ms, one at a time", "times faster", f"ms, {BATCH} at once",
+        f"times faster, {BATCH} at once", ADDS, "share of peak, %", "MB, one at a time",
+        f"MB, {BATCH} at once",
+    ]  # fmt: skip
+    digits = {"times faster": 1, f"times faster, {BATCH} at once": 1, ADDS: 2}
+    return Table(columns, rows, digits)
 
 
-def _resolution(found: Sequence[Result]) -> str:
-    rows = [r for r in found if r["group"] == "resolution" and r["ms"]]
-    lines = ["| image | ms | ms a megapixel | 10⁹ multiply-adds | MB |", "|--:|--:|--:|--:|--:|"]
-    for row in rows:
+def resolution(results: Result) -> Table:
+    """One network at several image sizes."""
+    rows = []
+    for row in _ran(results["contestants"], ["resolution"]):
         megapixel = row["ms"][SINGLE]["median"] / (row["size"] ** 2 / 1e6)
-        lines.append(
-            f"| {row['title']} | {_time(row, SINGLE)} | {megapixel:.0f} | "
-            f"{(row['multiply_adds'] or 0) / 1e9:.2f} | {row['ms'][SINGLE]['peak_mb']:.0f} |"
-        )
-    return "\n".join(lines) if rows else ""
+        adds = (row["multiply_adds"] or 0) / 1e9
+        memory = _memory(row, SINGLE)
+        rows.append([row["title"], _time(row, SINGLE), round(megapixel), adds, memory])
+    return Table(["image", "ms", "ms a megapixel", ADDS, "MB"], rows, {ADDS: 2})
 
 
-def _machine(found: Sequence[Result]) -> str:
-    rows = [r for r in found if r["group"] == "machine" and r["ms"]]
-    lines = ["| | 10⁹ operations a second |", "|---|--:|"]
-    lines += [f"| {r['title']}, {r['size']}² | {gigaflops(r):.0f} |" for r in rows]
-    return "\n".join(lines) if rows else ""
+def products(results: Result) -> Table:
+    """What the machine reaches in products of large matrices."""
+    rows = [
+        [f"{r['title']}, {r['size']}²", round(gigaflops(r))]
+        for r in _ran(results["contestants"], ["machine"])
+    ]
+    return Table(["", "10⁹ operations a second"], rows, {})
 
 
-def _start_up(found: Result) -> str:
-    lines = ["| | seconds |", "|---|--:|"]
-    for name, result in found.items():
-        text = f"failed: {result['error']}" if "error" in result else f"{result['median']:.2f}"
-        lines.append(f"| `{name}` | {text} |" if "haloae" in name else f"| {name} | {text} |")
-    return "\n".join(lines)
+def least_time(results: Result) -> Table:
+    """What a pass would take if all its operations ran as fast as a product of large matrices."""
+    found = results["contestants"]
+    peaks = {r["precision"]: gigaflops(r) for r in _ran(found, ["machine"])}
+    rows = [
+        [f"{_pass(r)}, {r['multiply_adds'] / 1e9:.3g} GMAC",
+         *(2 * r["multiply_adds"] / 1e6 / peak for peak in peaks.values())]
+        for r in _ran(found, DETECTORS)
+        if peaks and r["multiply_adds"] and r["precision"] == "float32"
+    ]  # fmt: skip
+    return Table(["pass", *peaks], rows, dict.fromkeys(peaks, 1))
 
 
-def _time(row: Result, batch: str) -> str:
-    if batch not in row["ms"]:
-        return "–"
-    low, high = row["ms"][batch]["quartiles"]
-    return f"{_ms(row['ms'][batch]['median'])} ({_ms(low)}–{_ms(high)})"
+def start_up(results: Result) -> Table:
+    """Whole processes, to ten milliseconds; those that failed are left out."""
+    rows = [
+        [f"`{name}`" if "haloae" in name else name, round(100 * found["median"]) * 10]
+        for name, found in results["start_up"].items()
+        if "error" not in found
+    ]
+    return Table(["process", "ms"], rows, {})
 
 
-def _ms(value: float) -> str:
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+def _ran(found: Sequence[Result], groups: Sequence[str]) -> list[Result]:
+    return [r for r in found if r["group"] in groups and r["ms"]]
 
 
-def _factor(value: float) -> str:
-    return f"{value:.{0 if value >= 10 else 1}f}"
+def _baseline(found: Sequence[Result]) -> Result | None:
+    return next((r for r in found if r["group"] == BASELINE), None)
+
+
+def _pass(row: Result) -> str:
+    return f"`{row['group']}`" if row["group"] in PRESETS else str(row["group"])
+
+
+def _time(row: Result, batch: str) -> dict[str, Any] | None:
+    times = row["ms"].get(batch)
+    return times and {"median": times["median"], "quartiles": times["quartiles"]}
+
+
+def _memory(row: Result, batch: str) -> int | None:
+    return round(row["ms"][batch]["peak_mb"]) if batch in row["ms"] else None
+
+
+def _factor(value: float | None) -> float | None:
+    """As exact as it is worth."""
+    return value if value is None or value < 10 else round(value)
 
 
 def _count(number: int, noun: str) -> str:
@@ -159,7 +194,7 @@ def chart(results: Result) -> str:
     found = [r for r in results["contestants"] if r["kind"] != "product" and r["ms"]]
     groups = [*DETECTORS, "anomalib"]
     rows = [r for group in groups for r in found if r["group"] == group]
-    baseline = next((r for r in rows if r["group"] == BASELINE), None)
+    baseline = _baseline(rows)
     values = [r["ms"][batch]["median"] for r in rows for batch in r["ms"]]
     axis = Axis.around([min(values, default=1) * 0.8, max(values, default=9) * 1.2])
     parts: list[Markup] = []
@@ -206,12 +241,12 @@ def _row(row: Result, axis: Axis, y: float, factor: float | None) -> Markup:
         parts.append(
             Markup('<path class="{}" d="{}"><title>{}, batch {}: {} ms an image</title></path>')
             .format(kind, dot_shape(kind == "many", _x(axis, times["median"]), y), title, batch,
-                    _ms(times["median"]))
+                    milliseconds(times["median"]))
         )  # fmt: skip
     if SINGLE in row["ms"]:
-        cells = [(WIDTH - 84, f"{_ms(row['ms'][SINGLE]['median'])} ms")]
+        cells = [(WIDTH - 84, f"{milliseconds(row['ms'][SINGLE]['median'])} ms")]
         if factor and not is_base:
-            cells.append((WIDTH - 20, f"{_factor(factor)}×"))
+            cells.append((WIDTH - 20, f"{cell_text(_factor(factor), 1)}×"))
         parts += [
             Markup('<text class="value" x="{}" y="{}" text-anchor="end">{}</text>').format(
                 x, y + 4.5, text

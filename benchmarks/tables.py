@@ -16,9 +16,8 @@ without `columns` it has all but those that `where` names. To compare, as in
 gives each of these variants a column of its own, which holds its AUPRO, beside those of `columns`;
 rows in which none of them has a figure are left out.
 
-A results file holds a table: title, command and note (where it comes from), columns, rows and, for
-columns whose numbers do not take three, digits. Or it is the results.json of `haloae benchmark`.
-A cell is text, a number, a mean with its standard deviation, a median with its quartiles, or null.
+What a results file holds, and what writes it: `benchmarks.results`. A cell is text, a number, a
+mean with its standard deviation, a median with its quartiles, or null.
 """
 
 import argparse
@@ -27,25 +26,14 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
-from haloae.experiments.grid import MEAN
 from haloae.outputs.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
     r"(?P<open><!-- table: (?P<what>[^\n]*?) -->\n).*?(?P<close><!-- /table -->)", re.DOTALL
 )
-BENCHMARK = {
-    "image_auroc": ("image AUROC", 3),
-    "pixel_difference": ("pixel difference", 3),
-    "pixel_auroc": ("pixel AUROC", 3),
-    "pixel_aupro": ("AUPRO", 3),
-    "detection_rate": ("defects detected", 2),
-    "false_alarm_rate": ("false alarms", 2),
-}
-"""A benchmark's metrics: the column each becomes, and its digits."""
 
 
 class Table(NamedTuple):
@@ -57,39 +45,9 @@ class Table(NamedTuple):
 
 
 def load(path: Path) -> Table:
-    """A results file of either kind."""
+    """The table of a results file."""
     results = json.loads(path.read_text(encoding="utf-8"))
-    if "summary" in results:
-        return _from_benchmark(results)
     return Table(results["columns"], results["rows"], results.get("digits", {}))
-
-
-def _from_benchmark(results: Mapping[str, Any]) -> Table:
-    """A row for each variant and category, the mean over categories last."""
-    rows = []
-    for found in results["summary"]:
-        name = found["category"]
-        values = {**found, "pixel_difference": results["pixel_difference"].get(name)}
-        shown = "**mean**" if name == MEAN else name
-        if name == MEAN:
-            values |= {
-                metric: _mean(results["summary"], found["variant"], metric)
-                for metric in BENCHMARK
-                if values[metric] is None
-            }
-        rows.append([found["variant"], shown, *(values[metric] for metric in BENCHMARK)])
-    return Table(["variant", "set", *dict(BENCHMARK.values())], rows, dict(BENCHMARK.values()))
-
-
-def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> dict[str, Any] | None:
-    """Over the categories that can have the metric: without masks there are no pixel metrics.
-
-    None if the variant lacks one that others have.
-    """
-    of_categories = [row for row in summary if row["category"] != MEAN and row.get(metric)]
-    wanted = {row["category"] for row in of_categories}
-    found = [row[metric]["mean"] for row in of_categories if row["variant"] == variant]
-    return {"mean": fmean(found), "n": 1} if found and len(found) == len(wanted) else None
 
 
 def choose(table: Table, columns: Sequence[str] | None, where: Mapping[str, str]) -> Table:
@@ -155,7 +113,7 @@ def cell_text(value: Any, digits: int) -> str:  # noqa: ANN401 - what JSON holds
         return "–"
     if isinstance(value, Mapping) and "median" in value:
         low, high = value["quartiles"]
-        return f"{_milliseconds(value['median'])} ({_milliseconds(low)}–{_milliseconds(high)})"
+        return f"{milliseconds(value['median'])} ({milliseconds(low)}–{milliseconds(high)})"
     if isinstance(value, Mapping):
         mean = f"{value['mean']:.{digits}f}"
         return mean if value.get("n") == 1 else f"{mean} ± {value['std']:.{digits}f}"
@@ -164,7 +122,8 @@ def cell_text(value: Any, digits: int) -> str:  # noqa: ANN401 - what JSON holds
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _milliseconds(value: float) -> str:
+def milliseconds(value: float) -> str:
+    """As exact as it is worth."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 

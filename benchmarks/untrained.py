@@ -65,7 +65,7 @@ def untrained(config: Config, count: int) -> "Detector":
         backend=Native(config, network, head),
         calibration=Calibration(
             scores=scores, peaks=peaks, false_alarm_rate=config.detection.false_alarm_rate
-        ),
+        ).fitted(),
         provenance=Provenance(
             data="textures",
             fitted_on=count,

@@ -15,7 +15,7 @@ from haloae.data.folders import good_images
 from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.calibration import Calibration
+from haloae.detection.calibration import Calibration, Tail
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
@@ -154,7 +154,7 @@ class Detector(Predictor):
         """
         header = Header(
             config=self.config,
-            calibration=self.calibration,
+            calibration=self.calibration.fitted(),
             usual_images=self.head.images,
             provenance=self.provenance,
             guard=self.guard,
@@ -213,7 +213,7 @@ class Detector(Predictor):
                 peaks=peaks,
                 false_alarm_rate=rate,
                 tail=self.calibration.tail,
-            ),
+            ).fitted(),
             provenance,
             Native(config, network, head, self.native.precision),
             guard,
@@ -314,9 +314,8 @@ def fit_detector(
             scores=scores,
             peaks=peaks,
             false_alarm_rate=config.detection.false_alarm_rate,
-            # Of images that fit and calibrate, two that are alike make each other look too good.
-            tail="all" if head.refits else "upper",
-        ),
+            tail=tail_of(head),
+        ).fitted(),
         Provenance(
             data=name,
             fitted_on=len(trained.fitted_on),
@@ -333,6 +332,14 @@ def fit_detector(
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
     return Fitted(detector, trained.skipped, trained.steps, is_finished)
+
+
+def tail_of(head: "Head | type[Head]") -> Tail:
+    """What a threshold that was never seen is fitted to, with a kind of head.
+
+    Of images that fit and calibrate, two that are alike make each other look too good.
+    """
+    return "all" if head.refits else "upper"
 
 
 def _resized(images: Sequence[ImageLike], size: int) -> Iterator[NDArray[np.float32]]:

@@ -1,13 +1,22 @@
 """The benchmark of speed: what is chosen, summed up, tabled and drawn. Nothing is timed here."""
 
+import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 from benchmarks.contestants import Contestant, contestants, reason, timed
+from benchmarks.results import main
 from benchmarks.speed import choose, summary
 from benchmarks.speed_pages import chart, faster, tables
+from benchmarks.tables import load, texts
 from benchmarks.untrained import textures
 
-ROUNDS = {"published": [[300.0], [100.0], [200.0]], "fast-onnx": [[9.0, 10.0, 11.0], [10.0]]}
+ROUNDS = {
+    "published": [[300.0], [100.0], [200.0]],
+    "fast-onnx": [[9.0, 10.0, 11.0], [10.0]],
+    "fast-at-256": [[20.0], [20.0]],
+    "product-float32": [[5.0], [5.0]],
+}
 
 
 def measured(contestant: Contestant) -> dict:
@@ -57,8 +66,31 @@ def test_tables_compare_with_the_published_and_say_what_is_missing() -> None:
     )
     assert faster(fast, baseline, "1") == 20
     text = tables(found)
-    assert "| fast | ONNX Runtime, float32 | 192² | 10.0 (9.75–10.2) | 20 | – | – | 2.00 |" in text
+    row = "| `fast` | ONNX Runtime, float32 | 192² | 10.0 (9.75–10.2) | 20 | – | – | 2.00 | 50 |"
+    assert row in text
     assert "- fast-openvino: ImportError: no such runtime" in text
+
+
+def test_its_tables_become_results_files(tmp_path: Path) -> None:
+    found = results()
+    found["start_up"]["python"] = {"seconds": [9.0], "median": 9.0, "error": "broken"}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    median = {"median": 20.0, "quartiles": [20.0, 20.0]}
+    for name, rows in (
+        ("resolution", [["256²", median, 305, 2.0, 500]]),
+        ("least-time", [["published, 2 GMAC", 5.0], ["`fast`, 2 GMAC", 5.0]]),
+        ("start-up", [["`haloae --help`", 100]]),
+    ):
+        assert main([name, str(tmp_path)], tmp_path) == 0
+        values = json.loads((tmp_path / "docs" / "results" / f"{name}.json").read_text())
+        assert values["rows"] == rows
+        assert values["measured"].startswith("<cpu> (family 1, model 2; ), 1 thread;")
+    assert main(["speed-presets", str(tmp_path)], tmp_path) == 0
+    shown = texts(load(tmp_path / "docs" / "results" / "speed-presets.json"))
+    assert [row[:3] for row in shown] == [
+        ["published", "forward pass as published, float32", "256²"],
+        ["`fast`", "ONNX Runtime, float32", "192²"],
+    ]
 
 
 def test_chart_is_an_svg_with_a_row_for_each_that_ran() -> None:

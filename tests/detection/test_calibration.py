@@ -237,6 +237,18 @@ def test_a_calibration_survives_json_exactly() -> None:
     assert again.threshold == found.threshold
 
 
+@pytest.mark.parametrize("count", [5, 30])
+def test_fitted_thresholds_are_kept_and_not_computed_again(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = calibration(scores(count))
+    text = found.fitted().model_dump_json()
+    monkeypatch.setattr("haloae.detection.calibration.threshold_at", None)
+    again = Calibration.model_validate_json(text)
+    assert (again.threshold, again.pixel_threshold) == (found.threshold, found.pixel_threshold)
+    assert again.fitted() == again
+
+
 class TestMeasureGood:
     """Every image is scored with the mean of the others."""
 

@@ -59,6 +59,8 @@ def test_a_kept_model_is_saved_and_loaded_again(tmp_path: Path) -> None:
     after = Detector.load(tmp_path / "again.safetensors", device="cpu")
     assert after.config == before.config
     assert after.predict(texture(3)).score == before.predict(texture(3)).score
+    assert before.calibration.fitted_threshold is None
+    assert after.calibration.fitted_threshold == before.calibration.threshold.value
 
 
 def test_the_metadata_of_a_kept_export_is_read() -> None:

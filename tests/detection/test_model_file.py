@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def untrained(config: Config, paths: list[Path]) -> Detector:
     )
     return Detector(
         config,
-        Calibration(scores=scores, peaks=peaks, false_alarm_rate=0.1),
+        Calibration(scores=scores, peaks=peaks, false_alarm_rate=0.1).fitted(),
         backend=Native(config, network, head),
         provenance=Provenance(
             data="textures",
@@ -160,6 +161,17 @@ def test_a_network_never_trained_is_saved_and_loaded(
     path = tmp_path / "new folder" / "model.safetensors"
     detector.save(path)
     assert_same_detector(Detector.load(path, device="cpu"), detector, good_paths[:2])
+
+
+def test_a_loaded_detector_knows_its_thresholds_without_scipy(
+    detector: Detector, model: Path, good_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = detector.calibration.threshold, detector.calibration.pixel_threshold
+    assert expected[0].extrapolated
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    loaded = Detector.load(model, device="cpu")
+    assert (loaded.calibration.threshold, loaded.calibration.pixel_threshold) == expected
+    assert loaded.predict(good_paths[0]).extrapolated
 
 
 def test_header_alone(model: Path, detector: Detector) -> None:

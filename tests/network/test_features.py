@@ -12,7 +12,7 @@ from torchvision.models import resnet18
 
 from haloae.errors import ConfigError, WeightsError
 from haloae.network.features import FeatureExtractor
-from haloae.network.reducer import FeatureReducer
+from haloae.network.reducer import FLOOR, FeatureReducer
 from haloae.presets import preset
 from oracles import features_from, nearest, vgg_taps
 
@@ -232,13 +232,16 @@ def correlated(rows: int, channels: int) -> Tensor:
 def fitted(
     features: Tensor, reduced: int, *, taps: Sequence[int] = (), floor: float = 0
 ) -> FeatureReducer:
+    """With a floor of 0 all channels that vary get variance 1."""
     reducer = FeatureReducer(taps or [features.shape[1]], reduced)
 
     def batches() -> Iterator[Tensor]:
         yield features[:1]
         yield features[1:]
 
-    reducer.fit(batches(), floor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("haloae.network.reducer.FLOOR", floor)
+        reducer.fit(batches())
     return reducer
 
 
@@ -292,18 +295,17 @@ def test_noise_of_a_quiet_channel_stays_quiet_by_default() -> None:
     quiet = (reducer(moved) - reducer(features)).square().sum(1)
     # Ten of its own standard deviations, but a hundredth of any other channel's.
     assert quiet.max() < 0.1**2
-    loud = FeatureReducer([6], 6)
-    loud.fit([features], floor=0)
+    loud = fitted(features, 6)
     assert (loud(moved) - loud(features)).square().sum(1).min() > 9**2
 
 
 def test_reduction_does_not_depend_on_how_the_images_are_batched() -> None:
     features = correlated(50, 12)
     whole = FeatureReducer([12], 7)
-    whole.fit([features], floor=0)
-    again = fitted(features, 7)
-    assert torch.equal(again.weight, fitted(features, 7).weight)
-    assert torch.equal(again.bias, fitted(features, 7).bias)
+    whole.fit([features])
+    again, twice = (fitted(features, 7, floor=FLOOR) for _ in range(2))
+    assert torch.equal(again.weight, twice.weight)
+    assert torch.equal(again.bias, twice.bias)
     torch.testing.assert_close(whole.weight, again.weight, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(whole.bias, again.bias, rtol=1e-3, atol=1e-4)
 

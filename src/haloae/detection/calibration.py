@@ -52,6 +52,10 @@ class Calibration(BaseModel):
     tail: Tail = "all"
     """What a threshold that was never seen is fitted to, see `threshold_at`; files that do not say
     have ``all``."""
+    fitted_threshold: NonNegativeFloat | None = None
+    """Of scores, see `fitted`; None in files that do not say, for which it is computed."""
+    fitted_pixel_threshold: NonNegativeFloat | None = None
+    """Of peaks."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,12 +68,26 @@ class Calibration(BaseModel):
     @cached_property
     def threshold(self) -> Threshold:
         """A score above it makes an image anomalous."""
-        return threshold_at(self.scores, self.false_alarm_rate, self.tail)
+        return self._threshold(self.scores, self.fitted_threshold)
 
     @cached_property
     def pixel_threshold(self) -> Threshold:
         """A map value above it marks a defect: at most that share of good images has any."""
-        return threshold_at(self.peaks, self.false_alarm_rate, self.tail)
+        return self._threshold(self.peaks, self.fitted_pixel_threshold)
+
+    def _threshold(self, values: Sequence[float], fitted: float | None) -> Threshold:
+        if fitted is None:
+            return threshold_at(values, self.false_alarm_rate, self.tail)
+        return Threshold(fitted, extrapolated=len(values) < self.images_needed)
+
+    def fitted(self) -> Self:
+        """The same with its thresholds in it, so that who loads a model needs no quantiles."""
+        return self.model_copy(
+            update={
+                "fitted_threshold": self.threshold.value,
+                "fitted_pixel_threshold": self.pixel_threshold.value,
+            }
+        )
 
     @property
     def extrapolated(self) -> bool:

@@ -50,13 +50,11 @@ class FeatureReducer(nn.Module):
         return F.conv2d(features, self.weight[:, :, None, None], self.bias)
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor], floor: float = FLOOR) -> None:
+    def fit(self, batches: Iterable[Tensor]) -> None:
         """Fit to features of good images.
 
         Args:
             batches: (B, channels, H, W) each; only their sums are kept.
-            floor: share of its tap's mean variance added to each channel's; with 0 all channels
-                that vary get variance 1.
         """
         channels = self.weight.shape[1]
         total = torch.zeros(channels, dtype=torch.float64)
@@ -75,7 +73,7 @@ class FeatureReducer(nn.Module):
         mean = total / count
         covariance = products / count - mean[:, None] * mean[None, :]
         variance = covariance.diagonal().clamp_min(0)
-        floored = torch.cat([tap + floor * tap.mean() for tap in variance.split(self.taps)])
+        floored = torch.cat([tap + FLOOR * tap.mean() for tap in variance.split(self.taps)])
         # A channel that never varies says nothing, and is left out.
         std = variance.sqrt()
         scale = torch.where(std > DEAD * std.max(), floored.rsqrt(), 0.0)

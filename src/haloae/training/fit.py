@@ -250,8 +250,7 @@ def _train(
             log_row(row)
             bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in SCHEDULES})
             bar.update()
-            is_over = interrupted() or time.monotonic() >= deadline
-            if is_over:
+            if interrupted() or time.monotonic() >= deadline:
                 break
             if run and time.monotonic() - last_saved >= CHECKPOINT_SECONDS:
                 save_checkpoint(run, state.checkpoint())

@@ -1,0 +1,362 @@
+"""Puts what experiments have left into docs/results: the one writer of results files.
+
+    python -m benchmarks.results NAME [RUN ...]
+
+writes docs/results/NAME.json; `KINDS` lists the names. A RUN is a folder that the experiment was
+given as --out, or a part of it; where there are several, they are put together. Titles, commands
+and notes stand here, figures come from the runs' own files, and what is only counted from none.
+
+A results file is a table: title, command and note (where it comes from), measured (on and with
+what), columns, rows, and digits for columns whose numbers do not take three. `benchmarks.tables`
+shows it. A file whose program or detector is no more has in place of command a record: the commit
+it is of, and what was run.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from benchmarks import counted, curve, folder, guard, speed_pages
+from benchmarks.tables import ROOT, Table
+from haloae.detection.calibration import Calibration
+from haloae.detection.heads import head_named
+from haloae.detection.model_file import read_model
+from haloae.detector import tail_of
+from haloae.errors import HaloaeError
+from haloae.experiments.benchmark import summarise
+from haloae.experiments.grid import MEAN, RUN
+from haloae.files import write_atomic
+from haloae.training.run_folder import MODEL
+
+FIGURES = {
+    "image_auroc": ("image AUROC", 3),
+    "pixel_difference": ("pixel difference", 3),
+    "pixel_auroc": ("pixel AUROC", 3),
+    "pixel_aupro": ("AUPRO", 3),
+    "detection_rate": ("defects detected", 2),
+    "false_alarm_rate": ("false alarms", 2),
+}
+"""A run's metrics: the column each becomes, and its digits."""
+
+
+class Found(NamedTuple):
+    """What a results file is made of."""
+
+    table: Table
+    measured: str = ""
+    """On what and with what, as the runs' own files say."""
+
+
+class Kind(NamedTuple):
+    """A results file that can be written."""
+
+    title: str
+    make: Callable[[Sequence[Path]], Found]
+    """From the folders of runs."""
+    runs: str = ""
+    """The command that makes these; empty: there are none, it is counted."""
+    note: str = ""
+
+
+def benchmark(folders: Sequence[Path]) -> Found:
+    """A row for each variant and category, the mean over categories last."""
+    runs = finished(folders)
+    for run in runs:
+        run["metrics"] |= rates_now(run["at"])
+    results = summarise("", runs)
+    rows = []
+    for found in results["summary"]:
+        name = found["category"]
+        values = {**found, "pixel_difference": results["pixel_difference"].get(name)}
+        if name == MEAN:
+            values |= {
+                metric: _mean(results["summary"], found["variant"], metric)
+                for metric in FIGURES
+                if values[metric] is None
+            }
+        shown = "**mean**" if name == MEAN else name
+        rows.append([found["variant"], shown, *(values[metric] for metric in FIGURES)])
+    table = Table(["variant", "set", *dict(FIGURES.values())], rows, dict(FIGURES.values()))
+    return Found(table, _circumstances(runs))
+
+
+def finished(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """What each finished run's file holds, and ``at``, its folder; in the order of the names.
+
+    Raises:
+        ValueError: a folder has none.
+    """
+    runs = []
+    for given in folders:
+        paths = sorted(given.rglob(RUN))
+        found = [{**json.loads(path.read_text("utf-8")), "at": path.parent} for path in paths]
+        done = [run for run in found if "metrics" in run]
+        if not done:
+            raise ValueError(f"{given}: no run in it is finished.")
+        runs += done
+    return runs
+
+
+def rates_now(run: Path) -> dict[str, float | None]:
+    """A run's rates with thresholds as the package fits them now: scores outlive a change of that.
+
+    Args:
+        run: a folder with model file and scores.csv.
+    """
+    header, _ = read_model(run / MODEL)
+    known = header.calibration
+    limit = Calibration(
+        scores=known.scores,
+        peaks=known.peaks,
+        false_alarm_rate=known.false_alarm_rate,
+        tail=tail_of(head_named(header.config.detection.head)),
+    ).threshold.value
+    above: dict[bool, list[bool]] = {True: [], False: []}
+    with (run / "scores.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for row in csv.DictReader(file):
+            above[row["label"] == "good"].append(float(row["score"]) > limit)
+    return {
+        metric: fmean(above[is_good]) if above[is_good] else None
+        for metric, is_good in (("detection_rate", False), ("false_alarm_rate", True))
+    }
+
+
+def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> dict[str, Any] | None:
+    """Over the categories that can have the metric: without masks there are no pixel metrics.
+
+    None if the variant lacks one that others have.
+    """
+    of_categories = [row for row in summary if row["category"] != MEAN and row.get(metric)]
+    wanted = {row["category"] for row in of_categories}
+    found = [row[metric]["mean"] for row in of_categories if row["variant"] == variant]
+    return {"mean": fmean(found), "n": 1} if found and len(found) == len(wanted) else None
+
+
+def _circumstances(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Versions, weights and seeds of runs."""
+    told = {
+        "haloae": [run["package_version"] for run in runs],
+        "by": [run["metrics"]["engine"] for run in runs],
+        "weights": [run["metrics"]["backbone"] for run in runs],
+        "seeds": [str(run["seed"]) for run in runs],
+    }
+    return "; ".join(f"{name} {' and '.join(sorted(set(each)))}" for name, each in told.items())
+
+
+def training(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.curve`."""
+    runs = finished(folders)
+    return Found(curve.table(runs), _circumstances(runs))
+
+
+def demo(folders: Sequence[Path]) -> Found:
+    """A row for each category of `haloae demo`."""
+    rows, told = [], set()
+    for path in sorted(path for each in folders for path in each.glob("*/metrics.json")):
+        metrics = json.loads(path.read_text("utf-8"))
+        metrics["pixel_difference"] = metrics["pixel_difference_image_auroc"]
+        rows.append([path.parent.name, *(metrics[metric] for metric in FIGURES)])
+        told.add(f"preset {metrics['preset']}; weights {metrics['backbone']}; {metrics['engine']}")
+    return Found(Table(["images", *dict(FIGURES.values())], rows, {}), "; ".join(sorted(told)))
+
+
+def _of_speed(make: Callable[[dict[str, Any]], Table]) -> Callable[[Sequence[Path]], Found]:
+    """One of the tables of `benchmarks.speed`'s folder."""
+
+    def made(folders: Sequence[Path]) -> Found:
+        (results,) = _results(folders)
+        return Found(make(results), speed_pages.measured(results))
+
+    return made
+
+
+def _of_folder(
+    make: Callable[[Sequence[Mapping[str, Any]]], Table],
+) -> Callable[[Sequence[Path]], Found]:
+    """One of the tables of `benchmarks.folder`'s folders."""
+
+    def made(folders: Sequence[Path]) -> Found:
+        results = _results(folders)
+        return Found(make(results), speed_pages.measured(results[0]))
+
+    return made
+
+
+def _results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    return [json.loads((each / "results.json").read_text("utf-8")) for each in folders]
+
+
+def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
+    return lambda _: Found(make())
+
+
+SPEED = (
+    "python -m benchmarks.speed --out runs/speed --threads 2 --repeats 5 --only "
+    "published,default-float32,default-onnx,default-openvino,default-openvino-int8,"
+    "fast-float32,fast-onnx,fast-openvino,fast-openvino-int8"
+)
+GUARD = (
+    "python -m benchmarks.guard ROOT --spoilt cookie,magnetic_tile,kolektor,tire,board "
+    "--out runs/guard"
+)
+FOLDER = "python -m benchmarks.folder MODEL CATEGORY --out runs/folder --threads 2"
+KINDS = {
+    "benchmark": Kind(
+        "Ten sets of real photographs",
+        benchmark,
+        "haloae benchmark ROOT --presets default --heads gaussian,nearest,nearest_halo "
+        "--out runs/default; haloae benchmark ROOT --presets fast --out runs/fast",
+        "Defects detected and false alarms are of each run's own scores, with the threshold as the "
+        "package now fits it to the scores of good images in the run's model file.",
+    ),
+    "demo": Kind(
+        "What `haloae demo` measures",
+        demo,
+        "haloae demo",
+        "The images were drawn with such figures in view.",
+    ),
+    "speed-presets": Kind(
+        "Speed of `default` and `fast`, beside the published forward pass in the same run",
+        _of_speed(speed_pages.detectors),
+        SPEED,
+        "A memory of 100 images. Medians, quartiles in brackets.",
+    ),
+    "start-up": Kind("Start-up, whole processes", _of_speed(speed_pages.start_up), SPEED),
+    "speed-peers": Kind(
+        "Other detectors, untrained, the forward pass in PyTorch, float32, 256², one at a time",
+        _of_speed(speed_pages.detectors),
+        "python -m benchmarks.speed --out runs/speed-peers --threads 2 --repeats 5 --batches 1 "
+        "--only 'published,default-float32,fast-float32,default-onnx,fast-onnx,padim,stfpm,"
+        "efficient-ad,patchcore-*,reverse-distillation'",
+    ),
+    "resolution": Kind(
+        "`fast`'s network at other image sizes, PyTorch, float32, one at a time",
+        _of_speed(speed_pages.resolution),
+        "python -m benchmarks.speed --out runs/speed --threads 2",
+    ),
+    "least-time": Kind(
+        "The least time a pass can take on this machine, ms",
+        _of_speed(speed_pages.least_time),
+        "python -m benchmarks.speed --out runs/speed --threads 2",
+        "Operations counted over what a product of matrices of 2,048² reaches.",
+    ),
+    "folder": Kind(
+        "Images a second of `predict` on a folder, against the network alone",
+        _of_folder(folder.rates),
+        FOLDER,
+        "Batches of 8; predict with --maps none --overlays none.",
+    ),
+    "memory": Kind("Most memory of the whole process, MB", _of_folder(folder.memory), FOLDER),
+    "guard": Kind(
+        "Pictures spoilt as a camera may do it, and what `fast` says of them",
+        _of_speed(guard.spoilt_table),
+        GUARD,
+        "Verdicts: unusable · anomalous · normal. Score: the median, in thresholds.",
+    ),
+    "guard-alarms": Kind(
+        "What the guard calls unusable of test images as they are",
+        _of_speed(guard.alarm_table),
+        GUARD,
+    ),
+    "guard-cost": Kind(
+        "The guard beside the graph, ONNX Runtime, one thread", _of_speed(guard.cost_table), GUARD
+    ),
+    "curve": Kind(
+        "Image AUROC of `autoencoder` by the number of training steps",
+        training,
+        "python -m benchmarks.curve ROOT --sets cookie,paper_pa_bdp01_tl --out runs/curve",
+        "Seconds are those of the whole fit.",
+    ),
+    "cost": Kind(
+        "Cost of a pass, block by block, of one image in float32",
+        _counted(counted.cost),
+        note="As `haloae info MODEL --cost` counts it. MMAC: million multiply-adds; MB: million "
+        "bytes of activations; intensity: multiply-adds a byte, in use, weights among the bytes. "
+        "Detector heads are as large as of 200 good images.",
+    ),
+    "growth": Kind(
+        "Cost of a pass at other image sizes",
+        _counted(counted.growth),
+        note="GMAC: 10⁹ multiply-adds; MB: million bytes of activations; intensity in use.",
+    ),
+    "rates": Kind(
+        "What a false-alarm rate takes, and what it costs to have less",
+        _counted(counted.rates),
+        note="By the rules of detection/calibration.py. The last columns: where the threshold "
+        "stands above the median of the left-out log-scores, in root mean squares s of the "
+        "distance from it of those above.",
+    ),
+}
+"""By the name of the file."""
+
+
+def write(name: str, runs: Sequence[Path], root: Path = ROOT) -> Path:
+    """Make one results file.
+
+    Args:
+        name: of `KINDS`.
+        runs: folders that the experiment left; none where it is counted.
+        root: of the repository.
+
+    Raises:
+        OSError, KeyError, ValueError, ModelFileError: a run is not there, or is of another
+            experiment.
+    """
+    kind = KINDS[name]
+    table, measured = kind.make(runs)
+    if not table.rows:
+        raise ValueError("there is nothing of it in these runs.")
+    command = f"python -m benchmarks.results {name}"
+    values = {
+        "title": kind.title,
+        "command": f"{kind.runs}; {command} RUN ..." if kind.runs else command,
+        "note": kind.note,
+        "measured": measured,
+        "columns": list(table.columns),
+        "digits": dict(table.digits),
+        "rows": table.rows,
+    }
+    path = root / "docs" / "results" / f"{name}.json"
+    write_atomic(path, dumped({k: v for k, v in values.items() if v}).encode())
+    return path
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """JSON with a line for each value and each row, so that a changed figure is a changed line."""
+    lines = []
+    for name, value in values.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if name == "rows":
+            rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in value)
+            text = f"[\n  {rows}\n ]"
+        lines.append(f' "{name}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Write one file; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=sorted(KINDS))
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    given = parser.parse_args(arguments)
+    if bool(given.runs) != bool(KINDS[given.name].runs):
+        parser.error(f"{given.name} is {'made of runs' if not given.runs else 'counted'}: give "
+                     f"{'their folders' if not given.runs else 'no RUN'}.")  # fmt: skip
+    try:
+        print(write(given.name, given.runs, root))
+    except KeyError as error:
+        sys.exit(f"{given.name}: a run holds no {error}: it is of another experiment or version.")
+    except (OSError, ValueError, HaloaeError) as error:
+        sys.exit(f"{given.name}: {error}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
