@@ -364,6 +364,7 @@ def test_info_says_what_the_model_is(haloae: Run, model: Path) -> None:
     assert result.err == ""
     assert "bottle: 8 images, 4 held out, 0 skipped; 4 of 4 steps" in result.out
     assert "false-alarm rate of 0.1" in result.out
+    assert "fitted to 12 good images, not aligned" in result.out
 
 
 def test_info_json_is_for_scripts(haloae: Run, model: Path) -> None:
@@ -872,6 +873,7 @@ def test_an_unusable_image_is_told_everywhere_and_exits_with_1(
     assert result.code == 1
     assert "p/predictions.jsonl: 1 unusable, " in result.out
     assert "  highest 4 of 4 scores, the unusable first:" in result.out
+    assert "\n  black.png: darker" in result.out
     lines = {Path(str(line["path"])).stem: line for line in predictions(Path("p"))}
     black = lines.pop("black")
     assert (black["verdict"], black["overlay"]) == ("unusable", "overlays/black.jpg")

@@ -40,7 +40,8 @@ def highest_scores(counts: "Counts") -> str:
     table = terminal(rows, ("score", "p-value", "verdict", "image"), align="rrl", indent=True)
     first = ", the unusable first" if counts.unusable else ""
     scored = counts.normal + counts.anomalous + counts.unusable
-    return f"  highest {len(shown)} of {scored} scores{first}:\n{table}"
+    reasons = [f"  {one.name}: {one.unusable}" for one in shown if one.unusable]
+    return "\n".join([f"  highest {len(shown)} of {scored} scores{first}:", table, *reasons])
 
 
 def metric_lines(metrics: "Metrics") -> str:

@@ -12,11 +12,11 @@ picture.
 import math
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 GRID = 16
 """Blocks a side that the picture is averaged in."""
@@ -150,7 +150,7 @@ class Guard(BaseModel):
     """By the names of `MEASURES`."""
     tints: dict[str, tuple[float, float]]
     """The lowest and the highest that a block counts for, by the names of `TINTS`."""
-    mean_layout: tuple[float, ...]
+    mean_layout: tuple[Annotated[float, Field(ge=-5, le=1)], ...]
     """(GRID²,), see `Look`."""
 
     @model_validator(mode="after")

@@ -70,6 +70,8 @@ class Ranked(NamedTuple):
     p_value: float
     verdict: Verdict
     thumbnail: PILImage.Image | None
+    unusable: str | None = None
+    """See `Prediction.unusable`."""
 
 
 class Highest:
@@ -98,6 +100,7 @@ class Highest:
             prediction.p_value,
             prediction.verdict,
             thumbnail(),
+            prediction.unusable,
         )
         heapq.heappush(self._heap, entry)
         if len(self._heap) > self._keep:
