@@ -1,6 +1,6 @@
 """What the input guard says of spoilt pictures, of good ones and of defects, and what it costs.
 
-    python -m benchmarks.guard ROOT --spoilt cookie,tire --out runs/guard [--preset fast]
+    python -m benchmarks.guard ROOT --out runs/guard [--spoilt cookie,tire] [--preset fast]
 
 ROOT holds categories in MVTec layout. Of each, a detector is fitted, and all test images are
 predicted. Good test images of the categories under `--spoilt`, `SPOILT` of each at most, are spoilt
@@ -211,7 +211,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", type=Path)
-    parser.add_argument("--spoilt", required=True)
+    parser.add_argument("--spoilt", default="cookie,magnetic_tile,kolektor,tire,board")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--threads", type=int, default=1)
