@@ -17,6 +17,7 @@ from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration, Tail
 from haloae.detection.guard import Guard
+from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
 from haloae.errors import ImageError, ModelFileError
@@ -198,14 +199,15 @@ class Detector(Predictor):
         scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
         guard = self.guard
         if images is not None:
+            looks = Looks(len(images))
             head, scores, peaks = measure_good(
                 network,
-                lambda: _resized(images, config.image_size),
+                lambda: looks.watch(_resized(images, config.image_size)),
                 config,
                 head=None if head.refits else head,
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
-            guard = Guard.fit(_resized(images, config.image_size))
+            guard = Guard.fit(looks.seen.values())
         return Detector(
             config,
             Calibration(
@@ -303,11 +305,18 @@ def fit_detector(
         workers=workers,
     )
 
+    looks = Looks(len(trained.images))
+
     def held_out() -> Iterator[NDArray[np.float32]]:
-        for index in tqdm(trained.held_out, "calibrating", disable=not progress, leave=False):
-            yield trained.images[index]
+        watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
+        return looks.watch(trained.images[index] for index in watched)
 
     head, scores, peaks = measure_good(trained.network, held_out, config)
+    if config.network.autoencoder:
+        # Those held out may be four, and what they all look like was learnt from none.
+        everything = (*trained.held_out, *trained.fitted_on)
+        for _ in looks.watch(trained.images[index] for index in everything):
+            pass
     detector = Detector(
         config,
         Calibration(
@@ -327,8 +336,7 @@ def fit_detector(
             images=trained.kinds,
         ),
         Native(config, trained.network, head),
-        # All of them, as none was learnt from: those held out of training alone may be four.
-        Guard.fit(trained.images[index] for index in range(len(trained.images))),
+        Guard.fit(looks.seen.values()),
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
     return Fitted(detector, trained.skipped, trained.steps, is_finished)

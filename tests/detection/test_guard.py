@@ -1,7 +1,7 @@
 """What a camera does to a picture is unusable; what is wrong with a part is not."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from haloae.config import Config
 from haloae.data.images import image_from
 from haloae.data.views import resize
 from haloae.demo_set.pictures import CATEGORIES, make_picture
-from haloae.detection.guard import LEVEL, MEASURES, Guard, Limits
+from haloae.detection.guard import MEASURES, Guard, Limits
+from haloae.detection.looks import LEVEL, MOST, Looks, look_at
 from haloae.detector import Detector, fit_detector
 
 View = NDArray[np.float32]
@@ -43,6 +44,10 @@ def turned(view: View, degrees: float) -> View:
     return resize(image_from(picture.rotate(degrees, fillcolor=back)), view.shape[1])
 
 
+def fitted_to(views: Iterable[View]) -> Guard:
+    return Guard.fit(map(look_at, views))
+
+
 def flat(value: float) -> View:
     return np.full((3, 32, 32), value, np.float32)
 
@@ -59,12 +64,12 @@ def boards() -> list[View]:
 
 @pytest.fixture(scope="module")
 def guard(boards: list[View]) -> Guard:
-    return Guard.fit(boards[:FITTED])
+    return fitted_to(boards[:FITTED])
 
 
 @pytest.fixture(scope="module")
 def unaligned() -> Guard:
-    return Guard.fit(stripes(number) for number in range(FITTED))
+    return fitted_to(stripes(number) for number in range(FITTED))
 
 
 def test_unseen_good_pictures_can_be_judged(
@@ -124,7 +129,7 @@ def test_what_a_camera_does_is_unusable(
 def test_how_far_is_told_in_ranges_of_the_good_images() -> None:
     limits = Limits(seen=(2, 4), usable=(1, None))
     assert [limits.beyond(value) for value in (0, 1, 3, 100)] == [-1, 0, 0, 0]
-    guard = Guard.fit([flat(0.5), flat(0.6)])
+    guard = fitted_to([flat(0.5), flat(0.6)])
     times = (np.log(0.5 + LEVEL) - np.log(0.01 + LEVEL)) / (
         np.log(0.6 + LEVEL) - np.log(0.5 + LEVEL)
     )
@@ -137,11 +142,11 @@ def test_the_layout_is_looked_at_only_where_good_pictures_are_aligned(
 ) -> None:
     assert (guard.is_aligned, unaligned.is_aligned) == (True, False)
     assert unaligned.why_unusable(np.roll(stripes(100), 24, axis=2)) is None
-    assert not Guard.fit(boards[:29]).is_aligned, "too few to know"
+    assert not fitted_to(boards[:29]).is_aligned, "too few to know"
 
 
 def test_pictures_that_are_all_the_same_leave_room_for_another_exposure() -> None:
-    same = Guard.fit([stripes(0)] * 40)
+    same = fitted_to([stripes(0)] * 40)
     for factor in (0.8, 1.25):
         assert same.why_unusable((stripes(0) * factor).clip(0, 1)) is None
     assert same.why_unusable(stripes(0) * 0.5) is not None
@@ -151,7 +156,7 @@ def test_pictures_that_are_all_the_same_leave_room_for_another_exposure() -> Non
 def test_few_pictures_make_wide_limits_but_none_lets_a_black_one_through(count: int) -> None:
     exposures = np.random.default_rng(0).normal(-0.6, 0.15, 200)
     views = [flat(float(np.exp(exposure))) for exposure in exposures]
-    few, many = Guard.fit(views[:count]), Guard.fit(views[:100])
+    few, many = fitted_to(views[:count]), fitted_to(views[:100])
     assert many.limits["dark"].usable[0] > few.limits["dark"].usable[0]  # type: ignore[operator]
     assert not any(few.why_unusable(view) for view in views[100:])
     assert "darker" in str(few.why_unusable(flat(0)))
@@ -160,7 +165,7 @@ def test_few_pictures_make_wide_limits_but_none_lets_a_black_one_through(count: 
 def test_good_pictures_that_are_black_may_be_black() -> None:
     rng = np.random.default_rng(0)
     dark = [rng.uniform(0, 0.03 * (1 + i % 3), (3, 64, 64)).astype(np.float32) for i in range(40)]
-    guard = Guard.fit(dark)
+    guard = fitted_to(dark)
     assert not any(guard.why_unusable(view) for view in dark)
 
 
@@ -170,6 +175,18 @@ def test_values_that_are_no_numbers_are_unusable(guard: Guard, value: float) -> 
     view[1, 7, 9] = value
     with np.errstate(invalid="ignore"):
         assert guard.why_unusable(view) == "it holds values that are no numbers"
+
+
+def test_images_are_looked_at_once_as_they_go_by_and_evenly_where_they_are_many() -> None:
+    looks = Looks(3)
+    for _ in range(2):
+        assert [float(view.max()) for view in looks.watch(map(flat, (0.2, 0.3, 0.4)))] == (
+            pytest.approx([0.2, 0.3, 0.4])
+        )
+    assert list(looks.seen) == [0, 1, 2]
+    many = Looks(2 * MOST + 1)
+    assert len(list(many.watch(map(flat, (0.1,) * 7)))) == 7
+    assert list(many.seen) == [0, 3, 6]
 
 
 def test_a_guard_is_the_same_after_json_and_refuses_other_keys(guard: Guard) -> None:

@@ -11,23 +11,21 @@ picture.
 
 import math
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-GRID = 16
-"""Blocks a side that the picture is averaged in."""
+from haloae.detection.looks import GRID, LEVEL, SPOT, Look, View, look_at
+
 KEPT = GRID**2 // 2
 """Blocks that a layout is judged by: a spot in the others makes no difference."""
 ALIGNED = math.pi / 6
 """Largest limit of a layout: three quarters of the variance of what stands where is the mean's."""
 FEWEST_ALIGNED = 30
 """Fewest good images that a layout is limited by: among fewer, none may stand as some others do."""
-SPOT = 1 / 6
-"""Share of the picture that may be anything."""
 REFUSED = 1e-3
 """Share of good images that may be called unusable, by all measures together."""
 HALF_A_STOP = 0.35
@@ -37,12 +35,6 @@ TINT = 0.1
 """Likewise of a colour, in shares of the brightness, and of the layout, in radians."""
 TINTS = ("red", "blue", "colour")
 """Those of the measures that are a mean over blocks, each of which counts within bounds."""
-LEVEL = 4 / 255
-"""Added before a logarithm: differences of a few grey levels in the dark are nothing."""
-SAMPLE = 2000
-"""Pixels that the noise is measured on, at least."""
-BURNT_OUT = 0.99
-"""From this value on, a pixel in all of its channels is as bright as can be told."""
 
 
 class Measure(NamedTuple):
@@ -72,23 +64,6 @@ MEASURES = {
 }
 """In the order that they are named in; what each is, `Look` and `Guard` say."""
 SIDES = sum((kind.less is not None) + (kind.more is not None) for kind in MEASURES.values())
-
-
-class Look(NamedTuple):
-    """What an image looks like as a whole, in brightness, the mean of its channels, and colour."""
-
-    values: dict[str, float]
-    """``dark``, ``bright``: logarithm of the brightness that a third of the blocks stays below, and
-    that a third is above. ``burnt_out``: share of pixels that are white. ``contrast``: logarithm of
-    the brightness's standard deviation over its mean. ``sharpness``, ``noise``: logarithm of its
-    mean and of its median absolute Laplacian."""
-    spots: dict[str, float]
-    """How far a spot could move each of them towards its limit."""
-    tints: NDArray[np.float32]
-    """(3, GRID²) of each block, in shares of its brightness: how much brighter than green red and
-    blue are, and the highest channel than the lowest."""
-    layout: NDArray[np.float32]
-    """(GRID²,) logarithm of each block's brightness."""
 
 
 class Limits(BaseModel):
@@ -160,13 +135,9 @@ class Guard(BaseModel):
         return self
 
     @classmethod
-    def fit(cls, images: Iterable[NDArray[np.float32]]) -> Self:
-        """Fit to good images, gone through once; 4 kB of each are kept meanwhile.
-
-        Args:
-            images: at least one, each (3, S, S) RGB in [0, 1].
-        """
-        looks = [look_at(image) for image in images]
+    def fit(cls, looks: Iterable[Look]) -> Self:
+        """Fit to what good images look like, at least one."""
+        looks = list(looks)
         values = {name: np.array([look.values[name] for look in looks]) for name in looks[0].values}
         spots = {name: np.array([look.spots[name] for look in looks]) for name in values}
         tints = np.stack([look.tints for look in looks])
@@ -199,17 +170,14 @@ class Guard(BaseModel):
         """True: the layout is limited."""
         return self.limits["layout"].usable != (None, None)
 
-    def why_unusable(self, image: NDArray[np.float32]) -> str | None:
+    def why_unusable(self, image: View) -> str | None:
         """What makes an image too unlike the good ones to be judged, in words; None: nothing.
-
-        Args:
-            image: (3, S, S) RGB in [0, 1], as the network sees it.
 
         >>> rng = np.random.default_rng(0)
         >>> good = rng.uniform(0.4, 0.6, (30, 3, 32, 32)).astype(np.float32)
-        >>> guard = Guard.fit(good)
+        >>> guard = Guard.fit(map(look_at, good))
         >>> guard.why_unusable(good[0]), guard.why_unusable(good[0] / 3)
-        (None, 'darker than the 30 good images by more than 100 times their range')
+        (None, 'darker and blurrier than the 30 good images by up to 42 times their range')
         """
         look, (bounds, mean_layout) = look_at(image), self._arrays
         values = look.values | dict(zip(TINTS, _means(look.tints, bounds).tolist(), strict=True))
@@ -225,55 +193,6 @@ class Guard(BaseModel):
         if not np.isfinite([*values.values()]).all():
             return "it holds values that are no numbers"
         return _sentence([word for word in words if word], self.images, [*beyond.values()])
-
-
-def look_at(image: NDArray[np.float32]) -> Look:
-    """Measure an image.
-
-    Args:
-        image: (3, S, S) RGB in [0, 1], S at least 32.
-    """
-    # Every other row and column is enough, but of neighbours that are compared.
-    few = np.ascontiguousarray(image[:, ::2, ::2])
-    red, green, blue = blocks = np.stack([_in_blocks(channel) for channel in few])
-    bright = blocks.mean(0)
-    tints = np.stack([red - green, blue - green, blocks.max(0) - blocks.min(0)])
-    grey = (image[0] + image[1] + image[2]) / np.float32(3)
-    mean = float(bright.mean())
-    contrast, flatter = _mean_and_less(np.square(grey[::2, ::2] - np.float32(mean)))
-    beside = grey[1:-1:2, :-2:2] + grey[1:-1:2, 2::2] + grey[:-2:2, 1:-1:2] + grey[2::2, 1:-1:2]
-    laplacian = np.abs(4 * grey[1:-1:2, 1:-1:2] - beside)
-    sharpness, blurrier = _mean_and_less(laplacian)
-    # Sampled, as a median takes as long as all the rest.
-    sample = laplacian.ravel()[:: max(1, laplacian.size // SAMPLE)]
-    darker, dark, light, lighter = _at(bright, 1 / 3 - SPOT, 1 / 3, 2 / 3, 2 / 3 + SPOT)
-    noise, noisier = _at(sample, 1 / 2, 1 / 2 / (1 - SPOT))
-    pairs = {
-        "dark": (_log(dark), _log(darker)),
-        "bright": (_log(light), _log(lighter)),
-        "contrast": (_log(math.sqrt(contrast)) - _log(mean), _log(math.sqrt(flatter)) - _log(mean)),
-        "sharpness": (_log(sharpness), _log(blurrier)),
-        "noise": (_log(noise), _log(noisier)),
-    }
-    values = {name: value for name, (value, _) in pairs.items()}
-    spots = {name: abs(spotted - value) for name, (value, spotted) in pairs.items()}
-    values["burnt_out"] = float((few >= BURNT_OUT).all(0).mean())
-    spots["burnt_out"] = SPOT
-    level = bright + np.float32(LEVEL)
-    return Look(values, spots, tints / level, np.log(level))
-
-
-def _mean_and_less(picture: NDArray[np.float32]) -> tuple[float, float]:
-    """The mean of what is not negative, and what it would be with a spot of zeros."""
-    blocks = np.sort(_in_blocks(picture))
-    return float(blocks.mean()), float(blocks[: round(GRID**2 * (1 - SPOT))].sum()) / GRID**2
-
-
-def _at(values: NDArray[np.float32], *shares: float) -> list[float]:
-    """The values that such shares of them are below."""
-    places = [min(int(values.size * share), values.size - 1) for share in shares]
-    found: list[float] = np.partition(values, places)[places].tolist()
-    return found
 
 
 def _means(tints: NDArray[np.float32], bounds: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -317,10 +236,6 @@ def _sentence(words: list[str], images: int, beyond: list[float]) -> str:
     return f"{listed} than the {images} good images by {times} times their range"
 
 
-def _log(value: float) -> float:
-    return math.log(value + LEVEL)
-
-
 def _angle(layout: NDArray[np.float32], mean: NDArray[np.float32]) -> float:
     """In radians, over the half of the blocks that fits best but for the exposure."""
     misfit = layout - mean
@@ -331,18 +246,3 @@ def _angle(layout: NDArray[np.float32], mean: NDArray[np.float32]) -> float:
     lengths = math.sqrt(float(one @ one) * float(other @ other))
     cosine = float(one @ other) / lengths if lengths > 1e-6 else 0.0
     return math.acos(min(max(cosine, -1.0), 1.0))
-
-
-def _in_blocks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, W) → (GRID²,) means of its blocks."""
-    rows, columns = (_averaging(side) for side in picture.shape)
-    return np.asarray(rows @ picture @ columns.T, np.float32).ravel()
-
-
-@lru_cache
-def _averaging(side: int) -> NDArray[np.float32]:
-    """(GRID, side): the weights of the pixels in each block's mean; blocks may share pixels."""
-    weights = np.zeros((GRID, side), np.float32)
-    for block in range(GRID):
-        weights[block, block * side // GRID : -(-(block + 1) * side // GRID)] = 1
-    return np.asarray(weights / weights.sum(1, keepdims=True))
