@@ -30,12 +30,16 @@ from haloae.data.folders import GOOD, Category, load_category
 from haloae.data.images import Image, read_image
 from haloae.data.views import resize
 from haloae.deploy.export import export_model
+from haloae.detection.guard import Guard
+from haloae.detection.looks import look_at
 from haloae.detection.predictor import VERDICTS, Prediction
 from haloae.detector import Detector
 from haloae.files import write_atomic
 
 SPOILT = 20
 ROUNDS = 200
+FEW, DRAWS, OTHERS = (8, 16, 32, 64), 10, 60
+"""Good images that a guard is fitted to, how often, and how many others it is then asked of."""
 Pixels = NDArray[np.uint8]
 
 
@@ -138,7 +142,26 @@ def alarms(detector: Detector, category: Category) -> dict[str, Any]:
             name: [len(found[kind]), sum(each.verdict == "unusable" for each in found[kind])]
             for name, kind in (("good", False), ("defects", True))
         },
+        "few": refused_by_few(category, detector.config.image_size),
     }
+
+
+def refused_by_few(category: Category, size: int) -> dict[str, list[int]]:
+    """Of guards fitted to few good images, drawn from all: other good images, and those refused."""
+    good = [sample.path for sample in category.test if sample.label == GOOD]
+    views = [resize(read_image(path), size) for path in (*category.train, *good)]
+    rng = np.random.default_rng(0)
+    found = {}
+    for few in FEW:
+        counts = [0, 0]
+        for _ in range(DRAWS if 2 * few <= len(views) else 0):
+            order = rng.permutation(len(views)).tolist()
+            guard = Guard.fit(look_at(views[place]) for place in order[:few])
+            others = order[few : few + OTHERS]
+            counts[0] += len(others)
+            counts[1] += sum(guard.why_unusable(views[place]) is not None for place in others)
+        found[str(few)] = counts
+    return found
 
 
 def cost(preset: str, category: Category) -> dict[str, Any]:
@@ -188,6 +211,16 @@ def alarm_table(results: Mapping[str, Any]) -> Table:
     total = [sum(row[place] for row in rows) for place in range(3, 7)]
     rows.append(["**all**", None, None, *total])
     return Table(["set", "fitted to", "aligned", *columns], rows, {})
+
+
+def few_table(results: Mapping[str, Any]) -> Table:
+    """A row for each number of images that a guard is fitted to; all sets together."""
+    rows = []
+    for few in FEW:
+        counts = [told["few"][str(few)] for told in results["alarms"]]
+        judged, refused = (sum(count[place] for count in counts) for place in (0, 1))
+        rows.append([few, sum(count[0] > 0 for count in counts), judged, refused])
+    return Table(["fitted to", "sets", "other good images", "unusable"], rows, {})
 
 
 def cost_table(results: Mapping[str, Any]) -> Table:

@@ -260,6 +260,9 @@ KINDS = {
         _of_speed(guard.alarm_table),
         GUARD,
     ),
+    "guard-few": Kind(
+        "Good images that a guard fitted to few of them refuses", _of_speed(guard.few_table), GUARD
+    ),
     "guard-cost": Kind(
         "The guard beside the graph, ONNX Runtime, one thread",
         _of_speed(guard.cost_table),

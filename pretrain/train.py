@@ -105,6 +105,7 @@ class ConvNorm(nn.Module):
             kernel,
             stride,
             padding,
+            groups=conv.groups,
             padding_mode=conv.padding_mode,
             bias=False,
         )

@@ -96,6 +96,35 @@ def good_paths(good_folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category in the MVTec layout: twelve good images, two to test, two with a red square."""
+    root = tmp_path_factory.mktemp("sets") / "cloth"
+    for part, count, first in (("train/good", 12, 0), ("test/good", 2, 20), ("test/hole", 2, 30)):
+        (root / part).mkdir(parents=True)
+        for number in range(count):
+            pixels = texture(first + number)
+            if part == "test/hole":
+                pixels[10:26, 8:24] = (255, 0, 0)
+            Image.fromarray(pixels).save(root / part / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def two_models(
+    good_paths: list[Path], tiny: Config, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
+    """Model files of two detectors that say different things of the same image."""
+    from haloae.detector import fit_detector
+
+    paths = []
+    for seed in range(2):
+        config = tiny.replace(seed=seed, training={"steps": 2})
+        paths.append(tmp_path_factory.mktemp("models") / "m.safetensors")
+        fit_detector(good_paths, config, name="cloth", device="cpu").detector.save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="session")
 def processes() -> ForkServerContext:
     """Real processes that have the package imported already, so that each starts at once."""
     context = multiprocessing.get_context("forkserver")

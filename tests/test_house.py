@@ -7,7 +7,7 @@ import haloae
 
 ROOT = Path(haloae.__file__).parent
 ROOMS = (
-    *("_version", "errors", "files", "machine", "config", "presets", "data", "demo_set"),
+    *("_version", "errors", "files", "claims", "machine", "config", "presets", "data", "demo_set"),
     *("network", "training", "detection", "deploy.runtime", "detector", "deploy", "evaluation"),
     *("outputs", "experiments", "cli"),
 )

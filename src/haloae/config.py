@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from haloae.errors import ConfigError
+from haloae.files import read_regular
 
 Name = Annotated[str, Field(pattern="^[a-z0-9_]{1,64}$")]
 """Of something in a table that may be added to: checked where it is looked up."""
@@ -32,6 +33,8 @@ Term = Literal["mse", "ssim", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 
 MOST_STAGES = Field(max_length=16)
+MOST_BYTES = 2**20
+"""Of a file of settings."""
 LEAST_SIGMA = 0.1
 """A narrower Gaussian is none: neighbours would weigh less than 1e-21."""
 EPOCHS = 251
@@ -223,10 +226,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Settings from a TOML file, as `Config.replace` takes them.
 
     Raises:
-        ConfigError: the file cannot be read or is not TOML.
+        ConfigError: the file cannot be read, is larger than 1 MiB, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path, most=MOST_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -94,8 +94,9 @@ class Detector(Predictor):
         if seed is not None:
             config = config.replace(seed=seed)
         if isinstance(images, str | Path):
-            name = shown_path(Path(images).resolve().name)
-            images = good_images(Path(images))
+            folder = Path(images)
+            images = good_images(folder)
+            name = shown_path(folder.resolve().name)
         else:
             name = "images"
         fitted = fit_detector(images, config, name=name, device=device)

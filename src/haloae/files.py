@@ -1,13 +1,99 @@
-"""Writing results: whole or not at all, and never over something by accident."""
+"""Reading and writing files: at once, and whole or not at all."""
 
 import errno
 import os
-import tempfile
+import secrets
+import stat
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from haloae.errors import OutputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HIDDEN = ".haloae-"
+"""How the names of all that is not to stay begin; no search for images finds such names."""
+TEMPORARY = f"{HIDDEN}tmp-"
+STALE_SECONDS = 60.0
+"""Age of temporary files that may be a killed process's: younger ones are not yet or no longer
+locked by who writes them."""
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFREG: "a file",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, without ever waiting for a pipe or touching a device.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file: its `strerror` says what it is.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    try:
+        _require_regular(path, path.stat())  # before it is opened, which some devices feel
+        file: BinaryIO = open(path, "rb", opener=opener)  # noqa: SIM115 - pathlib takes none
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            reason = "it is a symbolic link that leads back to itself"
+            raise OSError(errno.ELOOP, reason, str(path)) from error
+        raise
+    try:
+        _require_regular(path, os.fstat(file.fileno()))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: Path, *, most: int) -> bytes:
+    """A whole file.
+
+    Raises:
+        OSError: as `open_regular`, or it has more bytes than `most`.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return data
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+        raise OSError(number, f"it is {_kind(status)}, not a regular file", str(path))
+
+
+def _kind(status: os.stat_result) -> str:
+    return KINDS.get(stat.S_IFMT(status.st_mode), "something unknown")
+
+
+def require_room(path: Path, *, of_folder: bool = False) -> None:
+    """Refuse to replace what is no file or link, and to write below what is no folder.
+
+    Args:
+        path: of a file to write, or of a folder to write files to.
+        of_folder: True: it is a folder, and no link, which would lead to who knows where.
+
+    Raises:
+        OutputError: something else stands there.
+    """
+    fitting = (stat.S_IFDIR,) if of_folder else (stat.S_IFREG, stat.S_IFLNK)
+    if os.path.lexists(path) and stat.S_IFMT((status := path.lstat()).st_mode) not in fitting:
+        raise OutputError(
+            f"{path}: is {_kind(status)}, and stands where results are to go: move it away, or "
+            f"choose another --out."
+        )
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -19,24 +105,28 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         durable: False: leave out the fsync, for one of thousands of files.
 
     Raises:
-        OutputError: the disk is full, the folder is not writable, or the like; what stood at
-            `path` before is untouched.
+        OutputError: the disk is full, the folder is not writable, something that is no file stands
+            there, or the like; what stood at `path` before is untouched.
     """
-    temporary = None
+    require_room(path)
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".haloae-", delete=False) as file:
-            temporary = Path(file.name)
+        if durable:
+            sweep(path.parent)
+        with temporary.open("xb") as file:
+            lock(file)
             file.write(data)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
@@ -49,29 +139,44 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
     )
 
 
-def claim_folder(out: Path, *, overwrite: bool, way_out: str = "give --overwrite") -> None:
-    """Make an output folder, or refuse one that holds something.
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep which files a folder holds now, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
-    Args:
-        out: the folder.
-        overwrite: True: what it holds may be replaced.
-        way_out: what the message tells the caller to do.
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: old, and their locks to be had.
 
     Raises:
-        OutputError: it is not empty, not a folder, or cannot be written to.
+        OSError: the folder cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        found = [Path(entry.path) for entry in entries if entry.name.startswith(TEMPORARY)]
+    for path in found:
+        with suppress(OSError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE_SECONDS:
+                with path.open("r+b") as file:
+                    if lock(file):
+                        path.unlink()
+
+
+def lock(file: BinaryIO) -> bool | None:
+    """Whether an open file's lock is ours now, until it is closed or this process ends.
+
+    None: the system or the disk has no locks.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        is_empty = not any(out.iterdir())
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    if not is_empty and not overwrite:
-        raise OutputError(f"{out}: is not empty: {way_out}, or choose another --out.")
+        import fcntl
 
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True

@@ -23,7 +23,7 @@ from pretrain.pictures import (
     with_defects,
 )
 from pretrain.textures import FAMILIES, draw
-from pretrain.train import Recipe, Student, train, with_weights
+from pretrain.train import ConvNorm, Recipe, Student, train, with_weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -259,6 +259,14 @@ def test_the_student_has_the_trunk_that_is_shipped(trunk: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_convolution_in_groups_stays_one() -> None:
+    conv = nn.Conv2d(6, 12, 3, stride=2, padding=1, groups=6)
+    normed = ConvNorm(conv)
+    with_weights(normed, {".weight": conv.weight, ".bias": conv.bias}, [torch.rand(4, 6, 9, 9)])
+    image = torch.rand(2, 6, 9, 9)
+    assert torch.allclose(normed(image), conv(image), atol=1e-5)
+
+
 def test_it_learns(pictures: Tensor, tmp_path: Path) -> None:
     recipe = RECIPE._replace(steps=120, late_size=32, tuning_steps=0, defect_weight=0.3)
     student, _ = train(pictures, recipe, tmp_path, device=torch.device("cpu"), minutes=10)

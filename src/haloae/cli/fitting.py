@@ -10,7 +10,6 @@ from haloae.cli import options
 from haloae.cli.screen import calibration_lines, report_run, report_skipped
 from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, wants_progress, workers
 from haloae.errors import ConfigError, DataError, ImageError, OutputError
-from haloae.files import claim_folder
 
 
 def demo(
@@ -30,12 +29,13 @@ def demo(
 
     config = configure("fast", assignments=settings or ())
     check_names(config)
-    claim_folder(out, overwrite=overwrite)
     from haloae.experiments.demo import DATA, run_demo, table
     from haloae.outputs.report.page import REPORT
 
     prepare(threads)
-    outcomes = run_demo(out, config, device=device, progress=wants_progress(quiet))
+    outcomes = run_demo(
+        out, config, overwrite=overwrite, device=device, progress=wants_progress(quiet)
+    )
     if not quiet:
         print(table(outcomes))
         print(f"images in {out / DATA}; models, metrics.json and scores.csv in:")
@@ -71,17 +71,18 @@ def train(
     quiet: options.Quiet = False,
 ) -> int:
     """Fit a detector to good images: writes RUN/model.safetensors."""
+    from haloae.claims import unfinished
     from haloae.data.folders import load_category
     from haloae.data.images import shown_path
     from haloae.presets import configure
-    from haloae.training.run_folder import LOSS_LOG, MODEL, claim_run, load_checkpoint
+    from haloae.training.run_folder import LOSS_LOG, MODEL, RUN, claim_run, load_checkpoint
 
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other: choose one.")
     category = load_category(data, strict=strict)
     if not category.train:
         raise DataError(f"{data}: there are no good images in train/good to fit on.")
-    saved = load_checkpoint(out) if resume else None
+    saved = load_checkpoint(unfinished(out, RUN)) if resume else None
     flags = {"backbone": backbone, "image_size": image_size, "seed": seed}
     configured = configure(
         preset,
@@ -93,23 +94,23 @@ def train(
     from haloae.detector import check_names, fit_detector
 
     check_names(configured)
-    claim_run(out, resume=resume, overwrite=overwrite)
     prepare(threads)
-    fitted = fit_detector(
-        category.train,
-        configured,
-        name=shown_path(data.resolve().name),
-        run=out,
-        device=device,
-        max_steps=max_steps,
-        max_minutes=max_minutes,
-        resume=resume,
-        strict=strict,
-        progress=wants_progress(quiet),
-        workers=workers(),
-    )
-    report_skipped(fitted.skipped)
-    fitted.detector.save(out / MODEL)
+    with claim_run(out, resume=resume, overwrite=overwrite) as run:
+        fitted = fit_detector(
+            category.train,
+            configured,
+            name=shown_path(data.resolve().name),
+            run=run,
+            device=device,
+            max_steps=max_steps,
+            max_minutes=max_minutes,
+            resume=resume,
+            strict=strict,
+            progress=wants_progress(quiet),
+            workers=workers(),
+        )
+        report_skipped(fitted.skipped)
+        fitted.detector.save(run / MODEL)
     if not quiet:
         how = f"to {fitted.detector.provenance.fitted_on} good images"
         if configured.network.autoencoder:
@@ -142,7 +143,8 @@ def calibrate(
 ) -> int:
     """Set thresholds anew, by rate or by good images."""
     out = out or model
-    if os.path.lexists(out) and out.resolve() != model.resolve() and not overwrite:
+    is_other = os.path.realpath(out) != os.path.realpath(model)
+    if os.path.lexists(out) and is_other and not overwrite:
         raise OutputError(f"{out}: exists: give --overwrite, or choose another --out.")
     if good_images is None and false_alarm_rate is None:
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
@@ -225,12 +227,12 @@ def benchmark(
     for config in configs.values():
         check_names(config)
     find_categories(root, wanted)
-    claim_folder(out, overwrite=resume, way_out="give --resume to go on")
     prepare(threads)
     results = run_benchmark(
         root,
         out,
         configs,
+        overwrite=resume,
         categories=wanted,
         seeds=numbers,
         device=device,

@@ -18,7 +18,6 @@ from haloae.cli.screen import (
 )
 from haloae.cli.shared import DONE, SKIPPED, load_any, prepare, progress_bar
 from haloae.errors import ConfigError, DataError
-from haloae.files import claim_folder
 
 
 def predict(
@@ -156,19 +155,24 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> int:
     """Measure: writes DIR/report.html and metrics.json."""
+    from haloae.claims import claim_folder
     from haloae.data.folders import load_category
     from haloae.evaluation.evaluate import evaluate
-    from haloae.outputs.folder import write_evaluation
+    from haloae.outputs.folder import EVALUATION, write_evaluation
+    from haloae.outputs.report.loss_log import ends_at
     from haloae.outputs.report.page import REPORT
-    from haloae.training.run_folder import LOSS_LOG
+    from haloae.training.run_folder import LOSS_LOG, MODEL
 
     category = load_category(data, strict=strict)
     detector = load_any(model, device=device, precision=precision, threads=threads)
-    claim_folder(out, overwrite=overwrite)
+    losses: Path | None = model.parent / LOSS_LOG
+    # Beside another file, such as an export, or with other steps, it is not this model's.
+    if model.name != MODEL or not ends_at(model.parent / LOSS_LOG, detector.provenance.steps):
+        losses = None
     progress = progress_bar("evaluating", quiet=quiet)
-    result = evaluate(detector, category, strict=strict, progress=progress)
-    losses = model.parent / LOSS_LOG
-    write_evaluation(result, detector, category, out, losses=losses, progress=progress)
+    with claim_folder(out, EVALUATION, overwrite=overwrite) as folder:
+        result = evaluate(detector, category, strict=strict, progress=progress)
+        write_evaluation(result, detector, category, folder, losses=losses, progress=progress)
     report_skipped(result.skipped)
     if not quiet:
         print(out / "metrics.json")

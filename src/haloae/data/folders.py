@@ -198,7 +198,7 @@ def load_held_out(root: str | os.PathLike[str], *, strict: bool = False) -> Cate
         DataError: as `load_category`, or the folder is or holds a part of an MVTec layout.
     """
     root = Path(root)
-    is_part = root.resolve().parts[-2:] in ((TRAIN, GOOD), (TEST, GOOD))
+    is_part = Path(os.path.realpath(root)).parts[-2:] in ((TRAIN, GOOD), (TEST, GOOD))
     if is_part or any(_is_folder(root / part) for part in (TRAIN, TEST, MASKS)):
         raise DataError(
             f"{shown_path(root)}: is or holds the training or test images of a data set: give a "

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from haloae.claims import finish_writing, write_together
 from haloae.data.images import read_image
 from haloae.data.views import WHITE, resize
 from haloae.deploy.quantise import quantised
@@ -27,7 +28,6 @@ from haloae.deploy.runtime import (
 )
 from haloae.detector import Detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputError
-from haloae.files import write_atomic
 
 if TYPE_CHECKING:
     import onnx
@@ -137,9 +137,9 @@ def export_model(
                 f"{parity.score:.1e} in the score and {parity.map:.1e} in the map, and "
                 f"{export.tolerance:g} is allowed: {_way_out(is_int8)}."
             )
-        # The graph last: it is the file that is looked for.
-        for suffix in reversed(export.suffixes):
-            write_atomic(path.with_suffix(suffix), made.with_suffix(suffix).read_bytes())
+        write_together(
+            {path.with_suffix(s): made.with_suffix(s).read_bytes() for s in export.suffixes}
+        )
     return parity
 
 
@@ -157,6 +157,7 @@ def check_target(path: Path, *, format: str, overwrite: bool) -> None:
     suffix, *others = export_named(format).suffixes
     if path.suffix != suffix:
         raise ConfigError(f"{path}: a file of format {format} must end in {suffix}.")
+    finish_writing(path)
     for file in (path, *map(path.with_suffix, others)):
         if os.path.lexists(file) and (file.is_dir() or not overwrite):
             raise OutputError(f"{file}: exists: give --overwrite, or choose another --out.")

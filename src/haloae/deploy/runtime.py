@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from haloae._version import __version__
+from haloae.claims import finish_writing
 from haloae.config import Config, Precision, without_retired
 from haloae.data.images import shown_path
 from haloae.data.views import WHITE
@@ -161,6 +162,7 @@ def open_runtime(
         raise ConfigError(f"exported models run on the CPU, not on {device}: use --device cpu.")
     if not is_exported(path):
         raise ModelFileError(f"{shown_path(path)}: not an exported model: give an .onnx or .xml.")
+    finish_writing(path)
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises on names that are too long
         raise ModelFileError(
             f"{shown_path(path)}: no such exported model; `haloae export` writes one."

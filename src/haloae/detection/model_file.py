@@ -20,7 +20,7 @@ from haloae.data.source import ImageKinds
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
 from haloae.errors import ConfigError, ModelFileError
-from haloae.files import write_atomic
+from haloae.files import open_regular, write_atomic
 
 FORMAT_VERSION = 1
 HEADER_KEY = "haloae"
@@ -119,6 +119,8 @@ def _values(path: Path) -> dict[str, Any]:
         hint = f"did you mean {inside}?" if inside.exists() else "expected a .safetensors file."
         raise ModelFileError(f"{path}: is a folder, not a model file; {hint}")
     try:
+        with open_regular(path):  # safetensors would wait for a pipe
+            pass
         with safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except FileNotFoundError as error:

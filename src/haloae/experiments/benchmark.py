@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from haloae._version import __version__
+from haloae.claims import Results, claim_folder
 from haloae.config import Config
 from haloae.data.folders import Category
 from haloae.detector import Detector, fit_detector
@@ -123,6 +124,7 @@ def run_benchmark(
     *,
     categories: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
+    overwrite: bool = True,
     device: str = "auto",
     workers: int = 0,
     progress: bool = False,
@@ -139,6 +141,7 @@ def run_benchmark(
         configs: by variant, see `variants`.
         categories: of the root; None: all.
         seeds: each replaces the configs' own.
+        overwrite: False: refuse an `out` that holds something.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: see `fit_detector`.
         progress: True: show bars on stderr.
@@ -149,19 +152,22 @@ def run_benchmark(
 
     Raises:
         DataError: a category is missing.
-        OutputError: the results cannot be written.
+        OutputError: the results cannot be written, or `out` holds some and is to stay.
     """
     measure = partial(fit_and_measure, device=device, workers=workers, progress=progress)
     runs: list[dict[str, Any]] = []
     results = summarise(root.resolve().name, runs)
     points = grid_of(root, configs, categories=categories, seeds=seeds)
-    for run in run_grid(out, points, measure):
-        runs.append(run)
-        report(run)
-        results = summarise(root.resolve().name, runs)
-        write_atomic(out / RESULTS, to_json(results))
-    write_atomic(out / TABLES, tables(results).encode("utf-8", "backslashreplace"))
-    write_benchmark_report(results, out / REPORT)
+    whole = Results("benchmark", (RESULTS, TABLES, REPORT))
+    way_out = "give --resume to go on"
+    with claim_folder(out, whole, overwrite=overwrite, way_out=way_out) as folder:
+        for run in run_grid(out, points, measure):
+            runs.append(run)
+            report(run)
+            results = summarise(root.resolve().name, runs)
+            write_atomic(folder / RESULTS, to_json(results))
+        write_atomic(folder / TABLES, tables(results).encode("utf-8", "backslashreplace"))
+        write_benchmark_report(results, folder / REPORT)
     return results
 
 

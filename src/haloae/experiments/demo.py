@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from haloae.claims import Results, claim_folder
 from haloae.config import Config
 from haloae.data.folders import load_category
 from haloae.demo_set.pictures import write_demo
 from haloae.detector import fit_detector
 from haloae.experiments.benchmark import evaluate_into
+from haloae.experiments.grid import MEASURED
 from haloae.outputs.report.page import REPORT, write_report
 from haloae.outputs.tables import terminal
 from haloae.training.run_folder import MODEL
@@ -42,7 +44,12 @@ class Outcome(NamedTuple):
 
 
 def run_demo(
-    out: Path, config: Config, *, device: str = "auto", progress: bool = False
+    out: Path,
+    config: Config,
+    *,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = False,
 ) -> list[Outcome]:
     """Make the images, train and evaluate.
 
@@ -50,11 +57,12 @@ def run_demo(
         out: gets ``data/<category>``, beside it ``<category>`` with model and measurements, and
             ``report.html`` about all of them.
         config: of every detector.
+        overwrite: True: replace what `out` holds.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: True: show bars on stderr.
 
     Raises:
-        OutputError: something cannot be written.
+        OutputError: `out` is not empty, or something cannot be written.
         WeightsError: the backbone's weights cannot be had.
     """
 
@@ -63,25 +71,33 @@ def run_demo(
         return shown
 
     outcomes, sections = [], []
-    for folder in write_demo(out / DATA, progress=lambda items: bar(items, "making images")):
-        start = time.perf_counter()
-        category, run = load_category(folder), out / folder.name
-        run.mkdir(exist_ok=True)
-        detector = fit_detector(
-            category.train, config, name=folder.name, run=run, device=device, progress=progress
-        ).detector
-        detector.save(run / MODEL)
-        metrics, section = evaluate_into(run, detector, category, progress=progress, strict=True)
-        sections.append(section)
-        outcomes.append(
-            Outcome(
-                category=folder.name,
-                metrics=metrics,
-                seconds=time.perf_counter() - start,
-                backbone=f"{config.network.trunk}, {detector.provenance.backbone} weights",
+    with claim_folder(out, Results("demo", (REPORT,)), overwrite=overwrite) as page_folder:
+        for folder in write_demo(out / DATA, progress=lambda items: bar(items, "making images")):
+            start = time.perf_counter()
+            category = load_category(folder)
+            with claim_folder(out / folder.name, MEASURED, overwrite=True) as run:
+                detector = fit_detector(
+                    category.train,
+                    config,
+                    name=folder.name,
+                    run=run,
+                    device=device,
+                    progress=progress,
+                ).detector
+                detector.save(run / MODEL)
+                metrics, section = evaluate_into(
+                    run, detector, category, progress=progress, strict=True
+                )
+            sections.append(section)
+            outcomes.append(
+                Outcome(
+                    category=folder.name,
+                    metrics=metrics,
+                    seconds=time.perf_counter() - start,
+                    backbone=f"{config.network.trunk}, {detector.provenance.backbone} weights",
+                )
             )
-        )
-    write_report(out / REPORT, "HaloAE demo", sections)
+        write_report(page_folder / REPORT, "HaloAE demo", sections)
     return outcomes
 
 

@@ -2,7 +2,8 @@
 
 Every run has a folder of its own, `<variant>/<category>/seed-<N>`. Its `run.json` has the run's
 plan once it is begun and what was measured once it is finished, so that an experiment that was
-stopped, at whatever moment, goes on where it was. A run knows nothing of the others: `run_point` is
+stopped, at whatever moment, goes on where it was. A run that replaces another does so once it is
+whole. A run knows nothing of the others: `run_point` is
 all that a machine needs to do one.
 """
 
@@ -17,14 +18,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from haloae._version import __version__
+from haloae.claims import Results, claim_folder
 from haloae.config import Config
 from haloae.data.folders import Category, find_categories, load_category
 from haloae.errors import HaloaeError
-from haloae.files import write_atomic
+from haloae.files import read_regular, write_atomic
+from haloae.outputs.folder import EVALUATION
+from haloae.training.run_folder import RUN as TRAINED
 
 log = logging.getLogger(__name__)
 
 RUN = "run.json"
+MOST_BYTES = 2**26
+"""Of a run's file."""
+MEASURED = Results("measured", (RUN, *TRAINED.files, *EVALUATION.files), goes_on_from=RUN)
+"""What a run leaves in its folder."""
 MEAN = "mean"
 """Stands in a table where a category's name would: the mean over all categories."""
 
@@ -125,14 +133,19 @@ def run_point(out: Path, point: Point, measure: Measure) -> dict[str, Any]:
             "images": _fingerprint(category),
             "package_version": __version__,
         }
-        before = _read(folder / RUN)
-        is_same = {**before, **plan} == before
-        if is_same and "metrics" in before:
-            return {key: before[key] for key in before if key in point.labels or key not in plan}
-        write_atomic(folder / RUN, to_json(plan))
-        measured = measure(Run(category, point.config, folder, resume=is_same))
-        done = {"seconds": time.perf_counter() - start, **measured}
-        write_atomic(folder / RUN, to_json({**plan, **done}))
+
+        def is_same(place: Path) -> bool:
+            before = _read(place / RUN)
+            return {**before, **plan} == before
+
+        with claim_folder(folder, MEASURED, overwrite=True, goes_on=is_same) as place:
+            before, resume = _read(place / RUN), is_same(place)
+            if resume and "metrics" in before:
+                return {k: before[k] for k in before if k in point.labels or k not in plan}
+            write_atomic(place / RUN, to_json(plan))
+            measured = measure(Run(category, point.config, place, resume=resume))
+            done = {"seconds": time.perf_counter() - start, **measured}
+            write_atomic(place / RUN, to_json({**plan, **done}))
         return {**point.labels, **done}
     except HaloaeError as error:
         message = str(error)
@@ -150,7 +163,7 @@ def to_json(values: Mapping[str, Any]) -> bytes:
 def _read(path: Path) -> dict[str, Any]:
     """A run's file, empty where there is none that can be read: the run is then made anew."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, most=MOST_BYTES))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -168,6 +168,8 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: no such file, damaged, or no state dict.
     """
+    if os.path.lexists(path) and not os.path.isfile(path):  # noqa: PTH113 - this never raises
+        raise WeightsError(f"{path}: is no regular file: choose another --backbone.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

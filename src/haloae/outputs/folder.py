@@ -4,26 +4,27 @@ import csv
 import io
 import json
 import os
+<<<<<<< HEAD
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+=======
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+>>>>>>> main
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from haloae.claims import Results, claim_folder
 from haloae.data.folders import Category, find_images, is_mask
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
 from haloae.detection.predictor import VERDICTS, Prediction, Predictor, UnlikeCounts, Verdict
 from haloae.errors import DataError, ImageError
-from haloae.files import cannot_write, claim_folder, write_atomic
+from haloae.files import cannot_write, open_regular, sync_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map
-from haloae.outputs.pictures import (
-    Highest,
-    Ranked,
-    draw_overlay,
-    draw_sheet,
-    readable,
-    thumbnail,
-)
+from haloae.outputs.pictures import Highest, Ranked, draw_overlay, draw_sheet, readable, thumbnail
+from haloae.outputs.report import REPORT
 
 if TYPE_CHECKING:
     from haloae.evaluation.evaluate import Evaluation, Progress
@@ -82,7 +83,8 @@ def predict_to_folder(
 ) -> Counts:
     """Score every image of `inputs`, in constant memory.
 
-    A run that is stopped leaves its whole lines in predictions.partial.jsonl.
+    A run that is stopped leaves its whole lines in predictions.partial.jsonl, where there were no
+    older results; where there were, it leaves those.
 
     Args:
         detector: the fitted detector.
@@ -100,11 +102,12 @@ def predict_to_folder(
     Raises:
         DataError: an input is missing, or there is no image in them.
         ImageError: with `strict`, an image cannot be scored.
-        OutputError: `out` is not empty, or cannot be written to.
+        OutputError: `out` is not empty, cannot be written to, or is being written to.
     """
     images, skipped = collect(inputs, out)
     if strict and skipped:
         raise DataError(skipped[0])
+<<<<<<< HEAD
     claim_folder(out, overwrite=overwrite)
     _remove_old(out)
     for message in skipped:
@@ -118,6 +121,16 @@ def predict_to_folder(
     pictures = _Pictures(detector.calibration, out, overlays, Highest())
     try:
         with partial.open("w", encoding="utf-8") as lines:
+=======
+    with claim_folder(out, PREDICTION, overwrite=overwrite) as folder:
+        for message in skipped:
+            report(message)
+        normal = anomalous = failed = 0
+        targets = _targets([item.relative for item in images], maps, overlays)
+        places = dict(zip(images, targets, strict=True))
+        pictures = _Pictures(detector.calibration, folder, overlays, Highest())
+        with _lines(folder) as write_line:
+>>>>>>> main
             for item, image, result in _score(detector, progress(images)):
                 written = Targets(None, None)
                 if isinstance(result, ImageError):
@@ -129,6 +142,7 @@ def predict_to_folder(
                     verdicts[result.verdict] += 1
                     unlike.add(result)
                     written = pictures.write(item, image, result, places[item])
+<<<<<<< HEAD
                 lines.write(_line(item, result, written) + "\n")
                 lines.flush()
         ranked = pictures.highest.ranked()
@@ -140,6 +154,13 @@ def predict_to_folder(
     unlike.log()
     normal, anomalous, unusable = (verdicts[word] for word in VERDICTS)
     return Counts(normal, anomalous, unusable, failed, len(skipped), ranked)
+=======
+                write_line(_line(item, result, written))
+            ranked = pictures.highest.ranked()
+            if ranked:
+                pictures.write_sheet(ranked, anomalous, anomalous + normal)
+    return Counts(normal, anomalous, failed, len(skipped), ranked)
+>>>>>>> main
 
 
 def write_evaluation(
@@ -169,7 +190,7 @@ def write_evaluation(
         OutputError: the folder cannot be written to.
     """
     # Here, as a machine that only predicts has no use for what makes pages.
-    from haloae.outputs.report.page import REPORT, write_report
+    from haloae.outputs.report.page import write_report
     from haloae.outputs.report.section import make_section
 
     text = io.StringIO()
@@ -211,8 +232,8 @@ def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input
         ]
         messages += [f"{shown_path(s.path)} is left out: {s.reason}." for s in found.skipped]
     if out is not None:
-        own = {(out / name).resolve() for name in (MAPS, OVERLAYS, SHEET)}
-        images = [item for item in images if not own & _with_parents(item.path.resolve())]
+        own = {Path(os.path.realpath(out / name)) for name in (MAPS, OVERLAYS, SHEET)}
+        images = [item for item in images if not own & _with_parents(item.path)]
     if not images:
         names = ", ".join(shown_path(path) for path in inputs)
         raise DataError(f"{names}: no image found: give image files, or a folder that holds some.")
@@ -220,7 +241,27 @@ def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input
 
 
 def _with_parents(path: Path) -> set[Path]:
-    return {path, *path.parents}
+    real = Path(os.path.realpath(path))  # pathlib's own raises on a link that leads back to itself
+    return {real, *real.parents}
+
+
+@contextmanager
+def _lines(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Write predictions.jsonl, which has another name until it is whole."""
+    partial = folder / PARTIAL
+    try:
+        with partial.open("w", encoding="utf-8") as lines:
+
+            def write(line: str) -> None:
+                lines.write(line + "\n")
+                lines.flush()
+
+            yield write
+            os.fsync(lines.fileno())
+        os.replace(partial, folder / PREDICTIONS)  # noqa: PTH105 - says which it replaces
+        sync_folder(folder)
+    except OSError as error:
+        raise cannot_write(partial, error) from error
 
 
 def _score(
@@ -326,22 +367,23 @@ def _mirrored(
     return targets
 
 
-def _remove_old(out: Path) -> None:
-    """Remove what an earlier prediction left, and nothing else: no picture is out of date."""
+def _pictures_in(out: Path) -> Iterator[PurePosixPath]:
+    """Pictures that an earlier prediction says it wrote, none of them anyone else's."""
     for name in (PREDICTIONS, PARTIAL):
-        try:
-            with (out / name).open(encoding="utf-8") as lines:
-                (out / SHEET).unlink(missing_ok=True)
-                for line in lines:
-                    values = json.loads(line)
-                    for key, folder in (("map", MAPS), ("overlay", OVERLAYS)):
-                        target = PurePosixPath(values.get(key) or ".")
-                        if target.parts[:1] == (folder,) and ".." not in target.parts:
-                            (out / target).unlink(missing_ok=True)
-            (out / name).unlink()
-        except FileNotFoundError:
-            continue
-        except (ValueError, AttributeError, TypeError):
-            (out / name).unlink()
-        except OSError as error:
-            raise cannot_write(out / name, error) from error
+        # What cannot be read names no pictures.
+        with (
+            suppress(OSError, ValueError, AttributeError, TypeError),
+            open_regular(out / name) as file,
+        ):
+            for line in file:
+                values = json.loads(line)
+                for key, folder in (("map", MAPS), ("overlay", OVERLAYS)):
+                    target = PurePosixPath(values.get(key) or ".")
+                    if target.parts[:1] == (folder,):
+                        yield target
+
+
+PREDICTION = Results(
+    "prediction", (PREDICTIONS, PARTIAL, SHEET), folders=(MAPS, OVERLAYS), listed=_pictures_in
+)
+EVALUATION = Results("evaluation", ("scores.csv", "metrics.json", REPORT))

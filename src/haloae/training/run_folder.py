@@ -2,21 +2,24 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from haloae.claims import Results, claim_folder, is_empty, unfinished
 from haloae.config import Config, parse_config, without_retired
 from haloae.errors import HaloaeError, OutputError, TrainingError
-from haloae.files import cannot_write, claim_folder, write_atomic
+from haloae.files import cannot_write, open_regular, write_atomic
 
 MODEL = "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
 LOSS_LOG = "losses.csv"
+RUN = Results("run", (MODEL, CHECKPOINT, LOSS_LOG), goes_on_from=CHECKPOINT)
 
 
 class Checkpoint(NamedTuple):
@@ -33,30 +36,36 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Any]
 
 
-def claim_run(run: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a run, or refuse one that holds something.
+def claim_run(run: Path, *, resume: bool, overwrite: bool) -> AbstractContextManager[Path]:
+    """Make the folder of a run, or refuse one that holds something, see `claim_folder`.
 
     Args:
         run: the folder.
         resume: True: it may hold a checkpoint to go on from.
-        overwrite: True: what it holds may be replaced.
+        overwrite: True: what it holds may be replaced, once the new model is whole.
 
     Raises:
         OutputError: it holds what it must not, is not a folder, or cannot be written to.
     """
-    if resume and not (run / CHECKPOINT).exists() and run.is_dir() and any(run.iterdir()):
+
+    def goes_on(folder: Path) -> bool:
+        return resume and (folder / CHECKPOINT).is_file()
+
+    if resume and not goes_on(unfinished(run, RUN)) and run.is_dir() and not is_empty(run):
         raise OutputError(f"{run}: holds no checkpoint to resume: give --overwrite to start anew.")
     way_out = "give --resume to go on or --overwrite to start anew"
-    claim_folder(run, overwrite=overwrite or resume, way_out=way_out)
+    return claim_folder(run, RUN, overwrite=overwrite, goes_on=goes_on, way_out=way_out)
 
 
 def forget(run: Path) -> None:
-    """Remove what an older run left: its model, checkpoint and losses are not those of a new one.
+    """Remove what an older run left to go on from: it is not of a new one.
+
+    The older model stays until the new one takes its place.
 
     Raises:
-        OutputError: they cannot be removed.
+        OutputError: it cannot be removed.
     """
-    for name in (MODEL, CHECKPOINT, LOSS_LOG):
+    for name in (CHECKPOINT, LOSS_LOG):
         path = run / name
         try:
             path.unlink(missing_ok=True)
@@ -80,13 +89,20 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     """The checkpoint of a run, None where it has none yet.
 
     Raises:
-        TrainingError: the file is damaged or not a checkpoint.
+        TrainingError: the file cannot be read, is damaged or not a checkpoint.
     """
     path = run / CHECKPOINT
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        file = open_regular(path)
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be read ({error.strerror}): start anew with --overwrite."
+        ) from error
+    try:
+        with file:
+            values = torch.load(file, map_location="cpu", weights_only=True)
         name, sha256 = values.pop("backbone")
         return Checkpoint(
             **values
@@ -166,7 +182,8 @@ def _rows_until(path: Path, step: int) -> str:
     if not step or not path.exists():
         return ""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with open_regular(path) as file:
+            text = file.read().decode(errors="replace")
     except OSError as error:
         raise cannot_write(path, error) from error
     rows = text.splitlines(keepends=True)

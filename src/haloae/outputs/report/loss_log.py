@@ -1,8 +1,10 @@
 """The log of a training's losses, for the report."""
 
 import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from haloae.data.images import shown_path
 from haloae.evaluation.metrics import Curve
+from haloae.files import open_regular
 
 MOST_LOSS_POINTS = 400
 
@@ -20,9 +23,8 @@ def read_losses(path: Path) -> dict[str, Curve]:
     Neighbours are averaged as the file grows, so memory does not grow with it.
     """
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
+        with _rows(path) as reader:
+            header: list[str] = next(reader, [])
             terms = [
                 place
                 for place, name in enumerate(header)
@@ -36,6 +38,28 @@ def read_losses(path: Path) -> dict[str, Curve]:
         if table.size and (kept := np.isfinite(table[:, column])).any():
             curves[shown_path(header[place])] = Curve(table[kept, 0], table[kept, column])
     return curves
+
+
+def ends_at(path: Path, steps: int) -> bool:
+    """Whether a log's last whole row is of this step: of another, it is not that of the model."""
+    last = ""
+    try:
+        with _rows(path) as reader:
+            for row in reader:
+                last = row[0] if row and row[0].isdigit() else last
+    except (OSError, csv.Error):
+        return False
+    return last == str(steps)
+
+
+@contextmanager
+def _rows(path: Path) -> Iterator[Any]:
+    """A csv.reader."""
+    with (
+        open_regular(path) as file,
+        io.TextIOWrapper(file, newline="", encoding="utf-8", errors="replace") as text,
+    ):
+        yield csv.reader(text)
 
 
 def _condensed(rows: Any, columns: Sequence[int]) -> np.ndarray:  # noqa: ANN401 - a csv.reader

@@ -10,6 +10,7 @@ from haloae.data.images import shown_path
 from haloae.errors import MissingExtraError
 from haloae.files import write_atomic
 from haloae.outputs.pictures import FOUND, RAMP, TRUE
+from haloae.outputs.report import REPORT as REPORT
 from haloae.outputs.report.section import Chart, Section
 from haloae.outputs.report.words import METRICS, MOST, percent, protocol_entries, shown, three
 
@@ -19,9 +20,6 @@ try:
     from haloae.outputs.report.charts import Dots, dot_chart, dot_class, dot_shape
 except ImportError as error:
     raise MissingExtraError("jinja2", "train") from error
-
-REPORT = "report.html"
-"""Its name in a folder of results."""
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
