@@ -4,14 +4,9 @@ import csv
 import io
 import json
 import os
-<<<<<<< HEAD
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-=======
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
->>>>>>> main
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -107,30 +102,14 @@ def predict_to_folder(
     images, skipped = collect(inputs, out)
     if strict and skipped:
         raise DataError(skipped[0])
-<<<<<<< HEAD
-    claim_folder(out, overwrite=overwrite)
-    _remove_old(out)
-    for message in skipped:
-        report(message)
-    partial = out / PARTIAL
-    failed = 0
-    verdicts: Counter[Verdict] = Counter()
-    unlike = UnlikeCounts()
-    targets = _targets([item.relative for item in images], maps, overlays)
-    places = dict(zip(images, targets, strict=True))
-    pictures = _Pictures(detector.calibration, out, overlays, Highest())
-    try:
-        with partial.open("w", encoding="utf-8") as lines:
-=======
+    failed, verdicts, unlike = 0, Counter[Verdict](), UnlikeCounts()
     with claim_folder(out, PREDICTION, overwrite=overwrite) as folder:
         for message in skipped:
             report(message)
-        normal = anomalous = failed = 0
         targets = _targets([item.relative for item in images], maps, overlays)
         places = dict(zip(images, targets, strict=True))
         pictures = _Pictures(detector.calibration, folder, overlays, Highest())
         with _lines(folder) as write_line:
->>>>>>> main
             for item, image, result in _score(detector, progress(images)):
                 written = Targets(None, None)
                 if isinstance(result, ImageError):
@@ -142,25 +121,13 @@ def predict_to_folder(
                     verdicts[result.verdict] += 1
                     unlike.add(result)
                     written = pictures.write(item, image, result, places[item])
-<<<<<<< HEAD
-                lines.write(_line(item, result, written) + "\n")
-                lines.flush()
-        ranked = pictures.highest.ranked()
-        if ranked:
-            pictures.write_sheet(ranked, verdicts)
-        os.replace(partial, out / PREDICTIONS)  # noqa: PTH105 - says which it replaces
-    except OSError as error:
-        raise cannot_write(partial, error) from error
-    unlike.log()
-    normal, anomalous, unusable = (verdicts[word] for word in VERDICTS)
-    return Counts(normal, anomalous, unusable, failed, len(skipped), ranked)
-=======
                 write_line(_line(item, result, written))
             ranked = pictures.highest.ranked()
             if ranked:
-                pictures.write_sheet(ranked, anomalous, anomalous + normal)
-    return Counts(normal, anomalous, failed, len(skipped), ranked)
->>>>>>> main
+                pictures.write_sheet(ranked, verdicts)
+    unlike.log()
+    normal, anomalous, unusable = (verdicts[word] for word in VERDICTS)
+    return Counts(normal, anomalous, unusable, failed, len(skipped), ranked)
 
 
 def write_evaluation(
