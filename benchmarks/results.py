@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks import bad_images, counted, curve, folder, speed_pages
+from benchmarks import bad_images, counted, curve, folder, guard, speed_pages
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
 from haloae.detection.heads import head_named
@@ -200,6 +200,7 @@ SPEED = (
     "published,default-float32,default-onnx,default-openvino,default-openvino-int8,"
     "fast-float32,fast-onnx,fast-openvino,fast-openvino-int8"
 )
+GUARD = "python -m benchmarks.guard ROOT --out runs/guard"
 FOLDER = "python -m benchmarks.folder MODEL CATEGORY --out runs/folder --threads 2"
 KINDS = {
     "benchmark": Kind(
@@ -255,6 +256,26 @@ KINDS = {
         "python -m benchmarks.bad_images --out runs/after",
         "Before: commit 25d8e9b. Processor time, and memory of the largest process, which now is "
         "the one that decodes; start-up included, limits as they are unless set.",
+    ),
+    "guard": Kind(
+        "Pictures spoilt as a camera may do it, and what `fast` says of them",
+        _of_speed(guard.spoilt_table),
+        GUARD,
+        "Verdicts: unusable · anomalous · normal. Score: the median, in thresholds.",
+    ),
+    "guard-alarms": Kind(
+        "What the guard calls unusable of test images as they are",
+        _of_speed(guard.alarm_table),
+        GUARD,
+    ),
+    "guard-few": Kind(
+        "Good images that a guard fitted to few of them refuses", _of_speed(guard.few_table), GUARD
+    ),
+    "guard-cost": Kind(
+        "The guard beside the graph, ONNX Runtime, one thread",
+        _of_speed(guard.cost_table),
+        GUARD,
+        "Medians, by turns, on a machine that had other work: the share is what counts.",
     ),
     "curve": Kind(
         "Image AUROC of `autoencoder` by the number of training steps",

@@ -54,8 +54,8 @@ OPTIONS = {
     "info": COMMON | {"--json", "--cost", "--image-size"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")
-PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "map"]
-PREDICTION_KEYS += ["overlay", "error"]
+PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "verdict"]
+PREDICTION_KEYS += ["unusable", "unlike", "map", "overlay", "error"]
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro", "pixel_aupro_005")
 OTHER_METRICS = ("false_alarm_rate", "detection_rate", "ms_per_image", "protocol", "reasons")
@@ -372,6 +372,7 @@ def test_info_says_what_the_model_is(haloae: Run, model: Path) -> None:
     assert result.err == ""
     assert "bottle: 8 images, 4 held out, 0 skipped; 4 of 4 steps" in result.out
     assert "false-alarm rate of 0.1" in result.out
+    assert "fitted to 12 good images, not aligned" in result.out
 
 
 def test_info_json_is_for_scripts(haloae: Run, model: Path) -> None:
@@ -870,6 +871,43 @@ def test_tiff_maps_are_the_prediction_s(haloae: Run, model: Path, category: Path
     assert line["is_anomalous"] == prediction.is_anomalous
 
 
+def test_an_unusable_image_is_told_everywhere_and_exits_with_1(
+    haloae: Run, model: Path, category: Path
+) -> None:
+    write_image(Path("parts/black.png"), np.zeros((40, 40, 3), np.uint8))
+    for number in range(3):
+        shutil.copy(category / f"test/good/00{number}.png", Path("parts"))
+    result = haloae("predict", model, "parts", "--out", "p", "--maps", "none")
+    assert result.code == 1
+    assert "p/predictions.jsonl: 1 unusable, " in result.out
+    assert "  highest 4 of 4 scores, the unusable first:" in result.out
+    assert "\n  black.png: darker" in result.out
+    lines = {Path(str(line["path"])).stem: line for line in predictions(Path("p"))}
+    black = lines.pop("black")
+    assert (black["verdict"], black["overlay"]) == ("unusable", "overlays/black.jpg")
+    assert str(black["unusable"]).startswith("darker")
+    assert float(str(black["score"])) >= 0
+    assert [line["unusable"] for line in lines.values()] == [None] * 3
+    assert Path("p/overlays/black.jpg").exists()
+    assert haloae("predict", model, "parts/000.png", "--out", "q").code == 0
+
+
+def test_images_unlike_the_training_images_are_counted_by_kind(haloae: Run, model: Path) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(3):
+        write_image(Path(f"parts/{number}.png"), good_pixels(rng)[..., 0])
+    write_image(Path("parts/wide.png"), good_pixels(rng)[:, :20])
+    result = haloae("predict", model, "parts", "--out", "p", "--overlays", "none")
+    assert result.err == (
+        "haloae: WARNING: of 4 images, 3 in colour (the first is grey), 1 in width (the first is "
+        "20 pixels wide) are unlike any of the training images, so their scores may mean little.\n"
+    )
+    assert [line["unlike"] for line in predictions(Path("p"))] == [
+        *3 * [["is grey"]],
+        ["is 20 pixels wide"],
+    ]
+
+
 def test_half_the_range_of_a_png_map_is_the_threshold(
     haloae: Run, model: Path, category: Path
 ) -> None:
@@ -965,7 +1003,7 @@ def test_metrics_are_those_of_the_scores(haloae: Run, model: Path, category: Pat
     assert all(0 <= float(str(metrics[name])) <= 1 for name in IMAGE_METRICS + PIXEL_METRICS)
     with Path("e/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    columns = ["path", "label", "score", "p_value", "is_anomalous", "extrapolated"]
+    columns = ["path", "label", "score", "p_value", "is_anomalous", "extrapolated", "unusable"]
     assert list(rows[0]) == columns
     assert [row["path"] for row in rows] == [
         f"test/{kind}/{i:03}.png" for kind in ("good", "hole") for i in range(3)

@@ -16,6 +16,8 @@ from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration, Tail
+from haloae.detection.guard import Guard
+from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
 from haloae.errors import ConfigError, ImageError, ModelFileError
@@ -129,7 +131,9 @@ class Detector(Predictor):
         if is_exported(path):
             runtime = open_runtime(path, device=device, precision=precision, threads=threads)
             metadata = runtime.metadata
-            return cls(metadata.config, runtime.calibration, metadata.provenance, runtime)
+            return cls(
+                metadata.config, runtime.calibration, metadata.provenance, runtime, metadata.guard
+            )
         header, arrays = read_model(path)
         where = resolve_device(device)
         from haloae.detection.native import restore
@@ -145,7 +149,7 @@ class Detector(Predictor):
                 f"{name}: its tensors do not fit its configuration ({reason}): train anew."
             ) from error
         native.to(where)
-        return cls(header.config, header.calibration, header.provenance, native)
+        return cls(header.config, header.calibration, header.provenance, native, header.guard)
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
@@ -159,6 +163,7 @@ class Detector(Predictor):
             calibration=self.calibration.fitted(),
             usual_images=self.head.images,
             provenance=self.provenance,
+            guard=self.guard,
         )
         write_model(Path(path), header, self.native.arrays())
 
@@ -175,7 +180,8 @@ class Detector(Predictor):
         Args:
             images: good images, none of which it was fitted on, whose scores replace those that
                 thresholds come from; None keeps them. A head that compares errors of
-                reconstruction (`autoencoder`) is fitted to these images too; any other stays.
+                reconstruction (`autoencoder`) is fitted to these images too; any other stays. The
+                guard is fitted to them in any case, as they show what the camera sees now.
             false_alarm_rate: in (0, 1); None keeps it.
 
         Scores are those of float32, whatever the detector's precision.
@@ -196,14 +202,17 @@ class Detector(Predictor):
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
         scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
+        guard = self.guard
         if images is not None:
+            looks = Looks(len(images))
             head, scores, peaks = measure_good(
                 network,
-                lambda: _resized(images, config.image_size),
+                lambda: looks.watch(_resized(images, config.image_size)),
                 config,
                 head=None if head.refits else head,
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
+            guard = Guard.fit(looks.seen.values())
         return Detector(
             config,
             Calibration(
@@ -214,6 +223,7 @@ class Detector(Predictor):
             ).fitted(),
             provenance,
             Native(config, network, head, self.native.precision, self.native.source),
+            guard,
         )
 
 
@@ -300,11 +310,18 @@ def fit_detector(
         workers=workers,
     )
 
+    looks = Looks(len(trained.images))
+
     def held_out() -> Iterator[NDArray[np.float32]]:
-        for index in tqdm(trained.held_out, "calibrating", disable=not progress, leave=False):
-            yield trained.images[index]
+        watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
+        return looks.watch(trained.images[index] for index in watched)
 
     head, scores, peaks = measure_good(trained.network, held_out, config)
+    if config.network.autoencoder:
+        # Those held out may be four, and what they all look like was learnt from none.
+        everything = (*trained.held_out, *trained.fitted_on)
+        for _ in looks.watch(trained.images[index] for index in everything):
+            pass
     detector = Detector(
         config,
         Calibration(
@@ -324,6 +341,7 @@ def fit_detector(
             images=trained.kinds,
         ),
         Native(config, trained.network, head),
+        Guard.fit(looks.seen.values()),
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
     return Fitted(detector, trained.skipped, trained.steps, is_finished)

@@ -150,6 +150,14 @@ def test_image_from_nonsense(value: object) -> None:
         image_from(value)
 
 
+def test_image_from_what_hides_pixels_or_names_nothing() -> None:
+    hidden = np.ma.masked_array(np.zeros((4, 5), np.uint8), np.eye(4, 5, dtype=bool))
+    with pytest.raises(ImageError, match=r"a masked array .* give array\.filled\(value\)\."):
+        image_from(hidden)
+    with pytest.raises(ImageError, match="the path is empty: give the path of one image file"):
+        image_from("")
+
+
 def test_image_from_keeps_the_limit() -> None:
     for value in (np.zeros((10, 10), np.uint8), PILImage.new("L", (10, 10))):
         with pytest.raises(ImageError, match="over the limit of 99"):

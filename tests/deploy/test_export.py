@@ -167,9 +167,11 @@ def test_p_values_are_inside_the_graph(
 def test_predictions_are_the_detector_s(
     native: Detector, exported: Path, good_paths: list[Path]
 ) -> None:
-    for one, other in zip(
-        Detector.load(exported).predict(good_paths), native.predict(good_paths), strict=True
-    ):
+    images: list[Path | np.ndarray] = [*good_paths, np.zeros((40, 40, 3), np.uint8)]
+    loaded = Detector.load(exported)
+    assert loaded.guard == native.guard
+    for one, other in zip(loaded.predict(images), native.predict(images), strict=True):
+        assert one.unusable == other.unusable
         assert one.score == pytest.approx(other.score, rel=RELATIVE)
         assert one.is_anomalous == other.is_anomalous
         assert one.anomaly_map.shape == other.anomaly_map.shape == (40, 40)

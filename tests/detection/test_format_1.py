@@ -47,6 +47,7 @@ def test_a_kept_model_says_what_it_said(name: str, tmp_path: Path) -> None:
         assert found.score == pytest.approx(wanted["score"], rel=1e-5)
         assert found.p_value == wanted["p_value"]
         assert found.is_anomalous == wanted["is_anomalous"]
+        assert (found.unusable, detector.guard) == (None, None)
         assert found.grid_map.max() == pytest.approx(wanted["peak"], rel=1e-5)
     thresholds = [detector.calibration.threshold.value, detector.calibration.pixel_threshold.value]
     assert thresholds == pytest.approx(told["thresholds"], rel=1e-9)

@@ -20,7 +20,7 @@ KEYS = [
     *("false_alarm_rate", "detection_rate", "wanted_false_alarm_rate"),
     *("threshold", "extrapolated", "images_needed", "held_out", "good", "defective"),
     *("backbone", "preset", "engine", "protocol", "reasons"),
-    *("ms_per_image", "skipped", "pixel_difference_image_auroc"),
+    *("ms_per_image", "skipped", "unusable", "pixel_difference_image_auroc"),
 ]
 """Of metrics.json, in its order."""
 
@@ -69,6 +69,17 @@ def test_metrics_are_those_of_the_file_and_frozen(detector: Detector, category: 
     with pytest.raises(FrozenInstanceError):
         metrics.good = 3  # type: ignore[misc]
     assert sorted(category.root.rglob("*")) == before
+
+
+def test_an_unusable_image_counts_and_is_counted(detector: Detector, category: Category) -> None:
+    before = score(detector, category).metrics
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(category.root / "test/good/black.png")
+    found = score(detector, load_category(category.root))
+    assert (before.unusable, found.metrics.unusable) == (0, 1)
+    assert found.metrics.good == before.good + 1
+    words = {row["path"]: row["unusable"] for row in found.rows if row["unusable"]}
+    assert list(words) == ["test/good/black.png"]
+    assert words["test/good/black.png"].startswith("darker")
 
 
 def test_a_detector_compared_with_itself(detector: Detector, category: Category) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image as PILImage
 
 from haloae.data.images import image_from
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction
+from haloae.detection.predictor import Prediction, Verdict
 from haloae.outputs.pictures import (
     FOUND,
     MAX_SIDE,
@@ -151,8 +152,20 @@ def test_the_caption_is_below_and_covers_nothing() -> None:
         assert len(strip) > 20
         assert is_near(strip, PAPER, 5).any()
         assert is_near(strip, (25, 25, 25)).any()
-        assert is_near(strip, VERDICT_COLOURS[score > 1], 30).any()
-        assert not is_near(strip, VERDICT_COLOURS[score <= 1], 30).any()
+        words: list[Verdict] = ["normal", "anomalous"] if score > 1 else ["anomalous", "normal"]
+        assert is_near(strip, VERDICT_COLOURS[words[1]], 30).any()
+        assert not is_near(strip, VERDICT_COLOURS[words[0]], 30).any()
+
+
+def test_the_caption_says_why_an_image_is_unusable() -> None:
+    prediction = replace(prediction_of(np.zeros((480, 500))), unusable="darker than " * 12)
+    shown, plain = (
+        opened(draw_overlay(image_from(grey(480, 500)), each, CALIBRATION))
+        for each in (prediction, replace(prediction, unusable=None))
+    )
+    assert len(shown) >= len(plain) + 30, "lines of their own"
+    assert is_near(shown[490:], VERDICT_COLOURS["unusable"], 5).any()
+    assert not is_near(shown[490:], VERDICT_COLOURS["anomalous"], 30).any()
 
 
 @pytest.mark.parametrize("side", [32, 480, 2048, 3000])
@@ -252,6 +265,8 @@ def test_the_highest_are_ranked_and_the_earlier_wins_a_tie() -> None:
     for name, score in (("a", 1), ("b", 3), ("c", 2), ("d", 3), ("e", 2), ("f", 0)):
         highest.add(name, prediction_of(np.zeros((1, 1)), score))
     assert [entry.name for entry in highest.ranked()] == ["b", "d", "c"]
+    highest.add("e", replace(prediction_of(np.zeros((1, 1)), 0.0), unusable="darker"))
+    assert [entry.name for entry in highest.ranked()] == ["e", "b", "d"]
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
@@ -293,12 +308,18 @@ def test_the_sheet_keeps_the_order_and_shows_the_verdict(number: int) -> None:
     shades = np.linspace(40, 250, number).astype(int)
     ranked = [
         Ranked(
-            number - i, -i, "n" * 300, 0.1, i % 2 == 0, PILImage.new("RGB", (200, 200), (s, 0, s))
+            False,
+            number - i,
+            -i,
+            "n" * 300,
+            0.1,
+            "normal" if i % 2 else "anomalous",
+            PILImage.new("RGB", (200, 200), (s, 0, s)),
         )
         for i, s in enumerate(shades.tolist())
     ]
     shown = opened(draw_sheet(ranked, "headline"))
-    frames = is_near(shown, VERDICT_COLOURS[True], 25), is_near(shown, VERDICT_COLOURS[False], 25)
+    frames = [is_near(shown, VERDICT_COLOURS[word], 25) for word in ("anomalous", "normal")]
     assert frames[0].any()
     assert frames[1].any() == (number > 1)
     purple = (

@@ -13,6 +13,7 @@ def metrics_of(
     auroc: float | None = 0.98,
     plain: float | None = None,
     extrapolated: bool = False,
+    unusable: int = 0,
 ) -> Metrics:
     """Of a detector that finds all defects but four, with one false alarm."""
     return Metrics(
@@ -40,6 +41,7 @@ def metrics_of(
         reasons={"pixel": "2 defective test images have no mask"},
         ms_per_image=10.0,
         skipped=0,
+        unusable=unusable,
         pixel_difference_image_auroc=plain,
     )
 
@@ -75,3 +77,9 @@ def test_limits_are_told() -> None:
     assert "which needs 99." in told
     assert "Only 1 good test image:" in told
     assert "Left out of the data set: 2 files or folders." in told
+
+
+def test_unusable_images_are_a_limit() -> None:
+    (said,) = set(limits_of(metrics_of(unusable=2), [], 0)) - set(limits_of(metrics_of(), [], 0))
+    assert said.startswith("Too unlike the training images to be judged")
+    assert said.endswith("2 test images.")

@@ -8,6 +8,7 @@ from haloae.outputs.tables import terminal
 
 if TYPE_CHECKING:
     from haloae.detection.calibration import Calibration
+    from haloae.detection.guard import Guard
     from haloae.detection.model_file import Header
     from haloae.evaluation.evaluate import Metrics
     from haloae.outputs.folder import Counts
@@ -32,15 +33,15 @@ def calibration_lines(calibration: "Calibration") -> str:
 
 def highest_scores(counts: "Counts") -> str:
     """The highest scores as a table; names come last, as their width on a screen is not known."""
-    from haloae.outputs.pictures import readable, verdict
+    from haloae.outputs.pictures import readable
 
     shown = counts.highest[:SHOWN]
-    rows = [
-        (readable(one.score), f"{one.p_value:.2g}", verdict(one.is_anomalous), one.name)
-        for one in shown
-    ]
+    rows = [(readable(one.score), f"{one.p_value:.2g}", one.verdict, one.name) for one in shown]
     table = terminal(rows, ("score", "p-value", "verdict", "image"), align="rrl", indent=True)
-    return f"  highest {len(shown)} of {counts.normal + counts.anomalous} scores:\n{table}"
+    first = ", the unusable first" if counts.unusable else ""
+    scored = counts.normal + counts.anomalous + counts.unusable
+    reasons = [f"  {one.name}: {one.unusable}" for one in shown if one.unusable]
+    return "\n".join([f"  highest {len(shown)} of {scored} scores{first}:", table, *reasons])
 
 
 def metric_lines(metrics: "Metrics") -> str:
@@ -51,6 +52,8 @@ def metric_lines(metrics: "Metrics") -> str:
         if isinstance(value, float) or value is None
     ]
     reasons = [f"  no {name}: {reason}" for name, reason in metrics.reasons.items()]
+    if metrics.unusable:
+        reasons.append(f"  unusable: {metrics.unusable} of the test images, counted all the same")
     return "\n".join([terminal(rows, align="l", indent=True), *reasons])
 
 
@@ -84,8 +87,16 @@ def model_lines(header: "Header", parameters: int) -> str:
         "extrapolated": f"yes, {calibration.images_needed} left-out images would be needed"
         if calibration.extrapolated
         else "no",
+        "input guard": _guard_words(header.guard),
     }
     return terminal(rows.items(), align="l", indent=True)
+
+
+def _guard_words(guard: "Guard | None") -> str:
+    if guard is None:
+        return "none: the file is from before there was one; `haloae calibrate` fits one"
+    aligned = "aligned" if guard.is_aligned else "not aligned, so their layout is not looked at"
+    return f"fitted to {guard.images} good images, {aligned}"
 
 
 def model_values(header: "Header", parameters: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from haloae.detector import Detector
 
 DONE, SKIPPED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: all of it; all but what could not be read, or what failed among others; nothing, for
-the reason that is said; stopped by Ctrl-C."""
+"""Exit codes: all of it; all but what could not be read or judged, or what failed among others;
+nothing, for the reason that is said; stopped by Ctrl-C."""
 MAX_WORKERS = 8
 
 

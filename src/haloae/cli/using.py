@@ -34,7 +34,10 @@ def predict(
     ] = "png",
     overlays: Annotated[
         Literal["anomalous", "all", "none"],
-        Option(help="images with their defects outlined; none: no contact sheet either"),
+        Option(
+            help="images with their defects outlined, unusable ones too; none: no contact sheet "
+            "either"
+        ),
     ] = "anomalous",
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
@@ -62,13 +65,15 @@ def predict(
     skipped = counts.failed + counts.skipped
     if not quiet:
         found = f"{counts.anomalous} anomalous, {counts.normal} normal, {skipped} skipped"
+        if counts.unusable:
+            found = f"{counts.unusable} unusable, {found}"
         print(f"{out / PREDICTIONS}: {found}")
         if overlays != "none" and counts.highest:
             print(f"to look at: {out / SHEET}, {out / OVERLAYS}")
         print(calibration_lines(detector.calibration))
         if counts.highest:
             print(highest_scores(counts))
-    return SKIPPED if skipped else DONE
+    return SKIPPED if skipped or counts.unusable else DONE
 
 
 def export(

@@ -159,8 +159,9 @@ def image_from(value: object, *, limits: Limits | None = None) -> Image:
     """Takes whatever a caller has: a path, a Pillow image, an `Image` or an array.
 
     An array is (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16, bool, or floats
-    in [0, 1]; it is copied. A Pillow image of 16-bit colour was already cut to 8 bits by Pillow:
-    give its path to keep them.
+    in [0, 1]; it is copied. uint16 is divided by 65535, however many of its bits a camera fills:
+    12-bit values look nearly black to a detector fitted on others. A Pillow image of 16-bit colour
+    was already cut to 8 bits by Pillow: give its path to keep them.
 
     Args:
         value: the image.
@@ -173,6 +174,8 @@ def image_from(value: object, *, limits: Limits | None = None) -> Image:
         return value
     limits = limits or current_limits()
     if isinstance(value, (str, os.PathLike)):
+        if not os.fspath(value):
+            raise ImageError("the path is empty: give the path of one image file.")
         return read_image(value, limits=limits)
     if isinstance(value, PILImage.Image):
         picture = value
@@ -270,6 +273,11 @@ def _guarded(name: str, decode: Callable[[], Image], limits: Limits) -> Image:
 
 
 def _from_array(array: NDArray[Any], limits: Limits) -> Image:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ImageError(
+            "a masked array says which pixels do not count, and here all do: give "
+            "array.filled(value)."
+        )
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     kind = (array.dtype.kind, array.dtype.itemsize)
     if not is_image or (kind not in {("u", 1), ("u", 2), ("b", 1)} and kind[0] != "f"):

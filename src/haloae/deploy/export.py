@@ -181,6 +181,7 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
         config=detector.config,
         calibration=calibration,
         provenance=detector.provenance,
+        guard=detector.guard,
     )
 
 

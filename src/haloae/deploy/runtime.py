@@ -30,6 +30,7 @@ from haloae.deploy.checks import (
 )
 from haloae.deploy.engines import INPUT, Run, Session, Shapes, open_onnx, open_openvino
 from haloae.detection.calibration import Calibration, Threshold
+from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
 from haloae.detection.predictor import Measured
 from haloae.errors import ConfigError, ModelFileError
@@ -70,6 +71,8 @@ class Metadata(BaseModel):
     config: Config
     calibration: Calibration
     provenance: Provenance
+    guard: Guard | None = None
+    """What good images look like as a whole; None in files from before there was one."""
 
     def stated(self, value: float, fitted: float | None) -> Threshold:
         """A threshold of the file: no fit to a tail where someone has set another since."""

@@ -18,6 +18,7 @@ from haloae._version import __version__
 from haloae.config import Config, without_retired
 from haloae.data.source import ImageKinds
 from haloae.detection.calibration import Calibration
+from haloae.detection.guard import Guard
 from haloae.errors import ConfigError, ModelFileError
 from haloae.files import open_regular, write_atomic
 
@@ -66,6 +67,8 @@ class Header(_Strict):
     usual_images: Annotated[int, Field(ge=1, le=2**31)]
     """Good images behind the mean residuals."""
     provenance: Provenance
+    guard: Guard | None = None
+    """What good images look like as a whole; None in files from before there was one."""
 
 
 def write_model(path: Path, header: Header, tensors: Tensors) -> None:

@@ -1,11 +1,12 @@
 """Images in, predictions out: what every detector does, whatever computes its maps."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, Literal, NamedTuple, Protocol, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from haloae.config import Config
 from haloae.data.images import Image
 from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead
 from haloae.detection.calibration import Calibration
+from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
 from haloae.errors import ImageError
 
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
+Verdict = Literal["normal", "anomalous", "unusable"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,8 @@ class Prediction:
     p_value: float
     """Share of good images that score at least as high, see `Calibration.p_value`."""
     is_anomalous: bool
-    """True: the score is above the detector's threshold."""
+    """True: the score is above the detector's threshold, which says nothing of an unusable image:
+    see `verdict`."""
     extrapolated: bool
     """True: that threshold is a fit to the tail, made from too few good images."""
     grid_map: NDArray[np.float32]
@@ -41,6 +46,19 @@ class Prediction:
     """(H, W) of the image."""
     pixel_threshold: float
     """A map value above it marks a defect."""
+    unusable: str | None = None
+    """Why no verdict can be had of the score, as the image as a whole is too unlike the good ones,
+    in words, see `Guard`; None: it can, or the model has no guard."""
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
+    ``width``), and how."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """``unusable`` whatever the score, else by the threshold."""
+        if self.unusable is not None:
+            return "unusable"
+        return "anomalous" if self.is_anomalous else "normal"
 
     @cached_property
     def anomaly_map(self) -> NDArray[np.float32]:
@@ -51,6 +69,34 @@ class Prediction:
     def defects(self) -> NDArray[np.bool_]:
         """(H, W): True where the map is above the pixel threshold."""
         return self.anomaly_map > self.pixel_threshold
+
+
+class UnlikeCounts:
+    """In what the images of a run were unlike the training images, for one line at its end."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.kinds: Counter[str] = Counter()
+        self.firsts: dict[str, str] = {}
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one image, under each of its kinds."""
+        self.images += 1
+        self.kinds.update(prediction.unlike.keys())
+        self.firsts = {**prediction.unlike, **self.firsts}
+
+    def log(self) -> None:
+        """Say it, if there is anything to say."""
+        if self.kinds:
+            log.warning(
+                "of %d images, %s are unlike any of the training images, so their scores may mean "
+                "little.",
+                self.images,
+                ", ".join(
+                    f"{count} in {kind} (the first {self.firsts[kind]})"
+                    for kind, count in self.kinds.items()
+                ),
+            )
 
 
 class Measured(NamedTuple):
@@ -90,16 +136,23 @@ class Predictor:
         calibration: its thresholds.
         provenance: where it comes from.
         backend: what computes.
+        guard: says which images cannot be judged; None: all can.
     """
 
     def __init__(
-        self, config: Config, calibration: Calibration, provenance: Provenance, backend: Backend
+        self,
+        config: Config,
+        calibration: Calibration,
+        provenance: Provenance,
+        backend: Backend,
+        guard: Guard | None = None,
     ) -> None:
         self.config = config
         self.calibration = calibration
         self.provenance = provenance
         self.backend = backend
-        self._has_warned = False
+        self.guard = guard
+        self._said: set[str] = set()
 
     @property
     def engine(self) -> str:
@@ -139,22 +192,25 @@ class Predictor:
         """Predict one after the other, in constant memory.
 
         An image that cannot be scored gives its error, in its place, and the rest go on. Up to 16
-        images are asked for before the first result.
+        images are asked for before the first result. In what an image is unlike all training images
+        is logged, once of each kind.
         """
-        return (result for _, result in self.stream_with_images(images))
+        for _, result in self.stream_with_images(images):
+            if isinstance(result, Prediction):
+                self._log_unlike(result.unlike)
+            yield result
 
     def stream_with_images(
         self, images: Iterable[ImageLike]
     ) -> Iterator[tuple[Image | None, Prediction | ImageError]]:
         """As `stream`, with each image as it was decoded, or None where it could not be.
 
-        The next batch is decoded by threads while one is measured.
+        Nothing is logged: the predictions say it. The next batch is decoded by threads while one is
+        measured.
         """
         read = decode_ahead(images, self.config.image_size)
         while batch := list(islice(read, BATCH)):
             good = [each for each in batch if isinstance(each, Decoded)]
-            for each in good:
-                self._warn_if_unlike(each.image)
             predictions = iter(self._predict_batch(good) if good else ())
             for entry in batch:
                 if isinstance(entry, ImageError):
@@ -174,34 +230,39 @@ class Predictor:
                 grid_map=grid_map,
                 size=(each.image.height, each.image.width),
                 pixel_threshold=calibration.pixel_threshold.value,
+                unusable=None if self.guard is None else self.guard.why_unusable(each.resized),
+                unlike=self._unlike(each.image),
             )
             for each, score, grid_map in zip(
                 batch, measured.scores.tolist(), measured.maps, strict=True
             )
         ]
 
-    def _warn_if_unlike(self, image: Image) -> None:
-        """Say once that an image is not like those the detector was fitted on."""
-        if self._has_warned:
-            return
+    def _unlike(self, image: Image) -> dict[str, str]:
+        """See `Prediction.unlike`."""
         kinds = self.provenance.images
-        unlike = []
+        unlike = {}
         if image.grey not in kinds.grey:
-            unlike.append("is grey" if image.grey else "is in colour")
+            unlike["colour"] = "is grey" if image.grey else "is in colour"
         if image.depth not in kinds.depths:
-            unlike.append(f"has {image.depth} bits a channel")
-        for name, size, (low, high) in (
-            ("high", image.height, kinds.heights),
-            ("wide", image.width, kinds.widths),
+            unlike["depth"] = f"has {image.depth} bits a channel"
+        for name, word, size, (low, high) in (
+            ("height", "high", image.height, kinds.heights),
+            ("width", "wide", image.width, kinds.widths),
         ):
             if not low / SIZE_TOLERANCE <= size <= high * SIZE_TOLERANCE:
-                unlike.append(f"is {size} pixels {name}")
-        if unlike:
-            self._has_warned = True
+                unlike[name] = f"is {size} pixels {word}"
+        return unlike
+
+    def _log_unlike(self, unlike: Mapping[str, str]) -> None:
+        """Say, once of each kind, that an image is not like those the detector was fitted on."""
+        new = [how for kind, how in unlike.items() if kind not in self._said]
+        self._said.update(unlike)
+        if new:
             log.warning(
                 "an image %s, unlike any of the training images, so its score may mean little; "
-                "this is said once.",
-                " and ".join(unlike),
+                "this is said once of each kind.",
+                " and ".join(new),
             )
 
     def _checked(self, name: str, found: Prediction) -> Prediction | ImageError:

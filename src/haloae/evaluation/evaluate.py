@@ -90,6 +90,8 @@ class Metrics:
     ms_per_image: float
     skipped: int
     """Test images that could not be read."""
+    unusable: int = 0
+    """Test images that the guard calls unusable; their scores count all the same."""
     pixel_difference_image_auroc: float | None = None
     """Of `pixel_difference`; `None` too where it was not asked for."""
 
@@ -214,6 +216,7 @@ def _row(sample: Sample, prediction: Prediction, root: Path) -> dict[str, Any]:
         "p_value": prediction.p_value,
         "is_anomalous": prediction.is_anomalous,
         "extrapolated": prediction.extrapolated,
+        "unusable": prediction.unusable,
     }
 
 
@@ -260,6 +263,7 @@ def _measured(
         "good": good,
         "defective": defective,
         "reasons": reasons,
+        "unusable": sum(row["unusable"] is not None for row in rows),
     }
 
 

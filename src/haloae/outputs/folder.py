@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -14,7 +14,7 @@ from haloae.claims import Results, claim_folder
 from haloae.data.folders import Category, find_images, is_mask
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Predictor
+from haloae.detection.predictor import VERDICTS, Prediction, Predictor, UnlikeCounts, Verdict
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, open_regular, sync_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map
@@ -49,11 +49,12 @@ class Counts(NamedTuple):
 
     normal: int
     anomalous: int
+    unusable: int
     failed: int
     skipped: int
     """Found but left out before decoding: links in a loop, unreadable folders."""
     highest: list[Ranked]
-    """The highest-scored images, highest first."""
+    """The unusable images and then the highest-scored ones, highest first."""
 
 
 class Targets(NamedTuple):
@@ -86,8 +87,8 @@ def predict_to_folder(
         out: folder for predictions.jsonl, maps/, overlays/ and contact_sheet.jpg.
         maps: ``png``, 16 bits, where half the range is the pixel threshold; ``tiff``, float32,
             the values themselves; ``none``.
-        overlays: which images get a picture for people: ``anomalous``, ``all``, or ``none``, which
-            leaves out the contact sheet too.
+        overlays: which images get a picture for people: ``anomalous``, with the unusable ones,
+            ``all``, or ``none``, which leaves out the contact sheet too.
         strict: True: stop at the first image that cannot be scored.
         overwrite: True: replace the predictions and pictures that `out` holds.
         progress: wraps the images where someone wants to watch.
@@ -101,10 +102,10 @@ def predict_to_folder(
     images, skipped = collect(inputs, out)
     if strict and skipped:
         raise DataError(skipped[0])
+    failed, verdicts, unlike = 0, Counter[Verdict](), UnlikeCounts()
     with claim_folder(out, PREDICTION, overwrite=overwrite) as folder:
         for message in skipped:
             report(message)
-        normal = anomalous = failed = 0
         targets = _targets([item.relative for item in images], maps, overlays)
         places = dict(zip(images, targets, strict=True))
         pictures = _Pictures(detector.calibration, folder, overlays, Highest())
@@ -117,14 +118,16 @@ def predict_to_folder(
                     failed += 1
                     report(str(result))
                 else:
-                    anomalous += result.is_anomalous
-                    normal += not result.is_anomalous
+                    verdicts[result.verdict] += 1
+                    unlike.add(result)
                     written = pictures.write(item, image, result, places[item])
                 write_line(_line(item, result, written))
             ranked = pictures.highest.ranked()
             if ranked:
-                pictures.write_sheet(ranked, anomalous, anomalous + normal)
-    return Counts(normal, anomalous, failed, len(skipped), ranked)
+                pictures.write_sheet(ranked, verdicts)
+    unlike.log()
+    normal, anomalous, unusable = (verdicts[word] for word in VERDICTS)
+    return Counts(normal, anomalous, unusable, failed, len(skipped), ranked)
 
 
 def write_evaluation(
@@ -262,18 +265,22 @@ class _Pictures(NamedTuple):
             self.highest.add(str(item.relative), result)
             return Targets(targets.map, None)
         self.highest.add(str(item.relative), result, lambda: thumbnail(image, result))
-        if targets.overlay is None or not (self.overlays == "all" or result.is_anomalous):
+        is_wanted = self.overlays == "all" or result.verdict != "normal"
+        if targets.overlay is None or not is_wanted:
             return Targets(targets.map, None)
         data = draw_overlay(image, result, self.calibration)
         write_atomic(self.out / targets.overlay, data, durable=False)
         return targets
 
-    def write_sheet(self, ranked: Sequence[Ranked], anomalous: int, scored: int) -> None:
+    def write_sheet(self, ranked: Sequence[Ranked], verdicts: Mapping[Verdict, int]) -> None:
         """Write the contact sheet, unless no pictures for people are wanted."""
         if self.overlays == "none":
             return
         threshold = readable(self.calibration.threshold.value)
-        headline = f"{anomalous} of {scored} anomalous, threshold {threshold}"
+        scored = sum(verdicts.values())
+        headline = f"{verdicts['anomalous']} of {scored} anomalous, threshold {threshold}"
+        if verdicts["unusable"]:
+            headline = f"{verdicts['unusable']} unusable, {headline}"
         if len(ranked) < scored:
             headline += f", the {len(ranked)} highest scores"
         write_atomic(self.out / SHEET, draw_sheet(ranked, headline), durable=False)

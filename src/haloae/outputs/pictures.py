@@ -15,7 +15,9 @@ from PIL import ImageDraw, ImageFilter, ImageFont
 
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, resize_map
+from haloae.detection.predictor import Prediction, Verdict, resize_map
+
+Colour = tuple[int, int, int]
 
 MIN_WIDTH = 480
 """Narrower images are enlarged by a whole number, and no caption is narrower, in pixels."""
@@ -36,12 +38,15 @@ FOUND, TRUE, CASING = (90, 255, 255), (255, 122, 0), (0, 0, 0)
 """Outlines of what was found and of the true defect, and the dark lines that set them off."""
 PAPER, INK, SHADE = (255, 255, 255), (25, 25, 25), (205, 205, 205)
 # Vermilion and blue of Okabe and Ito, told apart by everyone; shape, word and width say it too.
-VERDICT_COLOURS = {True: (213, 94, 0), False: (0, 114, 178)}
+VERDICT_COLOURS: dict[Verdict, Colour] = {
+    "anomalous": (213, 94, 0),
+    "normal": (0, 114, 178),
+    "unusable": (90, 90, 90),
+}
 TINY = 1e-30
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Pixels = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 
 class Views(NamedTuple):
@@ -53,20 +58,24 @@ class Views(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """One of the highest-scored images; they sort by score, the later image first where equal."""
+    """One of the images to look at; they sort by score, the later one first where equal."""
 
+    is_unusable: bool
+    """These are above all others."""
     score: float
     order: int
     """Falls from image to image, so that no two are equal."""
     name: str
     """One printable line."""
     p_value: float
-    is_anomalous: bool
+    verdict: Verdict
     thumbnail: PILImage.Image | None
+    unusable: str | None = None
+    """See `Prediction.unusable`."""
 
 
 class Highest:
-    """The highest-scored images of any number, in constant memory."""
+    """The unusable and then the highest-scored images of any number, in constant memory."""
 
     def __init__(self, keep: int = SHEET_SIZE) -> None:
         self._keep = keep
@@ -81,28 +90,25 @@ class Highest:
     ) -> None:
         """Consider one image; its thumbnail is made only where it is among the highest so far."""
         self._seen += 1
-        if len(self._heap) == self._keep and prediction.score <= self._heap[0].score:
+        rank = prediction.unusable is not None, prediction.score
+        if len(self._heap) == self._keep and rank <= self._heap[0][:2]:
             return
         entry = Ranked(
-            prediction.score,
+            *rank,
             -self._seen,
             shown_path(name),
             prediction.p_value,
-            prediction.is_anomalous,
+            prediction.verdict,
             thumbnail(),
+            prediction.unusable,
         )
         heapq.heappush(self._heap, entry)
         if len(self._heap) > self._keep:
             heapq.heappop(self._heap)
 
     def ranked(self) -> list[Ranked]:
-        """Highest score first; of equal scores, the earlier image."""
+        """Unusable and highest score first; of equal scores, the earlier image."""
         return sorted(self._heap, reverse=True)
-
-
-def verdict(is_anomalous: bool) -> str:
-    """The word for it."""
-    return "anomalous" if is_anomalous else "normal"
 
 
 def readable(value: float) -> str:
@@ -122,19 +128,21 @@ def draw_overlay(image: Image, prediction: Prediction, calibration: Calibration)
     size = max(17, min(width // 24, max(picture.size) // 40))
     gap = size // 2
     parts = [
-        verdict(prediction.is_anomalous).upper(),
+        prediction.verdict.upper(),
         f"score {readable(prediction.score)}",
         f"threshold {readable(calibration.threshold.value)}",
         f"p-value {prediction.p_value:.2g}",
     ]
-    lines = _wrap(parts, size, width - 3 * gap - size)
+    room = width - 3 * gap - size
+    lines = _wrap(parts, size, room, gap="   ")
+    lines += _wrap((prediction.unusable or "").split(), size, room, gap=" ")
     strip = len(lines) * round(1.4 * size) + gap
     canvas = PILImage.new("RGB", (width, picture.height + strip), PAPER)
     canvas.paste(SHADE, (0, 0, width, picture.height))
     canvas.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
     top = picture.height + gap
-    _sign(draw, (gap, top, size), prediction.is_anomalous)
+    _sign(draw, (gap, top, size), prediction.verdict)
     for number, line in enumerate(lines):
         place = (2 * gap + size, top + number * round(1.4 * size) + size // 2)
         draw.text(place, line, INK, _font(size), "lm")
@@ -184,17 +192,17 @@ def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
     draw.text((gap, head // 2), headline, INK, _font(28), "lm")
     for number, entry in enumerate(ranked):
         left, top = gap + number % columns * cell_width, head + number // columns * cell_height
-        colour = VERDICT_COLOURS[entry.is_anomalous]
+        colour = VERDICT_COLOURS[entry.verdict]
         draw.rectangle((left, top, left + box - 1, top + box - 1), SHADE)
         if entry.thumbnail is not None:
             small = entry.thumbnail
             place = (left + (box - small.width) // 2, top + (box - small.height) // 2)
             canvas.paste(small, place)
         frame = (left, top, left + box - 1, top + box - 1)
-        draw.rectangle(frame, outline=colour, width=border if entry.is_anomalous else 2)
+        draw.rectangle(frame, outline=colour, width=2 if entry.verdict == "normal" else border)
         text, middle = top + box + 6, size // 2
-        _sign(draw, (left, text, size), entry.is_anomalous)
-        words = f"{verdict(entry.is_anomalous)} {readable(entry.score)}"
+        _sign(draw, (left, text, size), entry.verdict)
+        words = f"{entry.verdict} {readable(entry.score)}"
         draw.text((left + size + 6, text + middle), words, INK, _font(size), "lm")
         # Codes for what Pillow's own font has no glyphs for.
         name = entry.name.encode("ascii", "backslashreplace").decode("ascii")
@@ -301,22 +309,24 @@ def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     return np.asarray(picture) > 0
 
 
-def _sign(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], is_anomalous: bool) -> None:
-    """A triangle for anomalous, a disc for normal, at (left, top, size)."""
+def _sign(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], verdict: Verdict) -> None:
+    """A triangle for anomalous, a disc for normal, a square for unusable, at (left, top, size)."""
     left, top, size = place
-    colour = VERDICT_COLOURS[is_anomalous]
-    if is_anomalous:
+    colour = VERDICT_COLOURS[verdict]
+    if verdict == "unusable":
+        draw.rectangle((left, top, left + size, top + size), colour)
+    elif verdict == "anomalous":
         corners = [(left, top + size), (left + size, top + size), (left + size // 2, top)]
         draw.polygon(corners, colour)
     else:
         draw.ellipse((left, top, left + size, top + size), colour)
 
 
-def _wrap(parts: Sequence[str], size: int, width: int) -> list[str]:
+def _wrap(parts: Sequence[str], size: int, width: int, *, gap: str) -> list[str]:
     """The parts side by side, on as many lines as the width asks for."""
-    lines = [parts[0]]
+    lines = list(parts[:1])
     for part in parts[1:]:
-        longer = f"{lines[-1]}   {part}"
+        longer = f"{lines[-1]}{gap}{part}"
         if _font(size).getlength(longer) <= width:
             lines[-1] = longer
         else:

@@ -28,6 +28,8 @@ class Example(NamedTuple):
     label: str
     score: float
     is_anomalous: bool
+    unusable: str | None
+    """See `Prediction.unusable`."""
     image: str
     anomaly_map: str
     outline: str
@@ -151,6 +153,7 @@ def _example(detector: Predictor, root: Path, sample: Sample) -> Example:
         label=shown_path(sample.label),
         score=prediction.score,
         is_anomalous=prediction.is_anomalous,
+        unusable=prediction.unusable,
         image=_data_uri(views.image),
         anomaly_map=_data_uri(views.anomaly_map),
         outline=_data_uri(views.outlined),

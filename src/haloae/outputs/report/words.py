@@ -84,6 +84,11 @@ def limits_of(metrics: Metrics, skipped: Sequence[ImageError], left_out: int) ->
                 f"Only {counted(count, f'{kind} test image')}: every figure that rests on so few "
                 f"is coarse."
             )
+    if metrics.unusable:
+        limits.append(
+            f"Too unlike the training images to be judged, as scores.csv says of each, but counted "
+            f"all the same: {counted(metrics.unusable, 'test image')}."
+        )
     if left_out:
         limits.append(
             f"Left out of the data set: {counted(left_out, 'file or folder', 'files or folders')}."
