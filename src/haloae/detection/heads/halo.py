@@ -23,7 +23,7 @@ from haloae.network.haloae import HaloAEOutput
 
 NEAREST = 3
 """Keys that share a cell's attention."""
-RIDGE = 0.05
+RIDGE = 0.03
 """Added to every variance of the residual; channels that vary much have one of about 1."""
 SHRINKAGE = 0.1
 """Share of the covariance of all places in that of each."""
