@@ -7,12 +7,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Tests start many interpreters: without compiled modules, each would compile torch anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import json
 import logging
 import multiprocessing
+import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -27,6 +31,9 @@ from haloae.config import (
     TrainingConfig,
 )
 
+if TYPE_CHECKING:  # not otherwise: the process that hands tests to the workers needs little
+    from faults.campaign import Record, Tally
+
 PLAIN = Config(
     preset="custom",
     image_size=256,
@@ -36,6 +43,15 @@ PLAIN = Config(
     detection=DetectionConfig(),
 )
 """No preset: what every setting is where nothing is said of it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of the campaign of `tests/faults` runs with ``-m faults``."""
+    group = parser.getgroup("faults")
+    group.addoption(
+        "--faults", type=int, default=10_000, metavar="N", help="most cases of each attack"
+    )
+    group.addoption("--faults-out", metavar="DIR", help="leave there what came of each attack")
 
 
 def pytest_configure() -> None:
@@ -143,3 +159,25 @@ def texture(seed: int, height: int = 40, width: int = 40) -> NDArray[np.uint8]:
     pixels = 128 + 40 * stripes[..., None] * [1.0, 0.8, 0.6] + 10 * noise
     image: NDArray[np.uint8] = pixels.clip(0, 255).astype(np.uint8)
     return image
+
+
+@pytest.fixture
+def most(request: pytest.FixtureRequest) -> int:
+    """Most cases of each attack of the campaign, as ``--faults`` says."""
+    return int(request.config.getoption("--faults"))
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> "Record":
+    """Keeps what came of an attack, for `benchmarks.faults`, under the row that it counts in."""
+    from benchmarks.machine import machine
+
+    def keep(row: str, tally: "Tally") -> None:
+        if (folder := request.config.getoption("--faults-out")) is None:
+            return
+        found = {"row": row, **asdict(tally), "machine": machine(1)}
+        path = Path(folder, re.sub(r"\W+", "-", request.node.nodeid).strip("-") + ".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+    return keep
