@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks import bad_images, counted, curve, folder, guard, speed_pages
+from benchmarks import bad_images, counted, curve, faults, folder, guard, speed_pages
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
 from haloae.detection.heads import head_named
@@ -195,6 +195,12 @@ def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
     return lambda _: Found(make())
 
 
+def campaign(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.faults`."""
+    found = faults.results(folders)
+    return Found(faults.table(folders), speed_pages.measured(found[0]) if found else "")
+
+
 SPEED = (
     "python -m benchmarks.speed --out runs/speed --threads 2 --repeats 5 --only "
     "published,default-float32,default-onnx,default-openvino,default-openvino-int8,"
@@ -256,6 +262,13 @@ KINDS = {
         "python -m benchmarks.bad_images --out runs/after",
         "Before: commit 25d8e9b. Processor time, and memory of the largest process, which now is "
         "the one that decodes; start-up included, limits as they are unless set.",
+    ),
+    "faults": Kind(
+        "The campaign of faults, before and now",
+        campaign,
+        "python -m pytest -m faults --faults-out runs/faults",
+        "Before: commit 480f0bc, see faults-before. Seconds by the clock, on a machine that had "
+        "other work; memory of the whole process, which holds torch.",
     ),
     "guard": Kind(
         "Pictures spoilt as a camera may do it, and what `fast` says of them",

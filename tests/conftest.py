@@ -12,11 +12,11 @@ import logging
 import multiprocessing
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +30,6 @@ from haloae.config import (
     NetworkConfig,
     TrainingConfig,
 )
-
-if TYPE_CHECKING:  # not otherwise: the process that hands tests to the workers needs little
-    from faults.campaign import Record, Tally
 
 PLAIN = Config(
     preset="custom",
@@ -168,11 +165,11 @@ def most(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> "Record":
+def record(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
     """Keeps what came of an attack, for `benchmarks.faults`, under the row that it counts in."""
     from benchmarks.machine import machine
 
-    def keep(row: str, tally: "Tally") -> None:
+    def keep(row: str, tally: Any) -> None:  # noqa: ANN401 - a `Tally`
         if (folder := request.config.getoption("--faults-out")) is None:
             return
         found = {"row": row, **asdict(tally), "machine": machine(1)}

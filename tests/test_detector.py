@@ -138,10 +138,10 @@ def test_an_image_that_cannot_be_scored_keeps_its_place(
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(good_paths[0].read_bytes()[:60])
-    images: list[Any] = [broken, *good_paths[:9], tmp_path / "missing.png", good_paths[9], 7]
+    images: list[Any] = [broken, *good_paths[:9], tmp_path / "missing.png", good_paths[9], 7, None]
     found = list(detector.stream(images))
     wrong = [index for index, result in enumerate(found) if isinstance(result, ImageError)]
-    assert wrong == [0, 10, 12]
+    assert wrong == [0, 10, 12, 13]
     assert "broken.png" in str(found[0])
     assert "missing.png" in str(found[10])
     for image, result in zip(images, found, strict=True):

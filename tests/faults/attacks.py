@@ -35,10 +35,10 @@ from haloae.config import Config
 from haloae.demo_set.pictures import make_picture
 from haloae.deploy.checks import seal
 from haloae.detector import Detector
-from haloae.errors import HaloaeError
+from haloae.errors import HaloaeError, ImageError
 
 MODELS = ("autoencoder.safetensors", "features.safetensors")
-EXPORTS = ("export.onnx", "export.xml")
+EXPORTS = ("one.onnx", "pair.xml")
 LATE = 2.0
 """Most seconds of processor time to load a small model and ask it once."""
 PICTURE = texture(1)
@@ -50,7 +50,7 @@ def prepare(folder: Path, tiny: Config, good: list[Path]) -> None:
     """Write the sound files of attacks into a folder."""
     networks: tuple[dict[str, Any], ...] = (
         {"network": {"image_decoder": [4]}, "detection": {"image_weight": 0.5}},
-        {"network": {"autoencoder": False}, "detection": {"head": "gaussian_halo"}},
+        {"network": {"autoencoder": False}, "detection": {"head": "halo"}},
     )
     for name, changes in zip(MODELS, networks, strict=True):
         config = tiny.replace(training={"steps": 1}, **changes)
@@ -132,7 +132,12 @@ def tensor(data: bytes, rng: np.random.Generator) -> bytes:
     name, other = (names[place] for place in rng.integers(len(names), size=2))
     dtypes = ("float16", "float64", "uint8", "int8", "uint16", "int64", "bool", "complex64")
     shapes = ((), (0,), (1,), (8, 1, 1), (3, 3, 3, 3), (1, 100_000))
-    fills = (np.nan, np.inf, -np.inf, -1.0, 0.0, 1e-45, 1e30, -3e38)
+    is_float = opened(data)[1][name].dtype.kind == "f"
+    fills = (
+        (-1.0, 0.0, 255.0)
+        if not is_float
+        else (np.nan, np.inf, -np.inf, -1.0, 0.0, 1e-45, 1e30, -3e38)
+    )
     changes: tuple[Change, ...] = (
         retyped(name, dtypes[rng.integers(len(dtypes))]),
         reshaped(name, shapes[rng.integers(len(shapes))]),
@@ -188,8 +193,6 @@ def sealed(ground: Path, *, name: str) -> Run:
     """Damage to a sealed export, or to the file beside it."""
     sound = ground / name
     files = [path for path in (sound, sound.with_suffix(".bin")) if path.exists()]
-    if sound.suffix == ".onnx":
-        files = [sound]
     right = said_by(sound)
     path = ground / f"damaged{sound.suffix}"
 

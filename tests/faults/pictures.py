@@ -106,8 +106,9 @@ def sound(name: str, shape: tuple[int, int] = SHAPE) -> bytes:
     return WRITERS[name](shape)
 
 
-def sentence(error: HaloaeError) -> str:
-    """One sentence, whatever is refused."""
+def sentence(error: HaloaeError, path: Path | None = None) -> str:
+    """One sentence, whatever is refused; of a file, with its name in front."""
+    assert path is None or str(error).startswith(f"{path}: "), f"it is not named: {error}"
     assert str(error).endswith("."), f"no sentence: {error}"
     assert "\n" not in str(error), f"no sentence: {error}"
     return "refused"
@@ -118,8 +119,7 @@ def read(path: Path) -> Image | None:
     try:
         image = read_image(path)
     except ImageError as error:
-        assert str(error).startswith(f"{path}: "), f"it is not named: {error}"
-        sentence(error)
+        sentence(error, path)
         return None
     assert image.pixels.shape == (image.height, image.width, 3), "not an image"
     assert np.isfinite(image.pixels).all(), "pixels that are not finite"
@@ -175,6 +175,12 @@ def polyglot(number: int) -> bytes:
     return sound(NAMES[first]) + sound(NAMES[second])
 
 
+def cut_short(number: int) -> bytes:
+    """A file that ends early."""
+    data = sound(NAMES[number % len(NAMES)])
+    return data[: int(generator("cuts", number).integers(len(data)))]
+
+
 def cut(ground: Path) -> Run:
     """Files that end early are refused, or hold every pixel none the less."""
     path, right = ground / "cut.img", {}
@@ -184,8 +190,7 @@ def cut(ground: Path) -> Run:
 
     def run(number: int) -> str:
         name = NAMES[number % len(NAMES)]
-        data = sound(name)
-        path.write_bytes(data[: int(generator("cuts", number).integers(len(data)))])
+        path.write_bytes(cut_short(number))
         found = read(path)
         assert found is None or _are_equal(found, right[name]), f"{name} was read in part"
         return "refused" if found is None else "read"

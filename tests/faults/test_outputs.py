@@ -26,6 +26,7 @@ from haloae.experiments.grid import MEASURED
 from haloae.outputs.folder import EVALUATION, PREDICTION
 from haloae.training.run_folder import RUN
 
+pytestmark = pytest.mark.faults
 TINY = """\
 preset = "autoencoder"
 image_size = 32

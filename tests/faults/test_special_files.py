@@ -9,6 +9,7 @@ import pytest
 
 from haloae.cli import main
 
+pytestmark = pytest.mark.faults
 SECONDS = 20
 Make = Callable[[Path], object]
 

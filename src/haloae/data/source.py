@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, NamedTuple
@@ -67,18 +68,19 @@ def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | Im
     remaining = iter(items)
     waiting: deque[tuple[Future[Decoded | ImageError], int]] = deque()
     waiting_bytes = 0
-    held: ImageLike | None = None
+    held: list[ImageLike] = []
     pool = ThreadPoolExecutor(DECODERS)
     try:
         while True:
             while len(waiting) < BATCH:
-                item = next(remaining, None) if held is None else held
-                if item is None:
+                if not held:
+                    held = list(islice(remaining, 1))  # of any kind: None is no image, nor the end
+                if not held:
                     break
-                expected = _expected_bytes(item)
-                held = item if waiting and waiting_bytes + expected > AHEAD_BYTES else None
-                if held is not None:
+                expected = _expected_bytes(held[0])
+                if waiting and waiting_bytes + expected > AHEAD_BYTES:
                     break
+                item = held.pop()
                 waiting.append((pool.submit(decoded, item, size), expected))
                 waiting_bytes += expected
             if not waiting:
