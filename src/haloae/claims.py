@@ -293,7 +293,7 @@ def _locked(path: Path, output: Path) -> Iterator[bool]:
 def _acquire(path: Path, output: Path) -> BinaryIO:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file: BinaryIO = os.fdopen(os.open(path, flags, 0o666), "r+b")
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
         if lock(file) is False:
             holder = file.readline(20).decode("ascii", "replace").strip()
             file.close()
@@ -303,8 +303,8 @@ def _acquire(path: Path, output: Path) -> BinaryIO:
                 f"--out."
             )
         if _is_at(path, file):
-            file.write(f"{os.getpid()}\n".encode())
-            file.flush()
+            with suppress(OSError):  # the disk is full, and the lock holds without a name
+                file.write(f"{os.getpid()}\n".encode())
             return file
         file.close()
 

@@ -16,6 +16,7 @@ from conftest import PLAIN
 from faults.models import small_export, small_graph, with_text
 from haloae import Config, Detector
 from haloae.cli import main
+from haloae.deploy.checks import seal
 from haloae.deploy.runtime import open_runtime
 from haloae.detection.heads import Seen, head_named
 from haloae.detection.native import Native
@@ -132,6 +133,18 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
             made.with_suffix(".bin").rename(path.with_suffix(".bin"))
         image = np.full((40, 40, 3), 90, np.uint8)
         assert 0 < Detector.load(path, threads=1).predict(image).score < 1
+
+
+@pytest.mark.parametrize("old", [b"image", b"anomaly_map", b"batch"])
+def test_names_in_a_graph_that_are_not_utf_8(
+    old: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = small_export(tmp_path / "m.onnx", CONFIG)
+    path.write_bytes(path.read_bytes().replace(old, b"\xff" + old[1:]))
+    seal(path)
+    with pytest.raises(ModelFileError):
+        open_runtime(path)
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5000, "1e999", "NaN"])

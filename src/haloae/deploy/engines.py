@@ -64,9 +64,14 @@ def open_onnx(path: Path, threads: int | None) -> Session:
             os.fspath(path) if _is_utf8(path) else graph[:],
             options,
             providers=["CPUExecutionProvider"],
+            enable_fallback=False,  # there is no other, and it would be printed
         )
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        inputs, outputs = session.get_inputs(), session.get_outputs()
+        inputs, outputs = (
+            {value.name: list(value.shape) for value in side}
+            for side in (session.get_inputs(), session.get_outputs())
+        )
+        types = {ONNX_TYPES.get(value.type, value.type) for value in session.get_inputs()}
     except Exception as error:  # its errors share no other base
         raise _unreadable(path, "ONNX", error) from error
 
@@ -76,9 +81,9 @@ def open_onnx(path: Path, threads: int | None) -> Session:
 
     return Session(
         text,
-        {value.name: list(value.shape) for value in inputs},
-        {value.name: list(value.shape) for value in outputs},
-        {ONNX_TYPES.get(value.type, value.type) for value in inputs},
+        inputs,
+        outputs,
+        types,
         _guarded(path, run),
         f"onnxruntime {onnxruntime.__version__}",
     )
