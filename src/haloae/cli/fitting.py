@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from haloae.cli import options
 from haloae.cli.screen import calibration_lines, report_run, report_skipped
-from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, wants_progress, workers
+from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, shown, wants_progress, workers
 from haloae.errors import ConfigError, DataError, ImageError, OutputError
 
 
@@ -38,10 +38,10 @@ def demo(
     )
     if not quiet:
         print(table(outcomes))
-        print(f"images in {out / DATA}; models, metrics.json and scores.csv in:")
+        print(f"images in {shown(out / DATA)}; models, metrics.json and scores.csv in:")
         for outcome in outcomes:
-            print(f"  {out / outcome.category}")
-        print(f"open in a browser: {out / REPORT}")
+            print(f"  {shown(out / outcome.category)}")
+        print(f"open in a browser: {shown(out / REPORT)}")
     return DONE
 
 
@@ -117,7 +117,7 @@ def train(
         if configured.network.autoencoder:
             steps = configured.training.steps
             how = f"in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}"
-        print(f"{out / MODEL}: fitted {how}")
+        print(f"{shown(out / MODEL)}: fitted {how}")
         print(calibration_lines(fitted.detector.calibration))
         if not fitted.is_finished:
             print("  stopped before the end of its schedule: --resume goes on")
@@ -167,7 +167,7 @@ def calibrate(
     calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate)
     calibrated.save(out)
     if not quiet:
-        print(f"{out}: calibrated")
+        print(f"{shown(out)}: calibrated")
         print(calibration_lines(calibrated.calibration))
     return SKIPPED if skipped else DONE
 
@@ -244,8 +244,9 @@ def benchmark(
         report=lambda run: report_run(run, quiet=quiet),
     )
     if not quiet:
-        print(f"\n{tables(results)}\nfor a script: {out / RESULTS} and {out / TABLES}")
-        print(f"open in a browser: {out / REPORT}")
+        places = f"{shown(out / RESULTS)} and {shown(out / TABLES)}"
+        print(f"\n{tables(results)}\nfor a script: {places}")
+        print(f"open in a browser: {shown(out / REPORT)}")
     failed = sum("error" in run for run in results["runs"])
     if failed == len(results["runs"]):
         raise DataError(f"{root}: every run failed: see {out / RESULTS}.")

@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from haloae._version import __version__
 from haloae.cli.fitting import benchmark, calibrate, demo, train
-from haloae.cli.shared import BAD_INPUT, DONE, INTERRUPTED
+from haloae.cli.shared import BAD_INPUT, DONE, INTERRUPTED, shown
 from haloae.cli.using import evaluate, export, info, predict
 from haloae.errors import EXTRAS, HaloaeError, MissingExtraError
 from haloae.files import FULL
@@ -97,7 +97,7 @@ def _reason(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"haloae: {message}", file=sys.stderr)
+    print(f"haloae: {shown(message)}", file=sys.stderr)
     return code
 
 

@@ -58,3 +58,12 @@ def progress_bar(title: str, *, quiet: bool) -> Callable[[Iterable[Any]], Any]:
         return tqdm(items, title, disable=not wants_progress(quiet), leave=False)
 
     return wrap
+
+
+def shown(path: str | Path) -> str:
+    """A path, or a sentence with one in it, as one printable line."""
+    if str(path).isprintable():
+        return str(path)
+    from haloae.data.images import shown_path
+
+    return shown_path(path)

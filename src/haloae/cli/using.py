@@ -16,7 +16,7 @@ from haloae.cli.screen import (
     model_values,
     report_skipped,
 )
-from haloae.cli.shared import DONE, SKIPPED, load_any, prepare, progress_bar
+from haloae.cli.shared import DONE, SKIPPED, load_any, prepare, progress_bar, shown
 from haloae.errors import ConfigError, DataError
 
 
@@ -67,9 +67,9 @@ def predict(
         found = f"{counts.anomalous} anomalous, {counts.normal} normal, {skipped} skipped"
         if counts.unusable:
             found = f"{counts.unusable} unusable, {found}"
-        print(f"{out / PREDICTIONS}: {found}")
+        print(f"{shown(out / PREDICTIONS)}: {found}")
         if overlays != "none" and counts.highest:
-            print(f"to look at: {out / SHEET}, {out / OVERLAYS}")
+            print(f"to look at: {shown(out / SHEET)}, {shown(out / OVERLAYS)}")
         print(calibration_lines(detector.calibration))
         if counts.highest:
             print(highest_scores(counts))
@@ -131,7 +131,8 @@ def export(
     if not quiet:
         images = "good images" if chosen else "made-up textures"
         print(
-            f"{out}: run on {parity.images} {images}; largest relative difference from {model}: "
+            f"{shown(out)}: run on {parity.images} {images}; largest relative difference from "
+            f"{shown(model)}: "
             f"score {parity.score:.1e}, map {parity.map:.1e}"
         )
     if category is not None and not quiet:
@@ -181,7 +182,7 @@ def evaluate(
         print(out / "metrics.json")
         print(metric_lines(result.metrics))
         print(calibration_lines(detector.calibration))
-        print(f"open in a browser: {out / REPORT}")
+        print(f"open in a browser: {shown(out / REPORT)}")
     return SKIPPED if result.skipped or category.skipped else DONE
 
 
@@ -216,7 +217,7 @@ def info(
         values = model_values(header, parameters) | ({"cost": counted} if counted else {})
         print(json.dumps(values, indent=2))
         return DONE
-    print(model)
+    print(shown(model))
     print(model_lines(header, parameters))
     if counted:
         print(cost_table(counted))
