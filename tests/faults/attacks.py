@@ -268,7 +268,12 @@ def camera(_: Path) -> Run:
     config = PLAIN.replace(
         image_size=192,
         backbone="random",
-        network={"trunk": "tiny", "autoencoder": False, "classifier": False},
+        network={
+            "trunk": "tiny",
+            "autoencoder": False,
+            "classifier": False,
+            "reduced_channels": 8,
+        },
         detection={"head": "gaussian"},
     )
     detector = Detector.fit(pictures[:FITTED], config=config, device="cpu")

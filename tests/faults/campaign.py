@@ -91,6 +91,7 @@ def attack_apart(
         process = processes.Process(target=_work, args=(attack, ground, left, theirs))
         process.start()
         theirs.close()
+        ours.recv()  # where nothing is to be had, nothing can be attacked
         try:
             while left:
                 if not ours.poll(HANG):
@@ -110,6 +111,7 @@ def attack_apart(
 def _work(attack: Attack, ground: Path, numbers: list[int], pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
     run = attack.make(ground)
+    pipe.send("ready")
     for number in numbers:
         pipe.send(_ended(run, number))
     sizes = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from faults.campaign import Record, Tally
 from faults.kills import contents, hidden_in, killed_before, was_killed
 from haloae.claims import claim_folder, write_together
 from haloae.cli import main
@@ -86,7 +87,7 @@ def test_a_prediction_that_fails_leaves_the_old_one(
     assert hidden_in(out) == set()
 
 
-def kill_predictions(two_models: list[Path], labelled: Path, steps: Iterator[int]) -> None:
+def kill_predictions(two_models: list[Path], labelled: Path, steps: Iterator[int]) -> Tally:
     whole = []
     for name, model, part in (("old", two_models[0], "test"), ("new", two_models[1], "test/hole")):
         assert predicted(model, labelled / part, Path(name)) == 0
@@ -110,6 +111,7 @@ def kill_predictions(two_models: list[Path], labelled: Path, steps: Iterator[int
             break
     assert sorted(found) == found
     assert set(found) == {0, 1}
+    return Tally(len(found))
 
 
 def test_predict_killed_before_some_steps(two_models: list[Path], labelled: Path) -> None:
@@ -117,8 +119,11 @@ def test_predict_killed_before_some_steps(two_models: list[Path], labelled: Path
 
 
 @pytest.mark.slow
-def test_predict_killed_before_any_step(two_models: list[Path], labelled: Path) -> None:
-    kill_predictions(two_models, labelled, iter(range(1, 1000)))
+def test_predict_killed_before_any_step(
+    two_models: list[Path], labelled: Path, record: Record
+) -> None:
+    found = kill_predictions(two_models, labelled, iter(range(1, 1000)))
+    record("kill -9 of `predict --overwrite`, before each step", found)
 
 
 # evaluate
@@ -334,7 +339,9 @@ def test_evaluate_killed_at_random_steps(seed: int, two_models: list[Path], labe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_benchmark_killed_at_random_steps(seed: int, labelled: Path, tiny: Config) -> None:
+def test_benchmark_killed_at_random_steps(
+    seed: int, labelled: Path, tiny: Config, record: Record
+) -> None:
     rng = np.random.default_rng(seed)
     first, second = ({"tiny": tiny.replace(training={"steps": steps})} for steps in (2, 3))
     run_benchmark(labelled.parent, Path("old"), first)
@@ -356,6 +363,7 @@ def test_benchmark_killed_at_random_steps(seed: int, labelled: Path, tiny: Confi
         assert replaced(old, contents(run))
         results = json.loads((out / "results.json").read_text())["runs"]
         assert results[0]["metrics"]["threshold"] == metrics_of(run)["threshold"]
+    record("kill -9 of `benchmark`, then `--resume`", Tally(5))
 
 
 def metrics_of(out: Path) -> dict[str, object]:
