@@ -175,8 +175,8 @@ class DetectionConfig(_Frozen):
             raise ValueError(f"sigma must be 0, or at least {LEAST_SIGMA}, got {self.sigma}")
         if self.smoothing == "published" and self.sigma:
             raise ValueError(
-                f"smoothing published has a kernel of its own, and sigma is {self.sigma}: set sigma "
-                f"to 0, or smoothing to gaussian"
+                f"smoothing published has a kernel of its own, and sigma is {self.sigma}: set "
+                "sigma to 0, or smoothing to gaussian"
             )
         return self
 
