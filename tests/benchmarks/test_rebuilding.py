@@ -141,8 +141,8 @@ def test_halo_attention_gives_back_no_more_of_a_patch_than_of_good_cells(side: i
     assert louder == pytest.approx(loud / 10, rel=0.1)
 
 
-def test_what_a_detector_rebuilds(good_folder: Path, tiny: Config) -> None:
-    detector = Detector.fit(good_folder, config=tiny, device="cpu")
+def test_what_a_detector_rebuilds(two_models: list[Path]) -> None:
+    detector = Detector.load(two_models[0], device="cpu")
     pixels = np.stack([texture(seed, 32, 32) for seed in (50, 51)]).transpose(0, 3, 1, 2)
     with torch.inference_mode():
         image = detector.network.normalise(torch.from_numpy(pixels / np.float32(255)))
