@@ -43,6 +43,7 @@ class HaloHead(Head):
         gaussian: of the residuals of good images.
     """
 
+    leaves_out = False
     rebuilding: Tensor
 
     def __init__(self, memory: NearestHaloHead, rebuilding: Tensor, gaussian: GaussianHead) -> None:
@@ -103,7 +104,7 @@ class HaloHead(Head):
     def without(self, seen: Seen, index: int) -> "HaloHead":
         """Without one image: neither attention nor its place's Gaussian knows it.
 
-        Of the map, one for all places, it is too small a part.
+        In the map, and in what others attended to, it stays: of many images a small part.
         """
         return HaloHead(
             self.memory.without(seen, index), self.rebuilding, self.gaussian.without(seen, index)
