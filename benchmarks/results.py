@@ -21,7 +21,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks import bad_images, counted, curve, folder, guard, speed_pages, thresholds
+from benchmarks import (
+    bad_images,
+    copying,
+    counted,
+    curve,
+    folder,
+    guard,
+    speed_pages,
+    thresholds,
+)
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
 from haloae.detection.heads import head_named
@@ -135,6 +144,14 @@ def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> di
     wanted = {row["category"] for row in of_categories}
     found = [row[metric]["mean"] for row in of_categories if row["variant"] == variant]
     return {"mean": fmean(found), "n": 1} if found and len(found) == len(wanted) else None
+
+
+def attention_memory(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.attention_kinds`, which is imported late: it adds heads to the table."""
+    from benchmarks import attention_kinds
+
+    runs = finished(folders)
+    return Found(attention_kinds.table(runs), _circumstances(runs))
 
 
 def _circumstances(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -290,6 +307,22 @@ KINDS = {
         _of_speed(guard.cost_table),
         GUARD,
         "Medians, by turns, on a machine that had other work: the share is what counts.",
+    ),
+    "attention-memory": Kind(
+        "Kinds of attention over the memory, all else equal",
+        attention_memory,
+        "python -m benchmarks.attention_kinds ROOT --out runs/attention",
+        "Image AUROC; AUPRO over the sets that have masks; papers count as one set. Means of place "
+        "and window do not look at the cell: both are a Gaussian a place.",
+    ),
+    "copy-index": Kind(
+        "How much of a patch that is pasted into the features comes back in what is rebuilt",
+        _of_speed(copying.table),
+        "haloae demo; haloae benchmark haloae-demo/data --presets default,fast,autoencoder "
+        "--out runs/demo; python -m benchmarks.copying haloae-demo/data runs/demo "
+        "--out runs/copying",
+        "0 predicts, 1 copies. Sides of patches are in cells. good: of another good image, at the "
+        "same place; foreign: of an image of the other set.",
     ),
     "curve": Kind(
         "Image AUROC of `autoencoder` by the number of training steps",

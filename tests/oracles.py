@@ -376,7 +376,7 @@ def rebuilding_map_by_loops(
         height, width = left.shape[2:]
         soft = torch.zeros_like(left)
         for i, j in np.ndindex(3, 3):
-            weight = (1, 2, 1)[i] * (1, 2, 1)[j] / 16
+            weight = (1, 4, 1)[i] * (1, 4, 1)[j] / 36
             soft += weight * padded[..., i : i + height, j : j + width]
         return soft
 

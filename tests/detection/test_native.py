@@ -62,7 +62,7 @@ def of_features(
     tiny: Config, good_paths: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> bytes:
     """One whose head is Gaussians and a memory."""
-    changes = {"network": {"autoencoder": False}, "detection": {"head": "gaussian_halo"}}
+    changes = {"network": {"autoencoder": False}, "detection": {"head": "halo"}}
     return written(tiny.replace(**changes), good_paths, tmp_path_factory.mktemp("features"))
 
 
@@ -117,13 +117,16 @@ def test_tensors_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        *(retyped(f"head.{name}", "int32") for name in ("spread", "halo.memory", "gaussian.mean")),
-        *(filled(f"head.{name}", math.inf) for name in ("spread", "gaussian.whitening")),
-        reshaped("head.halo.memory", (1, 48, 8)),
+        *(
+            retyped(f"head.{name}", "int32")
+            for name in ("rebuilding", "memory.memory", "gaussian.mean")
+        ),
+        *(filled(f"head.{name}", math.inf) for name in ("rebuilding", "gaussian.whitening")),
+        reshaped("head.memory.memory", (1, 48, 8)),
         reshaped("head.gaussian.whitening", (64, 1)),
-        reshaped("head.spread", ()),
-        renamed("head.halo.memory", None),
-        renamed("head.spread", "head.spreads"),
+        reshaped("head.rebuilding", ()),
+        renamed("head.memory.memory", None),
+        renamed("head.rebuilding", "head.rebuilt"),
     ],
 )
 def test_tensors_of_a_head_that_do_not_fit_are_refused(

@@ -303,6 +303,10 @@ def _product(result: Tensor, left: Tensor, *_: object) -> int:
     return result.numel() * left.shape[-1]
 
 
+def _added_product(result: Tensor, _: Tensor, left: Tensor, *__: object) -> int:
+    return _product(result, left)
+
+
 def _attention(_: Tensor, query: Tensor, key: Tensor, value: Tensor) -> int:
     """A logit for each pair of query and key, then the mix of values."""
     pairs = query[..., 0].numel() * key.shape[-2]
@@ -314,6 +318,7 @@ MULTIPLY_ADDS: Mapping[Any, Callable[..., int]] = {
     aten.linear: _product,
     aten.mm: _product,
     aten.bmm: _product,
+    aten.baddbmm: _added_product,
     aten.scaled_dot_product_attention: _attention,
 }
 """The operations that multiply and add, and how often, from their result and arguments."""
