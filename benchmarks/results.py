@@ -21,7 +21,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks import bad_images, copying, counted, curve, folder, guard, speed_pages
+from benchmarks import (
+    bad_images,
+    copying,
+    counted,
+    curve,
+    folder,
+    guard,
+    speed_pages,
+    thresholds,
+)
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
 from haloae.detection.heads import head_named
@@ -195,6 +204,13 @@ def _of_folder(
     return made
 
 
+def _thresholds(folders: Sequence[Path]) -> Found:
+    """All splits of `benchmarks.thresholds`'s folders together."""
+    results = _results(folders)
+    splits = [each for found in results for each in found["splits"]]
+    return Found(thresholds.table({"splits": splits}), speed_pages.measured(results[0]))
+
+
 def _results(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return [json.loads((each / "results.json").read_text("utf-8")) for each in folders]
 
@@ -264,6 +280,13 @@ KINDS = {
         "python -m benchmarks.bad_images --out runs/after",
         "Before: commit 25d8e9b. Processor time, and memory of the largest process, which now is "
         "the one that decodes; start-up included, limits as they are unless set.",
+    ),
+    "thresholds": Kind(
+        "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
+        _thresholds,
+        "python -m benchmarks.thresholds ROOT --out runs/thresholds",
+        "Mean over random splits of all good images, in brackets its 95 % interval by Student's t. "
+        "Splits share images: those that a set lacks no split shows.",
     ),
     "guard": Kind(
         "Pictures spoilt as a camera may do it, and what `fast` says of them",

@@ -43,6 +43,7 @@ class HaloHead(Head):
         gaussian: of the residuals of good images.
     """
 
+    leaves_out = False
     attention: ClassVar[type[NearestHaloHead]] = NearestHaloHead
     """What gives each cell the good ones it is rebuilt from."""
     rebuilding: Tensor
@@ -115,7 +116,7 @@ class HaloHead(Head):
     def without(self, seen: Seen, index: int) -> "HaloHead":
         """Without one image: neither attention nor its place's Gaussian knows it.
 
-        Of the map, one for all places, it is too small a part.
+        In the map, and in what others attended to, it stays: of many images a small part.
         """
         return type(self)(
             self.memory.without(seen, index), self.rebuilding, self.gaussian.without(seen, index)
