@@ -230,10 +230,12 @@ KINDS = {
     "benchmark": Kind(
         "Ten sets of real photographs",
         benchmark,
+        "haloae benchmark ROOT --presets default --seeds 0,1,2 --out runs/default; "
         "haloae benchmark ROOT --presets default --heads gaussian,nearest,nearest_halo "
-        "--out runs/default; haloae benchmark ROOT --presets fast --out runs/fast",
-        "Defects detected and false alarms are of each run's own scores, with the threshold as the "
-        "package now fits it to the scores of good images in the run's model file.",
+        "--out runs/heads; haloae benchmark ROOT --presets fast --out runs/fast",
+        "`default` with three seeds, the others with one. Defects detected and false alarms are of "
+        "each run's own scores, with the threshold as the package now fits it to the scores of "
+        "good images in the run's model file.",
     ),
     "demo": Kind(
         "What `haloae demo` measures",
