@@ -34,7 +34,6 @@ IMAGE_DECODER = (704, 380, 190, 95, 47, 23, 3, 3)
 BLOCK, HALO, HEAD_DIM = 12, 2, 16
 WINDOW = BLOCK + 2 * HALO
 STRIDE = 4
-SIGMA = 0.8
 
 
 class Extractor(nn.Module):
@@ -251,10 +250,9 @@ class Published(nn.Module):
 
 
 def smooth(anomaly: Tensor) -> Tensor:
-    """3×3 Gaussian on maps (B, h, w)."""
-    weights = torch.exp(torch.tensor([-1.0, 0.0, -1.0]) / (2 * SIGMA**2)).to(anomaly)
-    kernel = weights[:, None] * weights / weights.sum() ** 2
-    padded = F.pad(anomaly[:, None], (1, 1, 1, 1), mode="replicate")
+    """A fixed 3×3 kernel on maps (B, h, w); the border is reflected without its cells."""
+    kernel = anomaly.new_tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    padded = F.pad(anomaly[:, None], (1, 1, 1, 1), mode="reflect")
     return F.conv2d(padded, kernel[None, None]).squeeze(1)
 
 

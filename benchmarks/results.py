@@ -21,7 +21,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks import bad_images, counted, curve, faults, folder, guard, speed_pages
+from benchmarks import (
+    bad_images,
+    copying,
+    counted,
+    curve,
+    faults,
+    folder,
+    guard,
+    speed_pages,
+    thresholds,
+)
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
 from haloae.detection.heads import head_named
@@ -137,6 +147,14 @@ def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> di
     return {"mean": fmean(found), "n": 1} if found and len(found) == len(wanted) else None
 
 
+def attention_memory(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.attention_kinds`, which is imported late: it adds heads to the table."""
+    from benchmarks import attention_kinds
+
+    runs = finished(folders)
+    return Found(attention_kinds.table(runs), _circumstances(runs))
+
+
 def _circumstances(runs: Sequence[Mapping[str, Any]]) -> str:
     """Versions, weights and seeds of runs."""
     told = {
@@ -187,6 +205,13 @@ def _of_folder(
     return made
 
 
+def _thresholds(folders: Sequence[Path]) -> Found:
+    """All splits of `benchmarks.thresholds`'s folders together."""
+    results = _results(folders)
+    splits = [each for found in results for each in found["splits"]]
+    return Found(thresholds.table({"splits": splits}), speed_pages.measured(results[0]))
+
+
 def _results(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return [json.loads((each / "results.json").read_text("utf-8")) for each in folders]
 
@@ -212,10 +237,12 @@ KINDS = {
     "benchmark": Kind(
         "Ten sets of real photographs",
         benchmark,
+        "haloae benchmark ROOT --presets default --seeds 0,1,2 --out runs/default; "
         "haloae benchmark ROOT --presets default --heads gaussian,nearest,nearest_halo "
-        "--out runs/default; haloae benchmark ROOT --presets fast --out runs/fast",
-        "Defects detected and false alarms are of each run's own scores, with the threshold as the "
-        "package now fits it to the scores of good images in the run's model file.",
+        "--out runs/heads; haloae benchmark ROOT --presets fast --out runs/fast",
+        "`default` with three seeds, the others with one. Defects detected and false alarms are of "
+        "each run's own scores, with the threshold as the package now fits it to the scores of "
+        "good images in the run's model file.",
     ),
     "demo": Kind(
         "What `haloae demo` measures",
@@ -270,6 +297,13 @@ KINDS = {
         "Before: commit 480f0bc, see faults-before. Seconds by the clock, on a machine that had "
         "other work; memory of the whole process, which holds torch.",
     ),
+    "thresholds": Kind(
+        "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
+        _thresholds,
+        "python -m benchmarks.thresholds ROOT --out runs/thresholds",
+        "Mean over random splits of all good images, in brackets its 95 % interval by Student's t. "
+        "Splits share images: those that a set lacks no split shows.",
+    ),
     "guard": Kind(
         "Pictures spoilt as a camera may do it, and what `fast` says of them",
         _of_speed(guard.spoilt_table),
@@ -289,6 +323,22 @@ KINDS = {
         _of_speed(guard.cost_table),
         GUARD,
         "Medians, by turns, on a machine that had other work: the share is what counts.",
+    ),
+    "attention-memory": Kind(
+        "Kinds of attention over the memory, all else equal",
+        attention_memory,
+        "python -m benchmarks.attention_kinds ROOT --out runs/attention",
+        "Image AUROC; AUPRO over the sets that have masks; papers count as one set. Means of place "
+        "and window do not look at the cell: both are a Gaussian a place.",
+    ),
+    "copy-index": Kind(
+        "How much of a patch that is pasted into the features comes back in what is rebuilt",
+        _of_speed(copying.table),
+        "haloae demo; haloae benchmark haloae-demo/data --presets default,fast,autoencoder "
+        "--out runs/demo; python -m benchmarks.copying haloae-demo/data runs/demo "
+        "--out runs/copying",
+        "0 predicts, 1 copies. Sides of patches are in cells. good: of another good image, at the "
+        "same place; foreign: of an image of the other set.",
     ),
     "curve": Kind(
         "Image AUROC of `autoencoder` by the number of training steps",

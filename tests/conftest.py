@@ -41,6 +41,8 @@ PLAIN = Config(
 )
 """No preset: what every setting is where nothing is said of it."""
 
+collect_ignore = ["faults/fuzz.py"]  # it needs atheris
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much of the campaign of `tests/faults` runs with ``-m faults``."""

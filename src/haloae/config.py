@@ -159,8 +159,11 @@ class DetectionConfig(_Frozen):
     """What residuals are compared with, see `haloae.detection.maps.residual_map`."""
     image_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Weight of the image branch's map, added to the features' map."""
+    smoothing: Literal["gaussian", "published"] = "gaussian"
+    """Of the map; ``published``: by 3×3 cells, always the same, see `haloae.detection.maps`."""
     sigma: Annotated[float, Field(ge=0, le=100)] = 0.8
-    """Gaussian smoothing of the map, in feature cells; 0, or at least `LEAST_SIGMA`."""
+    """Of the Gaussian, in feature cells; 0, which smooths nothing, or at least `LEAST_SIGMA`; with
+    ``published`` 0."""
     top_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The score is the mean of this share of the map, its highest values."""
     false_alarm_rate: Fraction = 0.01
@@ -170,6 +173,11 @@ class DetectionConfig(_Frozen):
     def _check(self) -> Self:
         if 0 < self.sigma < LEAST_SIGMA:
             raise ValueError(f"sigma must be 0, or at least {LEAST_SIGMA}, got {self.sigma}")
+        if self.smoothing == "published" and self.sigma:
+            raise ValueError(
+                f"smoothing published has a kernel of its own, and sigma is {self.sigma}: set "
+                "sigma to 0, or smoothing to gaussian"
+            )
         return self
 
 

@@ -48,7 +48,7 @@ PAPER = Config(
     ),
     loss=LossConfig(),
     training=TrainingConfig(steps=EPOCHS * 750),
-    detection=DetectionConfig(normalisation="difference"),
+    detection=DetectionConfig(normalisation="difference", smoothing="published", sigma=0),
 )
 # Chosen by what docs/adr/0002 to 0006 measured.
 AUTOENCODER = Config(

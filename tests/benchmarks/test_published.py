@@ -6,7 +6,7 @@ from benchmarks.published import Published, multiply_adds
 from benchmarks.untrained import settle
 from torch import Tensor
 
-from haloae.detection.maps import Usual, image_score, residual_map, residuals, smooth
+from haloae.detection.maps import Usual, image_score, residual_map, residuals, smoothed
 from haloae.network.haloae import HaloAE
 from haloae.presets import PAPER
 
@@ -35,7 +35,7 @@ def test_map_and_score_are_those_of_the_paper_preset(paper: HaloAE) -> None:
     with torch.inference_mode():
         residual = residuals(paper(batch), batch)
         usual = Usual(*(part.mean(0).flip(-1) for part in residual), 1)
-        wanted = smooth(residual_map(residual, usual, PAPER.detection), PAPER.detection.sigma)
+        wanted = smoothed(residual_map(residual, usual, PAPER.detection), PAPER.detection)
         scores, maps = Published(paper.state_dict(), usual.features.mean(0)).double()(shown)
     assert wanted.std() > 0.01 * wanted.max()
     assert (maps - wanted).abs().max() < 1e-5 * wanted.max()

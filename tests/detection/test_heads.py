@@ -1,6 +1,6 @@
 """The heads that look at features: against loops, without an image, kept in a file, exported."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from haloae.config import Config
 from haloae.data.images import read_image
 from haloae.data.views import resize
 from haloae.deploy.export import export_model
-from haloae.detection.good import measure_good
+from haloae.detection import good as good_module
+from haloae.detection.good import measure_good, measure_seen
 from haloae.detection.heads import Head, Seen, head_named
 from haloae.detection.heads import gaussian as gaussian_module
 from haloae.detection.heads import halo as halo_module
@@ -25,6 +26,7 @@ from haloae.detection.heads.moments import NEAR
 from haloae.detection.heads.nearest import NearestHead
 from haloae.detection.heads.nearest_halo import BLOCK, Memory, NearestHaloHead, blocks_of
 from haloae.detection.model_file import read_model, write_model
+from haloae.detection.scorer import judge
 from haloae.detector import Detector, check_names
 from haloae.errors import ConfigError, DataError, ModelFileError
 from haloae.network.haloae import HaloAEOutput
@@ -477,6 +479,39 @@ def test_measuring_by_a_head_that_is_given_fits_none(
     )
     assert head is detector.head
     assert np.mean(left_in) < np.mean(detector.calibration.scores), "its own images look usual"
+
+
+def test_few_images_are_scored_by_heads_that_were_fitted_without_them() -> None:
+    """Else others' attention to an image, and the map, would make it look usual."""
+    good, config = drawn(6, side=4), config_of("halo", side=4)
+    wanted = []
+    for index in range(len(good)):
+        others = torch.cat([good[:index], good[index + 1 :]])
+        image = Seen(output_of(good[index : index + 1]), torch.zeros(1, 3, 8, 8))
+        wanted.append(judge(fitted("halo", others)(*image), config.detection)[0].item())
+    found = measure_seen(seeing(good), config)
+    assert found.scores == pytest.approx(sorted(wanted), rel=1e-4)
+    assert found.head.images == len(good)
+
+
+def test_each_fold_is_scored_by_a_head_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[int] = []
+    fit = HaloHead.fit.__func__
+
+    def counted(cls: type[HaloHead], config: Config, seen: Callable[[], Iterable[Seen]]) -> Head:
+        counts.append(sum(1 for _ in seen()))
+        return fit(cls, config, seen)
+
+    monkeypatch.setattr(HaloHead, "fit", classmethod(counted))
+    monkeypatch.setattr(good_module, "FOLDS", 3)
+    monkeypatch.setattr(good_module, "FEW", 8)
+    assert len(measure_seen(seeing(drawn(7, side=4)), config_of("halo", side=4)).scores) == 7
+    assert counts == [7, 4, 5, 5]
+    counts.clear()
+    measure_seen(seeing(drawn(8, side=4)), config_of("halo", side=4))
+    assert counts == [8], "of many images each is left out of the one head"
 
 
 @pytest.mark.parametrize("name", HEADS)

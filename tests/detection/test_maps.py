@@ -18,8 +18,11 @@ from haloae.detection.maps import (
     residual_map,
     residuals,
     smooth,
+    smooth_as_published,
+    smoothed,
 )
 from haloae.detection.predictor import resize_map
+from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 from haloae.presets import PAPER
 
@@ -38,12 +41,14 @@ def settings(**changes: object) -> DetectionConfig:
 
 
 def anomaly_map(residual: Residuals, usual: Usual, config: DetectionConfig) -> Tensor:
-    return smooth(residual_map(residual, usual, config), config.sigma)
+    return smoothed(residual_map(residual, usual, config), config)
 
 
-def smooth_by_scipy(anomaly: np.ndarray) -> np.ndarray:
-    """3×3 Gaussian of σ 0.8, the border's values going on outside."""
-    return np.stack([ndimage.gaussian_filter(m, 0.8, radius=1, mode="nearest") for m in anomaly])
+def published_by_scipy(anomaly: np.ndarray) -> np.ndarray:
+    """¼ ½ ¼ along each axis; outside, the cells beside the border's mirrored (reflect-101)."""
+    for axis in (1, 2):
+        anomaly = ndimage.correlate1d(anomaly, [0.25, 0.5, 0.25], axis, mode="mirror")
+    return anomaly
 
 
 def test_residuals_are_squared_errors_on_the_feature_grid() -> None:
@@ -64,7 +69,7 @@ def test_published_map_and_score() -> None:
     squared, good = squares(3, 6, 9, 7), squares(6, 9, 7, seed=1)
     found = anomaly_map(Residuals(squared, None), Usual(good, None, 9), config)
     expected = np.abs(squared.numpy().mean(1) - good.numpy().mean(0))
-    expected = smooth_by_scipy(expected)
+    expected = published_by_scipy(expected)
     assert np.allclose(found.numpy(), expected, atol=1e-6)
     assert np.allclose(
         image_score(found, config.top_share).numpy(), expected.mean((1, 2)), atol=1e-6
@@ -151,17 +156,23 @@ def test_one_image_does_not_depend_on_the_others() -> None:
     assert torch.allclose(together[1:2], alone, rtol=1e-6)
 
 
-def test_the_published_kernel_is_3_by_3_and_sums_to_one() -> None:
-    point = torch.zeros(1, 9, 9)
-    point[0, 4, 4] = 1
-    kernel = smooth(point, 0.8)[0]
-    assert kernel.sum().item() == pytest.approx(1)
-    outside = kernel.clone()
-    outside[3:6, 3:6] = 0
-    assert not outside.any()
-    side = np.exp(-np.array([1, 0, 1]) / (2 * 0.8**2))
-    expected = np.outer(side, side) / side.sum() ** 2
-    assert np.allclose(kernel[3:6, 3:6].numpy(), expected, atol=1e-6)
+def test_the_published_smoothing_is_binomial_and_mirrors_at_the_border() -> None:
+    anomaly = squares(3, 9, 7)
+    published = smooth_as_published(anomaly)
+    assert np.allclose(published.numpy(), published_by_scipy(anomaly.numpy()), atol=1e-6)
+    assert not torch.allclose(smooth(anomaly, 0.8), published, atol=1e-3), "older files'"
+
+
+def test_a_narrow_gaussian_is_3_by_3_and_repeats_the_border() -> None:
+    anomaly = squares(3, 9, 7)
+    wanted = [ndimage.gaussian_filter(m, 0.8, radius=1, mode="nearest") for m in anomaly.numpy()]
+    assert np.allclose(smooth(anomaly, 0.8).numpy(), np.stack(wanted), atol=1e-6)
+
+
+def test_the_published_smoothing_takes_no_sigma() -> None:
+    with pytest.raises(ConfigError, match=r"smoothing published .* sigma is 2\.0: set sigma to 0"):
+        PAPER.replace(detection={"sigma": 2.0})
+    assert PLAIN.detection.smoothing == "gaussian", "as files that do not say were made"
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 0.8, 1.0, 2.5, 6.0])

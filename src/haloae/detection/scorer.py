@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from haloae.config import DetectionConfig
 from haloae.data.views import WHITE
 from haloae.detection.heads import Head, Seen
-from haloae.detection.maps import image_score, smooth
+from haloae.detection.maps import image_score, smoothed
 from haloae.network.haloae import HaloAE
 
 
@@ -81,5 +81,5 @@ def see(network: HaloAE, pixels: Tensor) -> Seen:
 
 def judge(unusual: Tensor, config: DetectionConfig) -> tuple[Tensor, Tensor]:
     """Scores (B,) and smoothed maps (B, h, w) of a head's output, (B, h, w)."""
-    anomaly = smooth(unusual, config.sigma)
+    anomaly = smoothed(unusual, config)
     return image_score(anomaly, config.top_share), anomaly

@@ -36,6 +36,8 @@ class Head(nn.Module, ABC):
     refits: ClassVar[bool] = False
     """True: good images that come later replace those it was fitted to, see `Detector.calibrated`;
     False: they are new to it, and only scored."""
+    leaves_out: ClassVar[bool] = True
+    """False: `without` leaves something of the image in, which tells where images are few."""
     images: int
     """Good images behind its statistics."""
 

@@ -8,7 +8,7 @@ covariance of the residual, a place (docs/adr/0008).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,9 @@ class HaloHead(Head):
         gaussian: of the residuals of good images.
     """
 
+    leaves_out = False
+    attention: ClassVar[type[NearestHaloHead]] = NearestHaloHead
+    """What gives each cell the good ones it is rebuilt from."""
     rebuilding: Tensor
 
     def __init__(self, memory: NearestHaloHead, rebuilding: Tensor, gaussian: GaussianHead) -> None:
@@ -60,7 +63,7 @@ class HaloHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Fit the memory, the map, and the Gaussians, with a pass over the images for each."""
-        memory = NearestHaloHead.fit(config, seen)
+        memory = cls.attention.fit(config, seen)
 
         def attended() -> Iterator[tuple[Tensor, Tensor]]:
             for index, each in enumerate(seen()):
@@ -68,11 +71,21 @@ class HaloHead(Head):
                 without = memory.without(each, index)
                 yield features, without.attend(features, nearest=NEAREST)
 
-        rebuilding = _regression(attended())
-        residuals = (softened(_less(*each, rebuilding)) for each in attended())
+        rebuilding = cls.learned(memory, attended())
+        residuals = (softened(cells - _mapped(given, rebuilding)) for cells, given in attended())
         side, _ = features_of(config)
         gaussian = GaussianHead.of(moments(residuals), side, ridge=RIDGE, shrinkage=SHRINKAGE)
         return cls(memory, rebuilding, gaussian)
+
+    @classmethod
+    def learned(cls, memory: NearestHaloHead, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """The map from what attention gives to features, (C, C).
+
+        Args:
+            memory: fitted.
+            pairs: features of good images, and what attention gives for each without itself.
+        """
+        return _regression(pairs)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
@@ -85,7 +98,7 @@ class HaloHead(Head):
         if rebuilding.shape != (channels, channels):
             raise ValueError("the map to features is not of these channels")
         return cls(
-            NearestHaloHead.restore(config, parts["memory"], images),
+            cls.attention.restore(config, parts["memory"], images),
             rebuilding,
             GaussianHead.restore(config, parts["gaussian"], images),
         )
@@ -103,22 +116,24 @@ class HaloHead(Head):
     def without(self, seen: Seen, index: int) -> "HaloHead":
         """Without one image: neither attention nor its place's Gaussian knows it.
 
-        Of the map, one for all places, it is too small a part.
+        In the map, and in what others attended to, it stays: of many images a small part.
         """
-        return HaloHead(
+        return type(self)(
             self.memory.without(seen, index), self.rebuilding, self.gaussian.without(seen, index)
         )
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`; in standard deviations, of all channels together."""
         features = output.features.float()
-        values = self.memory.attend(features, nearest=NEAREST)
-        return self.gaussian.distance(softened(_less(features, values, self.rebuilding)))
+        return self.gaussian.distance(softened(features - self.rebuilt(features)))
+
+    def rebuilt(self, features: Tensor) -> Tensor:
+        """Each cell out of good ones, up to a constant a place: (B, C, h, w) → the same."""
+        return _mapped(self.memory.attend(features, nearest=NEAREST), self.rebuilding)
 
 
-def _less(features: Tensor, values: Tensor, rebuilding: Tensor) -> Tensor:
-    """Residual, up to a constant a place: (B, C, h, w)."""
-    return features - F.conv2d(values, rebuilding[:, :, None, None])
+def _mapped(values: Tensor, rebuilding: Tensor) -> Tensor:
+    return F.conv2d(values, rebuilding[:, :, None, None])
 
 
 def _regression(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
