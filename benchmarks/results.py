@@ -228,8 +228,7 @@ def campaign(folders: Sequence[Path]) -> Found:
 
 SPEED = (
     "python -m benchmarks.speed --out runs/speed --threads 2 --repeats 5 --only "
-    "published,default-float32,default-onnx,default-openvino,default-openvino-int8,"
-    "fast-float32,fast-onnx,fast-openvino,fast-openvino-int8"
+    "published,default-float32,default-onnx,default-openvino,fast-float32,fast-onnx,fast-openvino"
 )
 GUARD = "python -m benchmarks.guard ROOT --out runs/guard"
 FOLDER = "python -m benchmarks.folder MODEL CATEGORY --out runs/folder --threads 2"
