@@ -175,6 +175,7 @@ def trained(labelled: Path, *more: str) -> int:
     return haloae("train", labelled, "--out", "run", *fit, *more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("capsys")
 def test_a_training_that_stops_leaves_the_old_run_and_goes_on(labelled: Path) -> None:
     run = Path("run")
