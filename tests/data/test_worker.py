@@ -159,6 +159,7 @@ def test_what_pillow_logs_is_not_printed(tmp_path: Path) -> None:
     assert "truncated or corrupted" in decodes(program, tmp_path / "samples.tif")
 
 
+@pytest.mark.slow
 def test_a_warning_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "exif.png"
     png = encoded(np.zeros((4, 5, 3), np.uint8), "PNG", exif=b"garbage")
