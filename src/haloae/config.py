@@ -80,7 +80,8 @@ class NetworkConfig(_Frozen):
     reduced_channels: Width | None = 96
     """Principal components the features are reduced to; None: features as they come."""
     autoencoder: bool = True
-    """False: features alone, for detector heads that look at nothing else; nothing is trained."""
+    """False: features alone, for detector heads that look at nothing else; nothing is trained by
+    gradient."""
     head_channels: Width = 96
     head_kernel: Literal[1, 3, 5, 7] = 3
     head_padding: bool = True

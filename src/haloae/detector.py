@@ -272,7 +272,7 @@ def fit_detector(
     progress: bool = False,
     workers: int = 0,
 ) -> Fitted:
-    """Fit a detector to good images: train its network, then fit its head to those held out.
+    """Fit a detector to good images: its network, if it has an auto-encoder, and its head.
 
     Args:
         images: the good images: paths, PIL images or arrays.

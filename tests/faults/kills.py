@@ -50,7 +50,7 @@ def was_killed(work: Callable[[], object]) -> bool:
         try:
             work()
         except BaseException:
-            traceback.print_exc()
+            traceback.print_exc(file=sys.__stderr__)
             os._exit(1)
         os._exit(0)
     deadline = time.monotonic() + DEADLINE

@@ -38,6 +38,21 @@ HOSTILE: tuple[Any, ...] = (
 )
 """What stands in the place of a value."""
 
+TINY = """\
+preset = "autoencoder"
+image_size = 32
+[network]
+trunk = "tiny"
+reduced_channels = 8
+head_channels = 8
+encoder = [{channels = 8}]
+decoder = [{}]
+[training]
+steps = 4
+batch_size = 2
+"""
+"""Settings of a network that is fitted in a moment, as a command takes them."""
+
 
 # Bytes
 

@@ -18,25 +18,13 @@ from conftest import texture
 from faults.attacks import EXPORTS, MODELS, prepare
 from faults.campaign import Ended, Record, Tally, spread
 from faults.kills import contents, hidden_in, killed_before
+from faults.models import TINY
 from faults.pictures import NAMES, cut_short, mutated, polyglot, retagged, sound
 from haloae.cli import main
 from haloae.config import Config
 from haloae.detector import Detector
 from haloae.training.run_folder import CHECKPOINT
 
-TINY = """\
-preset = "autoencoder"
-image_size = 32
-[network]
-trunk = "tiny"
-reduced_channels = 8
-head_channels = 8
-encoder = [{channels = 8}]
-decoder = [{}]
-[training]
-steps = 4
-batch_size = 2
-"""
 pytestmark = pytest.mark.faults
 
 

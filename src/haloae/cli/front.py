@@ -1,8 +1,8 @@
 """The front door: runs one command, turns errors into a sentence and an exit code.
 
-Exit codes: 0 done, 1 done but something was skipped, 2 bad usage or input, 130 interrupted. Results
-go to stdout, the rest to stderr. Heavy packages are imported where they are used, so that `--help`
-needs none.
+Exit codes: 0 done, 1 done but something was skipped or unusable, 2 bad usage or input, 130
+interrupted. Results go to stdout, the rest to stderr. Heavy packages are imported where they are
+used, so that `--help` needs none.
 """
 
 import io

@@ -43,7 +43,8 @@ def quantised(model: "openvino.Model", images: NDArray[Any]) -> "openvino.Model"
     except ImportError as error:
         raise MissingExtraError("nncf", "int8", error) from error
 
-    nncf.set_log_level(logging.ERROR)
+    # Not by its `set_log_level`, which turns handlers down that are not its own.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     seen = [image[None] for image in (*images, *spoiled(images))]
     with redirect_stdout(io.StringIO()):  # its progress bars
         return nncf.quantize(

@@ -1,6 +1,7 @@
 """What good images look like to a fitted network, and what score is too high for one.
 
-Everything here comes from good images held out of fitting. Nothing of a test set is seen.
+Everything here comes from good images, each scored as if it had been left out. Nothing of a test
+set is seen.
 """
 
 import math

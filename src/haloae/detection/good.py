@@ -17,8 +17,7 @@ from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
 
 FEW = 30
-"""From this many good images on, one is a small part of what `Head.without` leaves in: fitted to 30
-of five sets, thresholds for 10 and 20 % stop 8 and 16 % of others; fitted to 8, up to 30 %."""
+"""From this many good images on, one is a small part of what `Head.without` leaves in."""
 FOLDS = 10
 """Heads that are fitted anew where images are fewer."""
 

@@ -44,7 +44,7 @@ class Provenance(_Strict):
     skipped: NonNegativeInt
     """Images that could not be read."""
     steps: NonNegativeInt
-    """Training steps taken, of those the schedule has; 0 where nothing is trained."""
+    """Training steps taken, of those the schedule has; 0 where nothing is trained by gradient."""
     backbone: str
     """Name of the backbone's weights."""
     backbone_sha256: str
@@ -65,7 +65,7 @@ class Header(_Strict):
     config: Config
     calibration: Calibration
     usual_images: Annotated[int, Field(ge=1, le=2**31)]
-    """Good images behind the mean residuals."""
+    """Good images behind the head."""
     provenance: Provenance
     guard: Guard | None = None
     """What good images look like as a whole; None in files from before there was one."""

@@ -24,7 +24,7 @@ class AutoencoderHead(Head):
     """
 
     prefix = "usual."
-    rebuilds = True
+    needs_autoencoder = True
     refits = True
     features: Tensor
     image: Tensor | None

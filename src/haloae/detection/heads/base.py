@@ -31,7 +31,7 @@ class Head(nn.Module, ABC):
     """
 
     prefix: ClassVar[str] = "head."
-    rebuilds: ClassVar[bool] = False
+    needs_autoencoder: ClassVar[bool] = False
     """True: it looks at reconstructions, and needs a network with an auto-encoder."""
     refits: ClassVar[bool] = False
     """True: good images that come later replace those it was fitted to, see `Detector.calibrated`;
@@ -48,7 +48,7 @@ class Head(nn.Module, ABC):
         Raises:
             ConfigError: says why.
         """
-        if cls.rebuilds and not config.network.autoencoder:
+        if cls.needs_autoencoder and not config.network.autoencoder:
             raise ConfigError(
                 f"detection.head {config.detection.head!r} looks at reconstructions: set "
                 f"network.autoencoder = true."

@@ -122,7 +122,10 @@ class GaussianHead(Head):
         return cls(mean, whitening, grid=(side, side), images=MANY)
 
     def without(self, seen: Seen, index: int) -> "GaussianHead":
-        """Without one image, exactly: the covariance is of rank one less (Sherman-Morrison)."""
+        """Without one image: its part of the covariance is of rank one (Sherman-Morrison).
+
+        The divisor stays, and so does what is mixed in of all places.
+        """
         others = with_parts(self)
         others.left_out = True
         return others

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import Head, Seen, features_of, register_head
 from haloae.detection.heads.gaussian import GaussianHead
-from haloae.detection.heads.moments import moments, softened
+from haloae.detection.heads.moments import mapped, moments, softened
 from haloae.detection.heads.nearest_halo import NearestHaloHead
 from haloae.network.haloae import HaloAEOutput
 
@@ -45,7 +44,7 @@ class HaloHead(Head):
 
     leaves_out = False
     attention: ClassVar[type[NearestHaloHead]] = NearestHaloHead
-    """What gives each cell the good ones it is rebuilt from."""
+    """What gives each cell the good ones it is rebuilt from; comparisons put others here."""
     rebuilding: Tensor
 
     def __init__(self, memory: NearestHaloHead, rebuilding: Tensor, gaussian: GaussianHead) -> None:
@@ -58,7 +57,7 @@ class HaloHead(Head):
     @classmethod
     def check(cls, config: Config) -> None:
         """See `Head.check`."""
-        NearestHaloHead.check(config)
+        cls.attention.check(config)
 
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
@@ -72,7 +71,7 @@ class HaloHead(Head):
                 yield features, without.attend(features, nearest=NEAREST)
 
         rebuilding = cls.learned(memory, attended())
-        residuals = (softened(cells - _mapped(given, rebuilding)) for cells, given in attended())
+        residuals = (softened(cells - mapped(given, rebuilding)) for cells, given in attended())
         side, _ = features_of(config)
         gaussian = GaussianHead.of(moments(residuals), side, ridge=RIDGE, shrinkage=SHRINKAGE)
         return cls(memory, rebuilding, gaussian)
@@ -108,7 +107,7 @@ class HaloHead(Head):
         """See `Head.sized`."""
         _, channels = features_of(config)
         return cls(
-            NearestHaloHead.sized(config),
+            cls.attention.sized(config),
             torch.empty(channels, channels),
             GaussianHead.sized(config),
         )
@@ -129,11 +128,7 @@ class HaloHead(Head):
 
     def rebuilt(self, features: Tensor) -> Tensor:
         """Each cell out of good ones, up to a constant a place: (B, C, h, w) → the same."""
-        return _mapped(self.memory.attend(features, nearest=NEAREST), self.rebuilding)
-
-
-def _mapped(values: Tensor, rebuilding: Tensor) -> Tensor:
-    return F.conv2d(values, rebuilding[:, :, None, None])
+        return mapped(self.memory.attend(features, nearest=NEAREST), self.rebuilding)
 
 
 def _regression(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -80,6 +80,16 @@ def by_place(x: Tensor) -> Tensor:
     return x.flatten(2).permute(2, 0, 1)
 
 
+def mapped(x: Tensor, matrix: Tensor) -> Tensor:
+    """A linear map of each cell: (B, C, h, w) by (D, C) → (B, D, h, w).
+
+    A product of matrices rather than a convolution: int8 exports keep these in float32.
+    """
+    cells: Tensor = matrix @ x.flatten(2)
+    grid: Tensor = cells.unflatten(2, x.shape[2:])
+    return grid
+
+
 def softened(x: Tensor) -> Tensor:
     """Mean over 3×3 places with weights 1, 4, 1 each way, the border repeated: the same shape."""
     weights = torch.tensor([1.0, 4.0, 1.0], device=x.device) / 6

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
-from haloae.detection.heads.moments import check_size, distance, inverse_root, moments
+from haloae.detection.heads.moments import check_size, distance, inverse_root, mapped, moments
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.lean import with_parts
@@ -126,7 +126,7 @@ class NearestHaloHead(Head):
         covariance = found.covariance.mean(0)
         covariance.diagonal().add_(RIDGE)
         whitening = inverse_root(covariance)
-        blocks = [blocks_of(_whitened(each.float(), whitening)) for each in memory.features]
+        blocks = [blocks_of(mapped(each.float(), whitening)) for each in memory.features]
         keys_NKC = torch.stack(blocks, dim=2)[0].half().flatten(1, 2)
         return cls(whitening, keys_NKC, found.images, kept=memory.images)
 
@@ -165,7 +165,7 @@ class NearestHaloHead(Head):
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`; in standard deviations, of all channels together."""
-        query_BNPC = blocks_of(_whitened(output.features.float(), self.whitening))
+        query_BNPC = blocks_of(mapped(output.features.float(), self.whitening))
         squared_NQG, _ = self._candidates(query_BNPC)
         squared_NQ = squared_NQG.amin(2) + _by_block(query_BNPC).square().sum(2)
         return self._grid(distance(squared_NQ)[:, :, None])[:, 0]
@@ -180,7 +180,7 @@ class NearestHaloHead(Head):
         Returns:
             (B, C, h, w) float32, whitened.
         """
-        squared_NQG, which_NQG = self._candidates(blocks_of(_whitened(features, self.whitening)))
+        squared_NQG, which_NQG = self._candidates(blocks_of(mapped(features, self.whitening)))
         chosen = squared_NQG.topk(nearest, dim=2, largest=False).indices
         which = which_NQG.gather(2, chosen)
         return self._grid(self._keys().flatten(0, 1)[which].mean(2))
@@ -241,8 +241,3 @@ def blocks_of(x: Tensor) -> Tensor:
 def _by_block(x_BNPC: Tensor) -> Tensor:
     """(B, N, P, C) → (N, Q, C)."""
     return x_BNPC.permute(1, 0, 2, 3).flatten(1, 2)
-
-
-def _whitened(features: Tensor, whitening: Tensor) -> Tensor:
-    """(B, C, h, w) → the same, of variance 1 in every direction."""
-    return F.conv2d(features, whitening[:, :, None, None])

@@ -60,7 +60,7 @@ NUMBERS = {
     "false_alarm_rate": "Share of good images called defective",
     "wanted_false_alarm_rate": "False-alarm rate asked for",
     "threshold": "Threshold of the score",
-    "held_out": "Held-out good images behind the threshold",
+    "held_out": "Left-out good images behind the threshold",
     "ms_per_image": "Milliseconds per image",
 }
 
