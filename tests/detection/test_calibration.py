@@ -155,6 +155,17 @@ def test_images_that_are_given_twice_do_not_raise_the_threshold() -> None:
     assert threshold_at(twins, 0.01, "all").value > 2 * threshold_at(values, 0.01, "all").value
 
 
+@pytest.mark.parametrize("tail", ["all", "upper"])
+@pytest.mark.parametrize("others", [1, 5, 12])
+@pytest.mark.parametrize("copy", [0.0, 1e-6, 0.02])
+def test_copies_of_one_image_leave_the_threshold_within_reach(
+    copy: float, others: int, tail: Tail
+) -> None:
+    """Half of the images are one: by the logarithms of nothing, anything at all would be usual."""
+    values = sorted([*[copy] * 12, *scores(others)])
+    assert threshold_at(values, 0.01, tail).value < 10 * values[-1]
+
+
 @pytest.mark.parametrize(("count", "rate"), [(99, 0.01), (60, 0.05), (19, 0.1)])
 def test_seen_thresholds_keep_the_false_alarm_rate(count: int, rate: float) -> None:
     rng = np.random.default_rng(1)

@@ -515,6 +515,21 @@ def test_each_fold_is_scored_by_a_head_of_the_others(
 
 
 @pytest.mark.parametrize("name", HEADS)
+def test_no_image_is_gone_through_more_often_than_another(name: str) -> None:
+    """Each pass over them may be one through the network."""
+    good, times = drawn(40, side=4), [0] * 40
+
+    def seen() -> Iterator[Seen]:
+        for index, each in enumerate(seeing(good)()):
+            times[index] += 1
+            yield each
+
+    measure_seen(seen, config_of(name, side=4))
+    assert times == [times[0]] * 40
+    assert times[0] == (4 if name == "halo" else 2)
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_eight_images_that_are_all_the_same(name: str, tiny: Config) -> None:
     config = detector_config(tiny, name)
     detector = Detector.fit([texture(0)] * 8, config=config, device="cpu")

@@ -63,15 +63,17 @@ def prepare(folder: Path, tiny: Config, good: list[Path]) -> None:
 # Native model files
 
 
-def of_model(ground: Path, *, name: str, change: Callable[..., bytes], is_same: bool) -> Run:
+def of_model(
+    ground: Path, *, name: str, change: Callable[..., bytes], is_same: bool, device: str = "cpu"
+) -> Run:
     """Changes a model file, each number in one way, and asks it."""
     sound = [(ground / model).read_bytes() for model in MODELS]
-    right = [said_by(ground / model) for model in MODELS] if is_same else [None, None]
+    right = [said_by(ground / model, device) for model in MODELS] if is_same else [None, None]
     path = ground / f"{name}.safetensors"
 
     def run(number: int) -> str:
         path.write_bytes(change(sound[number % 2], generator(name, number)))
-        return refused_or(lambda: said_by(path), right[number % 2])
+        return refused_or(lambda: said_by(path, device), right[number % 2])
 
     return run
 

@@ -27,10 +27,10 @@ PICTURE = texture(1)
 Said = tuple[float, bytes]
 
 
-def said_by(path: Path) -> Said:
+def said_by(path: Path, device: str = "cpu") -> Said:
     """What a model file makes of a picture: one answer, in time, whatever is in it."""
     start = time.process_time()
-    found = Detector.load(path, device="cpu", threads=1).predict(PICTURE)
+    found = Detector.load(path, device=device, threads=1).predict(PICTURE)
     taken = time.process_time() - start
     assert taken < LATE, f"took {taken:.1f} s"
     assert 0 <= found.score < np.inf, f"a score of {found.score}"

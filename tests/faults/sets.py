@@ -59,7 +59,7 @@ NOTHING = {
 """What has to do with none of them."""
 
 
-def training(ground: Path) -> Run:
+def training(ground: Path, *, device: str = "cpu") -> Run:
     """A detector of such images is refused, or a threshold within reach tells what is not there."""
     base = Detector.load(ground / "autoencoder.safetensors", device="cpu").config
 
@@ -69,7 +69,7 @@ def training(ground: Path) -> Run:
         network = {"autoencoder": is_trained, "classifier": is_trained, "image_decoder": []}
         config = base.replace(network=network, detection={"head": head, "image_weight": 0})
         try:
-            detector = Detector.fit(SETS[name], config=config, device="cpu")
+            detector = Detector.fit(SETS[name], config=config, device=device)
         except DataError as error:
             assert len(SETS[name]) < 8, f"{name} is refused"
             return sentence(error)
@@ -84,7 +84,7 @@ def training(ground: Path) -> Run:
             pictures["spot"] = SETS[name][0].copy()
             pictures["spot"][10:26, 8:24] ^= 255
         detector.save(ground / "set.safetensors")
-        loaded = Detector.load(ground / "set.safetensors", device="cpu")
+        loaded = Detector.load(ground / "set.safetensors", device=device)
         for what, picture in pictures.items():
             said = detector.predict(picture)
             assert said.verdict != "normal", f"{name}, {head}: {what} is normal"
