@@ -147,7 +147,7 @@ class Watch:
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """A test begins."""
         self.now = nodeid
-        self.seconds[nodeid] = -time.monotonic()
+        self.seconds[nodeid] = -time.process_time()
         self.coverage.switch_context(nodeid)
 
     def pytest_runtest_setup(self, item: Any) -> None:  # noqa: ANN401 - pytest's
@@ -161,10 +161,10 @@ class Watch:
         shared = f"{fixturedef.baseid}{SHARED}{fixturedef.argname}"
         is_shared = fixturedef.scope != "function"
         self.coverage.switch_context(shared if is_shared else self.now)
-        start = time.monotonic()
+        start = time.process_time()
         made = yield
         if is_shared:
-            self.shared[shared] = time.monotonic() - start
+            self.shared[shared] = time.process_time() - start
             self.seconds[self.now] -= self.shared[shared]
         return made
 
@@ -179,7 +179,7 @@ class Watch:
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """It has ended."""
-        self.seconds[nodeid] += time.monotonic()
+        self.seconds[nodeid] += time.process_time()
 
     def pytest_sessionfinish(self) -> None:
         """Write it down."""

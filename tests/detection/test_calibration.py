@@ -57,6 +57,16 @@ def test_p_value_goes_from_one_to_one_in_n_plus_one() -> None:
     assert found.p_value(1e9) == 1 / 25
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+@pytest.mark.parametrize("what", ["scores", "peaks"])
+def test_only_finite_scores_of_at_least_nothing_calibrate(what: str, value: float) -> None:
+    right = (1.0, 2.0, 3.0, 4.0)
+    for wrong in ((1.0, 2.0, 3.0, value), (value, 2.0, 3.0, 4.0)):
+        values = {"scores": right, "peaks": right, what: wrong}
+        with pytest.raises(ValueError, match=what):
+            Calibration(**values, false_alarm_rate=0.1)
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_images_needed_is_the_fewest_that_reach_the_rate(rate: str) -> None:
     exact = Fraction(rate)

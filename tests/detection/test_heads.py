@@ -21,6 +21,7 @@ from haloae.detection.heads import halo as halo_module
 from haloae.detection.heads import nearest as nearest_module
 from haloae.detection.heads import nearest_halo as nearest_halo_module
 from haloae.detection.heads.autoencoder import AutoencoderHead
+from haloae.detection.heads.base import MANY
 from haloae.detection.heads.halo import HaloHead
 from haloae.detection.heads.moments import NEAR
 from haloae.detection.heads.nearest import NearestHead
@@ -512,6 +513,17 @@ def test_each_fold_is_scored_by_a_head_of_the_others(
     counts.clear()
     measure_seen(seeing(drawn(8, side=4)), config_of("halo", side=4))
     assert counts == [8], "of many images each is left out of the one head"
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_is_counted_is_as_large_as_what_many_images_leave(name: str) -> None:
+    many = torch.zeros(1).expand(MANY, CHANNELS, 4, 4) + drawn(1, side=4)
+    found, counted = fitted(name, many), head_named(name).sized(config_of(name, side=4))
+    assert counted is not None
+    assert {n: (t.shape, t.dtype) for n, t in counted.state_dict().items()} == {
+        n: (t.shape, t.dtype) for n, t in found.state_dict().items()
+    }
+    assert counted.images == found.images == MANY
 
 
 @pytest.mark.parametrize("name", HEADS)
