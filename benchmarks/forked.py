@@ -28,8 +28,8 @@ PRELOADED = (
     *("torch", "torchvision.models", "safetensors.numpy", "sklearn.metrics", "simplejpeg"),
     *("imagecodecs", "onnx", "onnxscript", "onnxruntime", "openvino"),
 )
-PATIENCE = 12
-"""How much longer by the clock than in processor time: the machine may be busy."""
+PATIENCE = 4
+"""How much longer by the clock than in processor time, for each process that wants a core."""
 SHARED = " | "
 """Between where a fixture of several tests is and its name."""
 COLLECTED = 0.3
@@ -85,7 +85,8 @@ class Copy:
                 traceback.print_exc()
             finally:
                 os._exit(code)
-        end = time.monotonic() + PATIENCE * seconds
+        crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        end = time.monotonic() + PATIENCE * crowd * seconds
         status = None
         while status is None and time.monotonic() < end:
             done, told = os.waitpid(child, os.WNOHANG)

@@ -12,7 +12,8 @@ they are: most of their changes end at import.
 Tests run in a copy of the repository. They run once as they are, to learn which of them run which
 function; then each mutant is written into the copy, and a process is forked that runs those tests,
 the likeliest first, until one fails or eight seconds' worth of them is over. `--again` takes the
-mutants of an earlier run, and tries those that were not found.
+mutants of an earlier run, and tries those that were not found. Tests that set the environment of a
+process see the code as it is: what they would find is not.
 """
 
 import argparse
@@ -193,14 +194,14 @@ def likely(mutant: Mutant, known: Known) -> list[str]:
     return sorted(found, key=order)
 
 
-def learn(copy: Copy, out: Path) -> Known:
-    """Run all tests as the code is.
+def learn(copy: Copy, tests: Sequence[str], out: Path) -> Known:
+    """Run tests as the code is, or take what a run into this folder has learned.
 
     Raises:
         ValueError: they cannot be run.
     """
     path = out / "tests.json"
-    code = 0 if path.exists() else copy.run(TESTS, Watch(copy.root, PACKAGES, path), seconds=3600)
+    code = 0 if path.exists() else copy.run(tests, Watch(copy.root, PACKAGES, path), seconds=3600)
     if code not in (0, 1) or not path.exists():
         raise ValueError(f"the tests cannot be run as the code is: exit code {code}.")
     return Known(json.loads(path.read_text("utf-8")))
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=300, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--again", type=Path, metavar="RUN", help="the mutants of an earlier run")
+    parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH", help="to find them by")
     given = parser.parse_args()
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -284,7 +286,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder).resolve())
-        known = learn(copy, out)
+        known = learn(copy, given.tests, out)
         for number, change in enumerate(chosen):
             is_known = bool(before) and before[number].is_found
             mutant = before[number] if is_known else try_out(change, copy, known, out)

@@ -21,7 +21,7 @@ from haloae.detection.heads import halo as halo_module
 from haloae.detection.heads import nearest as nearest_module
 from haloae.detection.heads import nearest_halo as nearest_halo_module
 from haloae.detection.heads.autoencoder import AutoencoderHead
-from haloae.detection.heads.base import MANY
+from haloae.detection.heads.base import MANY, features_of
 from haloae.detection.heads.halo import HaloHead
 from haloae.detection.heads.moments import NEAR
 from haloae.detection.heads.nearest import NearestHead
@@ -524,6 +524,16 @@ def test_what_is_counted_is_as_large_as_what_many_images_leave(name: str) -> Non
         n: (t.shape, t.dtype) for n, t in found.state_dict().items()
     }
     assert counted.images == found.images == MANY
+
+
+def test_errors_of_an_image_branch_are_counted_too(tiny: Config) -> None:
+    for parts in ([], [4]):
+        config = tiny.replace(network={"image_decoder": parts})
+        side, channels = features_of(config)
+        found = AutoencoderHead.sized(config)
+        shapes = {name: tuple(tensor.shape) for name, tensor in found.state_dict().items()}
+        image = {"image": (3, side, side)} if parts else {}
+        assert shapes == {"features": (channels, side, side)} | image
 
 
 @pytest.mark.parametrize("name", HEADS)
