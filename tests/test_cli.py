@@ -51,6 +51,7 @@ OPTIONS = {
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--set", "--ablations", "--heads", "--seeds", "--backbone"}
     | {"--resume"},
+    "serve": COMMON | {"--host", "--port", "--token-file", "--config", "--limit"},
     "info": COMMON | {"--json", "--cost", "--image-size"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")
