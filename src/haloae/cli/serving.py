@@ -26,11 +26,25 @@ def serve(
     config: Annotated[
         Path | None, Option(metavar="serve.toml", help="settings of the service")
     ] = None,
+    certificate: Annotated[
+        Path | None, Option(metavar="FILE.pem", help="with --key, for https")
+    ] = None,
+    key: Annotated[Path | None, Option(metavar="FILE.pem", help="the certificate's key")] = None,
     limits: options.Limits = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Inspect for cameras and people: a service with an operator's page."""
     from haloae.server.run import run
 
-    run(models, host=host, port=port, token_file=token_file, config=config, limits=limits or [])
+    run(
+        models,
+        host=host,
+        port=port,
+        token_file=token_file,
+        config=config,
+        certificate=certificate,
+        key=key,
+        limits=limits or (),
+        say=lambda url: print(f"haloae serves at {url}", flush=True),
+    )
     return DONE

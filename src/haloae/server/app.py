@@ -13,12 +13,14 @@ from starlette.exceptions import HTTPException
 
 from haloae._version import __version__
 from haloae.errors import ConfigError, HaloaeError, ImageError
-from haloae.server import requests
+from haloae.server import requests, status, v2
 from haloae.server.inspector import Inspector
+from haloae.server.metrics import Metrics
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Recipes
 from haloae.server.safety import Doorkeeper, Gate, Tokens, refused_response
 from haloae.server.settings import Settings
+from haloae.server.watch import Watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,7 @@ class Service:
     recipes: Recipes
     inspector: Inspector
     doorkeeper: Doorkeeper
+    metrics: Metrics
 
 
 def create_app(
@@ -51,13 +54,20 @@ def create_app(
     settings = settings or Settings()
     problems = Problems()
     recipes = Recipes(
-        models, memory=settings.models.memory, look=settings.models.look, problems=problems
+        models,
+        threads=settings.queue.threads,
+        memory=settings.models.memory,
+        look=settings.models.look,
+        problems=problems,
     )
     inspector = Inspector(recipes, settings.queue, problems)
-    service = Service(settings, problems, recipes, inspector, Doorkeeper(tokens))
+    metrics = Metrics()
+    service = Service(settings, problems, recipes, inspector, Doorkeeper(tokens), metrics)
+    metrics.watch(service)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
+        inspector.listeners["metrics"] = metrics.listen  # the last, as it tells of the others
         recipes.start()
         inspector.start()
         yield
@@ -69,7 +79,9 @@ def create_app(
     )
     app.state.service = service
     app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)
-    app.include_router(requests.router)
+    app.add_middleware(Watch, metrics=metrics)
+    for router in (requests.router, v2.router, status.router):
+        app.include_router(router)
     for kind in (HaloaeError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer_to)
     return app

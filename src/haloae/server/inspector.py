@@ -62,7 +62,7 @@ class Seen:
     began: float
     """When the image was taken in, in seconds since 1970."""
     seconds: dict[str, float]
-    """By stage, see `STAGES`; the listeners' is added when all have been called."""
+    """By stage, see `STAGES`; the listeners' is that of those called before."""
 
     @cached_property
     def data(self) -> bytes:
@@ -343,12 +343,12 @@ class Inspector:
         told = time.monotonic()
         item.seconds["judge"] = told - began
         for name, listener in self.listeners.items():
+            item.seconds["listeners"] = time.monotonic() - told
             try:
                 listener(inspection, seen)
                 self.problems.clear(name)
             except Exception as error:  # of any kind: inspection goes on
                 self.problems.report(name, _sentence(error))
-        item.seconds["listeners"] = time.monotonic() - told
         return Finished(inspection, seen)
 
 

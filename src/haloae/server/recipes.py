@@ -70,6 +70,7 @@ class Recipes:
 
     Args:
         models: the folder, or the file.
+        threads: that predict at one time, each on a core of its own.
         memory: bytes that all loaded ones may take.
         look: seconds between two looks at whether a file was replaced.
         problems: is told of files that cannot be loaded.
@@ -78,10 +79,13 @@ class Recipes:
         DataError: there is no such file or folder.
     """
 
-    def __init__(self, models: Path, *, memory: int, look: float, problems: Problems) -> None:
+    def __init__(
+        self, models: Path, *, threads: int, memory: int, look: float, problems: Problems
+    ) -> None:
         if not models.exists():
             raise DataError(f"{shown_path(models)}: no such model file or folder: check the path.")
         self._models = models
+        self._threads = threads
         self._memory = memory
         self._look = look
         self._problems = problems
@@ -210,7 +214,7 @@ class Recipes:
         self._make_room(sum(size for _, size, _ in stamp), name)
         before = resident_bytes()
         try:
-            detector = Detector.load(recipe.path, threads=1)
+            detector = Detector.load(recipe.path, threads=self._threads, streams=self._threads)
             sha256 = hashlib.sha256(mapped(recipe.path)).hexdigest()
             if _stamp(recipe.path) != stamp:
                 raise ModelFileError(f"{shown_path(recipe.path)}: it is being replaced.")

@@ -3,17 +3,93 @@
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from haloae.detection.predictor import Verdict
 from haloae.outputs.encode import encode_map
 from haloae.outputs.pictures import draw_overlay
-from haloae.server.inspector import Finished, Given, Inspector
+from haloae.server.inspector import Finished, Given
 from haloae.server.problems import RefusedError
+from haloae.server.telemetry import trace
 
-router = APIRouter()
+if TYPE_CHECKING:
+    from haloae.server.app import Service
+
+
+class Refusal(BaseModel):
+    """Of every request that is not carried out."""
+
+    error: str
+    """A sentence."""
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": meaning}
+    for status, meaning in {
+        400: "It is not what is expected here.",
+        401: "It has no token that is known.",
+        403: "Its token is an operator's, or a page of another origin asks.",
+        404: "There is no recipe of this name.",
+        408: "It did not arrive whole in time.",
+        413: "It has too many bytes.",
+        415: "It is compressed.",
+        421: "It is addressed to another host.",
+        422: "The image cannot be decoded or is over a limit, or a parameter is wrong.",
+        429: "The queue is full: come again after the seconds of the header Retry-After.",
+        503: "The model cannot be loaded or run, or the service is being stopped.",
+        504: "There was no time left to inspect the image.",
+    }.items()
+}
+router = APIRouter(prefix="/v1", tags=["haloae"], responses=REFUSALS)
+
+
+class FoundBox(BaseModel):
+    """Around a region of the map above its threshold, in pixels of the image."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    peak: float
+
+
+class Answer(BaseModel):
+    """What is said of an image."""
+
+    id: str
+    time: str
+    source: str
+    recipe: str
+    model: str = Field(description="sha256 of the model file")
+    image: str = Field(description="sha256 of the image")
+    score: float
+    p_value: float
+    threshold: float
+    verdict: Verdict
+    reason: str | None = Field(description="why the image is unusable")
+    boxes: list[FoundBox]
+    map: str | None = Field(None, description="PNG of 16 bits in base64, where asked for")
+    overlay: str | None = Field(None, description="PNG in base64, where asked for")
+
+
+IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of an image file.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+def service_of(request: Request) -> "Service":
+    """What the application consists of."""
+    service: Service = request.app.state.service
+    return service
 
 
 async def inspected(
@@ -24,52 +100,69 @@ async def inspected(
     Raises:
         HaloaeError: the first of what went wrong.
     """
-    inspector: Inspector = request.app.state.service.inspector
+    inspector = service_of(request).inspector
     futures = [
         asyncio.wrap_future(future)
         for future in inspector.submit(images, recipe=recipe, source=source)
     ]
     try:
         async with asyncio.timeout(inspector.settings.seconds):
-            return await asyncio.gather(*futures)
+            found = await asyncio.gather(*futures)
     except TimeoutError as error:
         raise RefusedError(504, "there was no time left to inspect the image.", 1) from error
     finally:
         for future in futures:
             future.cancel()
+    for one in found:
+        trace(one, request.headers)
+    return found
 
 
-@router.post("/v1/predict")
+@router.post(
+    "/predict",
+    openapi_extra=IMAGE_BODY,
+    response_class=JSONResponse,
+    responses={200: {"model": Answer}},
+)
 async def predict(
     request: Request,
-    recipe: Annotated[str | None, Query()] = None,
-    map: Annotated[Literal["png"] | None, Query()] = None,
-    overlay: Annotated[Literal["png"] | None, Query()] = None,
-) -> dict[str, Any]:
+    recipe: Annotated[
+        str | None, Query(description="its name; may be left out where there is one recipe")
+    ] = None,
+    map: Annotated[Literal["png"] | None, Query(description="the anomaly map, too")] = None,
+    overlay: Annotated[Literal["png"] | None, Query(description="a picture, too")] = None,
+) -> JSONResponse:
     """Inspect the image that the body is."""
     data = await request.body()
-    recipe = recipe or only_recipe(request)
-    [(inspection, seen)] = await inspected(request, [data], recipe=recipe, source="request")
+    recipe = recipe or _only_recipe(request)
+    # Browsers say where a request comes from, and no other client does.
+    source = "page" if "sec-fetch-site" in request.headers else "request"
+    [(inspection, seen)] = await inspected(request, [data], recipe=recipe, source=source)
     record = inspection.as_record()
     if map:
-        record["map"] = await run_in_threadpool(encode_map, seen.prediction, "png")
+        picture = await run_in_threadpool(encode_map, seen.prediction, map)
+        record["map"] = base64.b64encode(picture).decode()
     if overlay:
-        record["overlay"] = await run_in_threadpool(
+        picture = await run_in_threadpool(
             draw_overlay, seen.image, seen.prediction, seen.calibration, format=overlay
         )
-    for key in ("map", "overlay"):
-        if key in record:
-            record[key] = base64.b64encode(record[key]).decode()
-    return record
+        record["overlay"] = base64.b64encode(picture).decode()
+    return JSONResponse(record)
 
 
-def only_recipe(request: Request) -> str:
+@router.get("/recipes")
+async def recipes(request: Request) -> list[dict[str, Any]]:
+    """All recipes, what of them is loaded, and why one cannot be."""
+    return [one._asdict() for one in service_of(request).recipes.listed()]
+
+
+def _only_recipe(request: Request) -> str:
     """The recipe of a service that has one.
 
     Raises:
         RefusedError: 400, there are several, or none.
     """
-    names = request.app.state.service.recipes.names()
+    names = service_of(request).recipes.names()
     if len(names) != 1:
         raise RefusedError(400, f"there are {len(names)} recipes: name one, as in ?recipe=NAME.")
-    return str(names[0])
+    return names[0]

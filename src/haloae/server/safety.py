@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from haloae.config import read_toml
@@ -21,6 +23,8 @@ from haloae.data.limits import current_limits
 from haloae.errors import ConfigError
 from haloae.server.problems import RefusedError
 from haloae.server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Role = Literal["operator", "engineer"]
 """Operators inspect, confirm and tag; engineers change thresholds, models and recipes, too."""
@@ -135,9 +139,9 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
 
 
-def role_of(request: Request) -> Role:
-    """Of who sent a request that has been let in."""
-    role: Role = request.scope["haloae.role"]
+def role_of(request: Request) -> Role | None:
+    """Of who sent a request; None: nobody known, on a path that is open to all."""
+    role: Role | None = request.scope["haloae.role"]
     return role
 
 
@@ -176,9 +180,12 @@ class Gate:
             await self.app(scope, receive, send)
             return
         body = _Body(self, receive)
+        is_answering = False
 
         async def sending(message: Message) -> None:
+            nonlocal is_answering
             if message["type"] == "http.response.start":
+                is_answering = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -192,6 +199,14 @@ class Gate:
                 await refused_response(refused)(scope, receive, sending)
             else:
                 await self.app(scope, body.receive, sending)
+        except ClientDisconnect:
+            log.debug("a client went away before its request was whole")
+        except Exception:
+            log.exception("a request failed")
+            if is_answering:
+                raise
+            failed = RefusedError(500, "the request failed: see the log.")
+            await refused_response(failed)(scope, receive, sending)
         finally:
             self.held -= body.size
 

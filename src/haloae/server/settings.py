@@ -71,10 +71,6 @@ class HttpSettings(_Frozen):
     """Seconds that a connection may stay open without a request."""
     stop: Annotated[int, Field(ge=1, le=3600)] = 30
     """Seconds that a stop waits for what was taken in."""
-    certificate: Path | None = None
-    """PEM of the server's certificate and what it is signed by; with `key`, TLS."""
-    key: Path | None = None
-    """PEM of its private key."""
     names: tuple[str, ...] = ()
     """Host names that requests may be addressed to, besides the address listened on."""
 
