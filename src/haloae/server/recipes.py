@@ -213,6 +213,7 @@ class Recipes:
             return old
         self._make_room(sum(size for _, size, _ in stamp), name)
         before = resident_bytes()
+        _one_thread_each(recipe.path)
         try:
             detector = Detector.load(recipe.path, threads=self._threads, streams=self._threads)
             sha256 = hashlib.sha256(mapped(recipe.path)).hexdigest()
@@ -288,3 +289,12 @@ def _stamp(path: Path) -> Stamp:
                 status = os.stat(part)  # noqa: PTH116 - as the others here
                 stamps.append((status.st_mtime_ns, status.st_size, status.st_ino))
     return tuple(stamps)
+
+
+def _one_thread_each(path: Path) -> None:
+    """Have torch, where it computes, use the thread that calls it and no other."""
+    if not is_exported(path):
+        with suppress(ImportError):  # which loading it says better
+            import torch
+
+            torch.set_num_threads(1)

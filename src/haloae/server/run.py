@@ -1,6 +1,5 @@
 """Runs the service until it is told to stop."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ def run(
     certificate: Path | None = None,
     key: Path | None = None,
     limits: Sequence[str] = (),
-    say: Callable[[str], None] = logging.getLogger(__name__).info,
+    say: Callable[[str], None],
 ) -> None:
     """Serve until a signal says stop; then finish what was taken in.
 
@@ -47,9 +46,8 @@ def run(
         from haloae.server.telemetry import start_tracing
         from haloae.server.watch import log_as_json
     except ImportError as error:
-        raise MissingExtraError(
-            (error.name or "fastapi").partition(".")[0], "serve", error
-        ) from error
+        package = (error.name or "fastapi").partition(".")[0]
+        raise MissingExtraError(package, "serve", error) from error
     settings = read_settings(config)
     limit_images(**settings.image.model_dump())
     read_limits(list(limits))
