@@ -76,7 +76,7 @@ def model_lines(header: "Header", parameters: int) -> str:
     calibration, provenance, config = header.calibration, header.provenance, header.config
     rows = {
         "format": f"{header.format_version}, written by haloae {header.package_version}",
-        "preset": f"{config.preset}, {config.image_size}² pixels, seed {config.seed}",
+        "preset": f"{config.preset}, {config.seen}, seed {config.seed}",
         "backbone": f"{config.network.trunk}, {provenance.backbone} "
         f"(sha256 {provenance.backbone_sha256[:12]})",
         "parameters": f"{parameters:,}",
