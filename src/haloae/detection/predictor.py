@@ -56,6 +56,8 @@ class Prediction:
     covered: tuple[float, float] = (1.0, 1.0)
     """How many times the image's height and width `grid_map` covers: the last cells of a map in
     tiles may reach past the image."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Of the image as a whole, see `Guard`; none where the model has no guard."""
     unlike: Mapping[str, str] = field(default_factory=dict)
     """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
     ``width``), and how."""
@@ -192,8 +194,8 @@ class Predictor:
         """Score images and outline their defects.
 
         Args:
-            images: a path, a PIL image or an array, (H, W) or (H, W, 3), uint8, uint16 or float in
-                [0, 1]; a list of them gives a list.
+            images: a path, a file's bytes, a PIL image or an array, (H, W) or (H, W, 3), uint8,
+                uint16 or float in [0, 1]; a list of them gives a list.
 
         Raises:
             ImageError: an image cannot be scored; the message names it.
@@ -229,20 +231,33 @@ class Predictor:
         """
         read = decode_ahead(images, self.view)
         while batch := list(islice(read, BATCH)):
-            batch = [self._taken(each) if isinstance(each, Decoded) else each for each in batch]
             good = [each for each in batch if isinstance(each, Decoded)]
-            predictions = iter(self._predict_batch(good) if good else ())
+            predictions = iter(self.judge(good) if good else ())
             for entry in batch:
                 if isinstance(entry, ImageError):
                     yield None, entry
                 else:
-                    yield entry.image, self._checked(entry.name, next(predictions))
+                    yield entry.image, next(predictions)
 
-    def _taken(self, image: Decoded) -> Decoded | ImageError:
-        """The image, where the backend takes one of its shape."""
+    def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
+        """Predict of images that are decoded and shown to the network, measured together.
+
+        Args:
+            batch: at least one, decoded with this detector's `view`.
+        """
+        refused = [self._not_taken(each) for each in batch]
+        taken = [each for each, error in zip(batch, refused, strict=True) if error is None]
+        predictions = iter(self._predict_batch(taken) if taken else ())
+        return [
+            self._checked(each.name, next(predictions)) if error is None else error
+            for each, error in zip(batch, refused, strict=True)
+        ]
+
+    def _not_taken(self, image: Decoded) -> ImageError | None:
+        """Why the backend does not take an image of its shape; None: it does."""
         takes, (height, width) = self.backend.takes, image.shown.shape[1:]
         if takes is None or self.view.kind == "tiles" or (height, width) == takes:
-            return image
+            return None
         return ImageError(
             f"{image.name}: its {image.image.width}×{image.image.height} pixels are fitted to "
             f"{width}×{height}, and {self.backend.source} takes {takes[1]}×{takes[0]} alone: use "
@@ -250,7 +265,8 @@ class Predictor:
         )
 
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        calibration = self.calibration
+        calibration, guard = self.calibration, self.guard
+        looks = [guard.measure(each.shown) if guard else {} for each in batch]
         return [
             Prediction(
                 score=score,
@@ -261,10 +277,13 @@ class Predictor:
                 size=(each.image.height, each.image.width),
                 covered=self.view.covered((each.image.height, each.image.width)),
                 pixel_threshold=calibration.pixel_threshold.value,
-                unusable=None if self.guard is None else self.guard.why_unusable(each.shown),
+                unusable=None if guard is None else guard.why(look),
+                measures=look,
                 unlike=self._unlike(each.image),
             )
-            for each, (score, grid_map) in zip(batch, self._measured(batch), strict=True)
+            for each, look, (score, grid_map) in zip(
+                batch, looks, self._measured(batch), strict=True
+            )
         ]
 
     def _measured(self, batch: Sequence[Decoded]) -> list[tuple[float, NDArray[np.float32]]]:
