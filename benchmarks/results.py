@@ -31,6 +31,7 @@ from benchmarks import (
     guard,
     speed_pages,
     thresholds,
+    views,
 )
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
@@ -153,6 +154,12 @@ def attention_memory(folders: Sequence[Path]) -> Found:
 
     runs = finished(folders)
     return Found(attention_kinds.table(runs), _circumstances(runs))
+
+
+def seen_as(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.views`."""
+    runs = finished(folders)
+    return Found(views.table(runs), _circumstances(runs))
 
 
 def _circumstances(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -330,6 +337,12 @@ KINDS = {
         "python -m benchmarks.attention_kinds ROOT --out runs/attention",
         "Image AUROC; AUPRO over the sets that have masks; papers count as one set. Means of place "
         "and window do not look at the cell: both are a Gaussian a place.",
+    ),
+    "views": Kind(
+        "What is seen of images: squashed, fitted, as chosen by the training images",
+        seen_as,
+        "python -m benchmarks.views ROOT --sets kolektor,tire,magnetic_tile,cookie "
+        "--out runs/views",
     ),
     "copy-index": Kind(
         "How much of a patch that is pasted into the features comes back in what is rebuilt",

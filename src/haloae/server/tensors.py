@@ -21,8 +21,8 @@ HEADER_LENGTH = "inference-header-content-length"
 SIZE = "binary_data_size"
 INPUT = "image"
 SEVERAL_SIZES = (
-    "the maps are of several sizes, as the images are, or as the model was just replaced: ask again, "
-    "for one image at a time."
+    "the maps are of several sizes, as the images are, or as the model was just replaced: ask "
+    "again, for one image at a time."
 )
 OUTPUTS = {
     "score": ("FP32", [-1]),
