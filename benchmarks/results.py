@@ -36,6 +36,7 @@ from benchmarks import (
     paper,
     speed_pages,
     thresholds,
+    views,
 )
 from benchmarks.tables import ROOT, Table
 from benchmarks.ways import finished
@@ -358,6 +359,12 @@ KINDS = {
         "python -m benchmarks.ingredients ROOT --out runs/ingredients "
         "--sets cookie,pill,tire,magnetic_tile",
         "Image AUROC; AUPRO over the sets that have masks; one seed.",
+    ),
+    "views": Kind(
+        "What is seen of images: squashed, fitted, as chosen by the training images",
+        _of_runs(views.table),
+        "python -m benchmarks.views ROOT --sets kolektor,tire,magnetic_tile,cookie "
+        "--out runs/views",
     ),
     "copy-index": Kind(
         "How much of a patch that is pasted into the features comes back in what is rebuilt",
