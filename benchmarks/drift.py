@@ -10,6 +10,7 @@ the others with replacement, and darkened by multiplying their grey values. It l
 
 import argparse
 import json
+import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -302,6 +303,7 @@ def main() -> None:
     parser.add_argument("--sets", metavar="A,B", default="", help="categories of ROOT")
     parser.add_argument("--streams", type=int, default=6, help="of 100,000 good images")
     arguments = parser.parse_args()
+    logging.disable()  # of every alarm
     results: dict[str, Any] = {"machine": machine(1), "delays": simulated_delays()}
     for name in arguments.sets.split(",") if arguments.root else ():
         results["delays"] += of_photographs(arguments.root / name)

@@ -50,7 +50,7 @@ class Kind(NamedTuple):
     is_logarithm: bool = False
     """True: a difference is a factor."""
     grows_with: str = ""
-    """A measure whose changes change this one by as much, which says nothing."""
+    """A measure whose changes change this one by as much or less, which says nothing."""
 
 
 KINDS = {
@@ -284,11 +284,14 @@ class _Watch:
         if not is_sure.any():
             return {}
         changes = self.change(LEAST)
-        return {
-            KINDS[name].what: _words(KINDS[name], changes[name])
+        sizes = {
+            name: abs(changes[name]) / KINDS[name].floor
             for name, sure in zip(self.names, is_sure.tolist(), strict=True)
-            if sure and abs(changes[name]) >= KINDS[name].floor
+            if sure
         }
+        # Of several measures of the same, the one that has changed most comes last.
+        found = sorted((name for name in sizes if sizes[name] >= 1), key=sizes.__getitem__)
+        return {KINDS[name].what: _words(KINDS[name], changes[name]) for name in found}
 
     def evidence(self) -> NDArray[np.float64]:
         """(W,) the highest capital of any bets."""
@@ -305,7 +308,10 @@ class _Watch:
         usual = np.take_along_axis(np.array(self.usual), surest[None], 0)[0]
         now = np.median(list(self.recent)[-images:], 0)
         found: dict[str, float] = dict(zip(self.names, (now - usual).tolist(), strict=True))
-        return {name: far - found.get(KINDS[name].grows_with, 0.0) for name, far in found.items()}
+        for name in self.names:
+            light = found.get(KINDS[name].grows_with, 0.0)
+            found[name] -= min(max(found[name], min(light, 0.0)), max(light, 0.0))
+        return found
 
 
 def _words(kind: Kind, change: float) -> str:
