@@ -113,6 +113,7 @@ class Detector(Predictor):
         device: str = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
+        streams: int = 1,
     ) -> "Detector":
         """Load a model file: a .safetensors, or an exported .onnx or .xml, which needs no torch.
 
@@ -124,6 +125,8 @@ class Detector(Predictor):
             precision: of the network's arithmetic. ``bfloat16`` is faster where the processor has
                 it, and moves scores by about a hundredth of themselves (docs/cost.md).
             threads: of an exported model's runtime; None leaves it to that.
+            streams: of an exported model: how many threads of yours will have it predict at one
+                time, each with its share of those threads.
 
         Raises:
             ModelFileError: missing, truncated, tampered with, of a newer format, or not a model;
@@ -133,7 +136,9 @@ class Detector(Predictor):
         """
         path = Path(path)
         if is_exported(path):
-            runtime = open_runtime(path, device=device, precision=precision, threads=threads)
+            runtime = open_runtime(
+                path, device=device, precision=precision, threads=threads, streams=streams
+            )
             metadata = runtime.metadata
             calibration = in_force(path, runtime.calibration)
             return cls(metadata.config, calibration, metadata.provenance, runtime, metadata.guard)

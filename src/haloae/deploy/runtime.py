@@ -163,6 +163,7 @@ def open_runtime(
     device: str = "auto",
     precision: Precision = "float32",
     threads: int | None = None,
+    streams: int = 1,
 ) -> Runtime:
     """Load an exported model: .onnx for ONNX Runtime, .xml, beside its .bin, for OpenVINO.
 
@@ -171,6 +172,7 @@ def open_runtime(
         device: ``auto`` or ``cpu``, which are the same.
         precision: of what the file has in float32; ``bfloat16`` is OpenVINO's alone.
         threads: CPU threads; None leaves it to the runtime.
+        streams: calls that go on side by side, and share the threads.
 
     Raises:
         ModelFileError: missing, damaged, of another kind, or not exported by haloae.
@@ -189,14 +191,14 @@ def open_runtime(
         )
     source = shown_path(path)
     if path.suffix.lower() == ".xml":
-        session = open_openvino(path, precision, threads)
+        session = open_openvino(path, precision, threads, streams)
     elif precision != "float32":
         raise ConfigError(
             f"{source}: ONNX Runtime computes it in float32: leave --precision out, or export for "
             f"openvino."
         )
     else:
-        session = open_onnx(path, threads)
+        session = open_onnx(path, threads, streams)
     metadata = _parse(path, session.text)
     _check_shapes(path, metadata, session)
     within = precision if metadata.precision == "float32" else f"{metadata.precision}, {precision}"

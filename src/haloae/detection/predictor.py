@@ -175,8 +175,8 @@ class Predictor:
         """Score images and outline their defects.
 
         Args:
-            images: a path, a PIL image or an array, (H, W) or (H, W, 3), uint8, uint16 or float in
-                [0, 1]; a list of them gives a list.
+            images: a path, a file's bytes, a PIL image or an array, (H, W) or (H, W, 3), uint8,
+                uint16 or float in [0, 1]; a list of them gives a list.
 
         Raises:
             ImageError: an image cannot be scored; the message names it.
@@ -213,12 +213,23 @@ class Predictor:
         read = decode_ahead(images, self.config.image_size)
         while batch := list(islice(read, BATCH)):
             good = [each for each in batch if isinstance(each, Decoded)]
-            predictions = iter(self._predict_batch(good) if good else ())
+            predictions = iter(self.judge(good) if good else ())
             for entry in batch:
                 if isinstance(entry, ImageError):
                     yield None, entry
                 else:
-                    yield entry.image, self._checked(entry.name, next(predictions))
+                    yield entry.image, next(predictions)
+
+    def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
+        """Predict of images that are decoded and resized already, all measured at once.
+
+        Args:
+            batch: at least one, resized to the config's image size.
+        """
+        predictions = self._predict_batch(batch)
+        return [
+            self._checked(each.name, found) for each, found in zip(batch, predictions, strict=True)
+        ]
 
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
         measured = self.measure(np.stack([each.resized for each in batch]))
