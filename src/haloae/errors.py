@@ -55,6 +55,9 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "int8",
+    "asyncua": "opcua",
+    "cv2": "camera",
+    "paho": "mqtt",
 }
 """Which extra installs a package, by the name it is imported by."""
 

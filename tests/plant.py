@@ -1,0 +1,72 @@
+"""What tests of sources and sinks share: inspections, waiting, free ports."""
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from haloae.server.inspection import Box, Inspection
+from haloae.server.kinds import BackOff
+
+QUICK = BackOff(first=0.02, longest=0.1)
+"""For what is broken and comes back within a test."""
+FIRST = Inspection(
+    id="0" * 32,
+    time=datetime(2026, 3, 1, 8, 30, tzinfo=UTC),
+    source="line 1",
+    recipe="bottle",
+    model="a" * 64,
+    image="b" * 64,
+    score=1.5,
+    p_value=0.25,
+    threshold=2.0,
+    verdict="normal",
+    reason=None,
+    boxes=(Box(1, 2, 3, 4, 5.0),),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What goes with an inspection."""
+
+    image: bytes = b""
+
+
+def inspection(number: int, **changes: Any) -> Inspection:  # noqa: ANN401 - of any field
+    """The one of a number: a second after the one before."""
+    time = FIRST.time + timedelta(seconds=number)
+    return replace(FIRST, id=f"{number:032x}", time=time, **changes)
+
+
+def numbers(records: list[dict[str, Any]]) -> list[int]:
+    """Which ones arrived, in order."""
+    return [int(record["id"], 16) for record in records]
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not so after {seconds:g} seconds"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Of TCP, on loopback, that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def png(value: int) -> bytes:
+    """A small image file of one grey."""
+    file = BytesIO()
+    Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
