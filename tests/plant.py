@@ -42,7 +42,7 @@ class Seen:
 def inspection(number: int, **changes: Any) -> Inspection:  # noqa: ANN401 - of any field
     """The one of a number: a second after the one before."""
     time = FIRST.time + timedelta(seconds=number)
-    return replace(FIRST, id=f"{number:032x}", time=time, **changes)
+    return replace(FIRST, **{"id": f"{number:032x}", "time": time} | changes)
 
 
 def numbers(records: list[dict[str, Any]]) -> list[int]:

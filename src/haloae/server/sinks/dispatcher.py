@@ -160,7 +160,6 @@ class _Worker(Thread):
         while True:
             try:
                 with self.sink.opened() as connection:
-                    self._change("running")
                     self._deliver_all(connection)
                     break
             except Exception as error:  # networks and disks raise anything at all
@@ -188,24 +187,24 @@ class _Worker(Thread):
                 told = service
             entry = self._waiting.first(LOOK)
             if entry is None:
+                self._change("running")
                 if self.closing.is_set():
                     return
                 continue
             try:
                 connection.deliver(entry.item)
-                self._state = replace(self._state, delivered=self._state.delivered + 1)
+                self._change("running", delivered=self._state.delivered + 1)
             except RefusedError as error:
                 name = entry.item.record["id"]
                 log.error("sink %s: %s is not wanted: %s", self.sink.name, name, one_line(error))
-                self._state = replace(self._state, refused=self._state.refused + 1)
+                self._change("running", refused=self._state.refused + 1)
             self._waiting.remove_first()
             self._pauses = self._back_off.pauses()
 
-    def _change(self, status: SinkStatus, reason: str | None = None) -> None:
+    def _change(self, status: SinkStatus, reason: str | None = None, **counts: int) -> None:
         before = self._state
-        if (status, reason) == (before.status, before.reason):
-            return
         since = datetime.now(UTC) if status != before.status else before.since
-        self._state = replace(before, status=status, reason=reason, since=since)
-        level = logging.WARNING if status == "retrying" else logging.INFO
-        log.log(level, "sink %s: %s%s", before.name, status, f": {reason}" if reason else "")
+        self._state = replace(before, status=status, reason=reason, since=since, **counts)  # type: ignore[arg-type]
+        if (status, reason) != (before.status, before.reason):
+            level = logging.WARNING if status == "retrying" else logging.INFO
+            log.log(level, "sink %s: %s%s", before.name, status, f": {reason}" if reason else "")

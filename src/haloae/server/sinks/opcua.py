@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from asyncua.sync import Server, SyncNode, ThreadLoop
 
 NAMESPACE = "urn:haloae:machine-vision"
-WAIT = 10.0
-"""Seconds that a call within the server may take."""
+WAIT = 120.0
+"""Seconds that a call within the server may take: it begins by loading the standard's nodes."""
 PORT = 4840
 VISION = {"Preoperational": 1, "Halted": 2, "Error": 3, "Operational": 4}
 """States of the `VisionStateMachine` and their numbers."""
