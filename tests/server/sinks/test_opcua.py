@@ -14,7 +14,7 @@ from plant import FIRST, QUICK, Seen, free_port, inspection, until
 pytest.importorskip("asyncua", reason="asyncua is not installed")
 
 from asyncua import ua
-from asyncua.sync import Client
+from asyncua.sync import Client, ThreadLoop
 
 Read = Callable[[str], Any]
 STATE = "VisionStateMachine.CurrentState"
@@ -114,11 +114,12 @@ def test_a_client_can_change_nothing_whoever_it_says_it_is(
     ):
         with pytest.raises(ua.UaStatusCodeError, match="BadUserAccessDenied"):
             forbidden()
-    admin = Client(sinks[1])
-    admin.set_user("admin")
-    admin.set_password("admin")
-    with pytest.raises(ua.UaStatusCodeError, match="BadIdentityTokenRejected"):
-        admin.connect()
+    with ThreadLoop() as loop:
+        admin = Client(sinks[1], tloop=loop)
+        admin.set_user("admin")
+        admin.set_password("admin")
+        with pytest.raises(ua.UaStatusCodeError, match="BadIdentityTokenRejected"):
+            admin.connect()
 
 
 @pytest.mark.slow  # each try loads the standard's nodes
