@@ -58,6 +58,7 @@ EXTRAS = {
     "asyncua": "opcua",
     "cv2": "camera",
     "paho": "mqtt",
+    **dict.fromkeys(("fastapi", "prometheus_client", "uvicorn"), "serve"),
 }
 """Which extra installs a package, by the name it is imported by."""
 
