@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from haloae.config import checked, read_toml
 from haloae.errors import ConfigError
+from haloae.server.sinks import SinkSettings
+from haloae.server.sources import SourceSettings
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Few = Annotated[int, Field(ge=1, le=4096)]
@@ -82,6 +84,10 @@ class Settings(_Frozen):
     queue: QueueSettings = Field(default_factory=QueueSettings)
     models: ModelSettings = ModelSettings()
     http: HttpSettings = HttpSettings()
+    source: SourceSettings = ()
+    """Where images come from besides requests."""
+    sink: SinkSettings = ()
+    """What every inspection is handed on to."""
 
 
 def read_settings(path: Path | None) -> Settings:

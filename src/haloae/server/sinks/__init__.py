@@ -11,11 +11,11 @@ from haloae.server.sinks.base import (
     SINKS,
     Connection,
     Item,
-    RefusedError,
     Seen,
     ServiceState,
     Sink,
     SinkSettings,
+    UnwantedError,
     register_sink,
 )
 from haloae.server.sinks.dispatcher import Sinks, SinkState
@@ -24,12 +24,12 @@ __all__ = [
     "SINKS",
     "Connection",
     "Item",
-    "RefusedError",
     "Seen",
     "ServiceState",
     "Sink",
     "SinkSettings",
     "SinkState",
     "Sinks",
+    "UnwantedError",
     "register_sink",
 ]

@@ -3,19 +3,26 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from io import BytesIO
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
 from pydantic import BeforeValidator, SerializeAsAny
 
 from haloae.server.kinds import Settings, parse_kinds
 
+Given = bytes | NDArray[np.uint8]
+"""An image as it came in: a file's bytes, or pixels (H, W, 3) RGB."""
+
 
 class Seen(Protocol):
-    """What was inspected; of all that the service hands on, what sinks look at."""
+    """Of what the service hands on with an inspection, that which sinks look at."""
 
     @property
-    def image(self) -> bytes:
-        """Of the image file."""
+    def given(self) -> Given:
+        """The image."""
 
 
 class Item(NamedTuple):
@@ -23,8 +30,21 @@ class Item(NamedTuple):
 
     record: dict[str, Any]
     """As `Inspection.as_record`."""
-    image: bytes = b""
-    """Of the image file; empty where the sink did not ask for it."""
+    given: Given = b""
+    """The image; empty where the sink did not ask for it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image, in memory."""
+        return len(self.given) if isinstance(self.given, bytes) else self.given.nbytes
+
+    def image(self) -> bytes:
+        """The image as a file: as it came, or a PNG of the pixels, which takes a while."""
+        if isinstance(self.given, bytes):
+            return self.given
+        file = BytesIO()
+        PILImage.fromarray(self.given).save(file, "PNG")
+        return file.getvalue()
 
 
 class ServiceState(NamedTuple):
@@ -35,7 +55,7 @@ class ServiceState(NamedTuple):
     """Of an error."""
 
 
-class RefusedError(Exception):
+class UnwantedError(Exception):
     """Whoever is at the other end does not want this one item, now or later: it is left out."""
 
 
@@ -46,7 +66,7 @@ class Connection:
         """Hand an item on, and come back when it has arrived.
 
         Raises:
-            RefusedError: it will never be taken; it is counted, and the next one comes.
+            UnwantedError: it will never be taken; it is counted, and the next one comes.
             Exception: the sink is broken; the item is delivered again, by a new connection.
         """
         raise NotImplementedError
@@ -61,7 +81,7 @@ class Sink(Settings, ABC):
     keeps: ClassVar[bool] = False
     """True: what could not be delivered yet is kept on disk over a restart, without images."""
     wants_image: ClassVar[bool] = False
-    """True: items come with the image's bytes."""
+    """True: items come with their image."""
 
     @abstractmethod
     def opened(self) -> AbstractContextManager[Connection]:

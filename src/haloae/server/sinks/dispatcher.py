@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from haloae.data.images import shown_path
 from haloae.errors import OutputError
 from haloae.server.inspection import Inspection
 from haloae.server.kinds import BACK_OFF, BackOff, make_folder, one_line
-from haloae.server.sinks.base import Connection, Item, RefusedError, Seen, ServiceState, Sink
+from haloae.server.sinks.base import Connection, Item, Seen, ServiceState, Sink, UnwantedError
 from haloae.server.sinks.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Sinks:
         sinks: their settings.
         folder: for what waits, over a restart; made where it is missing.
         most_waiting: inspections that may wait for one sink; those beyond are dropped and counted.
+        on_change: told each new status and reason, by the thread of that sink; must not wait.
         back_off: how long to wait between tries.
 
     Raises:
@@ -76,16 +77,17 @@ class Sinks:
         folder: Path,
         *,
         most_waiting: int = MOST_WAITING,
+        on_change: Callable[[SinkState], None] = lambda state: None,
         back_off: BackOff = BACK_OFF,
     ) -> None:
         for sink in sinks:
             sink.check()
         make_folder(folder)
-        self._wants_image = any(sink.wants_image for sink in sinks)
         self._workers = []
         for sink in sinks:
             file = folder / f"sink-{sink.name}.sqlite" if sink.keeps else None
-            self._workers.append(_Worker(sink, _waiting(file, most_waiting), back_off))
+            waiting = _waiting(file, most_waiting)
+            self._workers.append(_Worker(sink, waiting, on_change, back_off))
 
     def start(self) -> None:
         """Start a thread for each."""
@@ -95,9 +97,8 @@ class Sinks:
     def offer(self, inspection: Inspection, seen: Seen) -> None:
         """Put an inspection into every queue; returns at once, and never raises."""
         record = inspection.as_record()
-        image = seen.image if self._wants_image else b""
         for worker in self._workers:
-            worker.offer(Item(record, image if worker.sink.wants_image else b""))
+            worker.offer(Item(record, seen.given if worker.sink.wants_image else b""))
 
     def tell(self, state: ServiceState) -> None:
         """Let every sink that passes it on know how the service is; returns at once."""
@@ -134,12 +135,18 @@ def _waiting(file: Path | None, most: int) -> Waiting:
 class _Worker(Thread):
     """One sink."""
 
-    def __init__(self, sink: Sink, waiting: Waiting, back_off: BackOff) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        waiting: Waiting,
+        on_change: Callable[[SinkState], None],
+        back_off: BackOff,
+    ) -> None:
         super().__init__(name=f"sink {sink.name}", daemon=True)  # it may hang in the network
         self.sink = sink
         self.closing = Event()
         self.service = ServiceState("starting")
-        self._waiting, self._back_off = waiting, back_off
+        self._waiting, self._on_change, self._back_off = waiting, on_change, back_off
         self._pauses = back_off.pauses()
         self._state = SinkState(sink.name)
         self._dropped = 0
@@ -194,7 +201,7 @@ class _Worker(Thread):
             try:
                 connection.deliver(entry.item)
                 self._change("running", delivered=self._state.delivered + 1)
-            except RefusedError as error:
+            except UnwantedError as error:
                 name = entry.item.record["id"]
                 log.error("sink %s: %s is not wanted: %s", self.sink.name, name, one_line(error))
                 self._change("running", refused=self._state.refused + 1)
@@ -208,3 +215,4 @@ class _Worker(Thread):
         if (status, reason) != (before.status, before.reason):
             level = logging.WARNING if status == "retrying" else logging.INFO
             log.log(level, "sink %s: %s%s", before.name, status, f": {reason}" if reason else "")
+            self._on_change(self.current())

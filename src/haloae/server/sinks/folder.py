@@ -101,22 +101,24 @@ class _Days(Connection):
         """The image first, so that a line never names one that is not there."""
         time = datetime.fromisoformat(item.record["time"]).astimezone(UTC)
         folder = self._settings.path / f"{time:%Y-%m-%d}"
-        name = None
-        if self._is_kept(item):
-            name = f"{time:%H%M%S.%f}-{item.record['id']}.{_suffix(item.image)}"
+        image = self._wanted(item)
+        name = f"{time:%H%M%S.%f}-{item.record['id']}.{_suffix(image)}" if image else None
         line = json.dumps(item.record | {"file": name}).encode() + b"\n"
-        self._make_room(len(line) + (len(item.image) if name else 0), time)
+        self._make_room(len(line) + len(image), time)
         folder.mkdir(parents=True, exist_ok=True)
         if name and not (folder / name).exists():  # it is there where only the line had failed
-            write_atomic(folder / name, item.image, durable=False)
-            self._images.append(_File(folder.name, name, len(item.image)))
-            self._image_bytes += len(item.image)
+            write_atomic(folder / name, image, durable=False)
+            self._images.append(_File(folder.name, name, len(image)))
+            self._image_bytes += len(image)
         self._records[folder.name] = _append(folder / RECORDS, line)
 
-    def _is_kept(self, item: Item) -> bool:
+    def _wanted(self, item: Item) -> bytes:
+        """The image, if it is to be kept; else nothing."""
         wanted, verdict = self._settings.images, item.record["verdict"]
-        is_wanted = wanted == "all" or (wanted == "not_normal" and verdict != "normal")
-        return is_wanted and 0 < len(item.image) <= self._settings.most_bytes // 2
+        if wanted == "none" or (wanted == "not_normal" and verdict == "normal"):
+            return b""
+        image = item.image()
+        return image if len(image) <= self._settings.most_bytes // 2 else b""
 
     def _make_room(self, needed: int, now: datetime) -> None:
         """Delete what is too old, and the oldest until there is room."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import quote, urlsplit
 
@@ -21,6 +22,8 @@ KEEPALIVE = 30
 """Seconds after which, and half as many more, the broker says that we are gone."""
 WAIT = 10.0
 """Seconds that the broker may take to answer."""
+LOOK = 0.1
+"""Seconds between looks at whether it is still there."""
 ONCE_OR_MORE = 1
 """Quality of service: until the broker has it."""
 
@@ -94,7 +97,7 @@ class Mqtt(Sink):
 
 
 class _Broker(Connection):
-    """A client that connects anew by itself; where that takes too long, another is made."""
+    """A client that, where nothing is to be delivered, connects anew by itself."""
 
     def __init__(self, client: "Client", topic: str, shown: str) -> None:
         self._client, self._topic, self._shown = client, topic, shown
@@ -142,12 +145,16 @@ class _Broker(Connection):
         )
 
     def _arrived(self, message: "MQTTMessageInfo") -> None:
-        try:
-            message.wait_for_publish(WAIT)
-        except (ValueError, RuntimeError) as error:
-            raise ConnectionError(f"{self._shown} is away ({error})") from None
-        if not message.is_published():
-            raise ConnectionError(f"{self._shown} does not answer for {WAIT:g} seconds")
+        end = monotonic() + WAIT
+        while not message.is_published():
+            try:
+                message.wait_for_publish(LOOK)
+            except (ValueError, RuntimeError) as error:
+                raise ConnectionError(f"{self._shown} is away ({error})") from None
+            if not self._client.is_connected():
+                raise ConnectionError(f"{self._shown} is away")
+            if monotonic() > end:
+                raise ConnectionError(f"{self._shown} does not answer for {WAIT:g} seconds")
 
 
 def _status(state: str, reason: str | None = None) -> str:

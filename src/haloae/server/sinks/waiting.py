@@ -62,7 +62,7 @@ class Waiting:
     def put(self, item: Item) -> bool:
         """Add one; False: there is no room, or all is closed."""
         with self._changed:
-            size = self._bytes + len(item.image)
+            size = self._bytes + item.size
             is_full = len(self._entries) >= self._most or size > self._most_bytes
             if self._is_closed or (is_full and self._entries):
                 return False
@@ -82,7 +82,7 @@ class Waiting:
         """It has been delivered, or never will be."""
         with self._changed:
             entry = self._entries.popleft()
-            self._bytes -= len(entry.item.image)
+            self._bytes -= entry.item.size
             self._done = entry.number
             self._changed.notify_all()
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from haloae._version import __version__
 from haloae.server.kinds import plain_address, read_secret, shown_address
-from haloae.server.sinks.base import Connection, Item, RefusedError, Sink, register_sink
+from haloae.server.sinks.base import Connection, Item, Sink, UnwantedError, register_sink
 
 UNWANTED = (400, 413, 422)
 """Answers that say that this very record will never be taken."""
@@ -79,7 +79,7 @@ class _Web(Connection):
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in UNWANTED:
-                raise RefusedError(f"{shown} answers {error.code}") from error
+                raise UnwantedError(f"{shown} answers {error.code}") from error
             raise ConnectionError(f"{shown} answers {error.code}") from None
         except urllib.error.URLError as error:
             raise ConnectionError(f"{shown} cannot be reached ({error.reason})") from None

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import START
+from plant import QUICK, Seen, inspection, png, until
 
 from haloae import OutputError
 from haloae.server.sinks import Item, Sinks
 from haloae.server.sinks.folder import Folder
-from plant import FIRST, QUICK, Seen, inspection, png, until
 
 KIBI = 2**10
 
@@ -50,7 +51,7 @@ def test_a_line_each_that_names_its_image(tmp_path: Path) -> None:
         inspection(number).as_record() | {"file": None} for number in range(3)
     ]
     assert [(day / line["file"]).read_bytes() for line in found] == [png(n) for n in range(3)]
-    assert found[1]["file"] == f"083001.000000-{1:032x}.png"
+    assert found[1]["file"] == f"060001.000000-{1:032x}.png"
 
 
 def test_images_of_normal_ones_may_be_left_out(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_records_go_when_there_are_no_images_left(tmp_path: Path) -> None:
     settings = folder(tmp_path, most_bytes=64 * KIBI, images="none")
     with settings.opened() as connection:
         for number in range(200):
-            changed = inspection(number, time=FIRST.time + timedelta(hours=number))
+            changed = inspection(number, time=START + timedelta(hours=number))
             connection.deliver(Item(changed.as_record()))
             assert total(tmp_path) <= 64 * KIBI
     days = sorted(path.name for path in tmp_path.iterdir())

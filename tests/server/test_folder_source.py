@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from plant import QUICK, until
 
 from haloae import ConfigError, ImageError
 from haloae.server.sources import Sources
 from haloae.server.sources.folder import Folder
-from plant import QUICK, until
 
 SETTLE = 0.1
 

@@ -3,46 +3,30 @@
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
+import made_up
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from haloae.server.inspection import Box, Inspection
+from haloae.server.inspection import Inspection
 from haloae.server.kinds import BackOff
 
 QUICK = BackOff(first=0.02, longest=0.1)
 """For what is broken and comes back within a test."""
-FIRST = Inspection(
-    id="0" * 32,
-    time=datetime(2026, 3, 1, 8, 30, tzinfo=UTC),
-    source="line 1",
-    recipe="bottle",
-    model="a" * 64,
-    image="b" * 64,
-    score=1.5,
-    p_value=0.25,
-    threshold=2.0,
-    verdict="normal",
-    reason=None,
-    boxes=(Box(1, 2, 3, 4, 5.0),),
-)
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What goes with an inspection."""
 
-    image: bytes = b""
+    given: bytes | NDArray[np.uint8] = b""
 
 
 def inspection(number: int, **changes: Any) -> Inspection:  # noqa: ANN401 - of any field
-    """The one of a number: a second after the one before."""
-    time = FIRST.time + timedelta(seconds=number)
-    return replace(FIRST, **{"id": f"{number:032x}", "time": time} | changes)
+    """The one of a number, which its id is, too."""
+    return made_up.inspection(number, **{"id": f"{number:032x}"} | changes)
 
 
 def numbers(records: list[dict[str, Any]]) -> list[int]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plant import QUICK, Seen, free_port, inspection, numbers, until
 
 from haloae.server.sinks import ServiceState, Sinks
 from haloae.server.sinks.mqtt import Mqtt
-from plant import QUICK, Seen, free_port, inspection, numbers, until
 
 pytest.importorskip("paho", reason="paho-mqtt is not installed")
 
@@ -129,7 +129,7 @@ def test_nothing_is_lost_while_the_broker_restarts(broker: Broker, tmp_path: Pat
     found = numbers(heard.records())
     assert list(dict.fromkeys(found)) == [*range(30)]  # in order, whatever came twice
     message = next(each for each in heard.messages if "/inspections/" in each.topic)
-    assert message.topic == "plant/line-1/inspections/bottle/top%2Fleft"
+    assert message.topic == "plant/line-1/inspections/cap/top%2Fleft"
     assert (message.qos, message.retain) == (1, False)
     assert heard.records()[0] == inspection(0, source="top/left").as_record()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from plant import QUICK, Seen, inspection, numbers, until
 from pydantic import BaseModel, ConfigDict
 
 from haloae import ConfigError, OutputError
@@ -18,14 +19,13 @@ from haloae.server.sinks import (
     SINKS,
     Connection,
     Item,
-    RefusedError,
     ServiceState,
     Sink,
     Sinks,
+    UnwantedError,
     register_sink,
 )
 from haloae.server.sinks.base import SinkSettings
-from plant import QUICK, Seen, inspection, numbers, until
 
 KILLED = """
 import sys, time
@@ -146,7 +146,7 @@ def test_one_that_hangs_slows_nobody_and_what_is_too_much_is_counted(
 
 
 def test_what_the_other_end_refuses_is_left_out_and_counted(tmp_path: Path) -> None:
-    ANSWERS.append(RefusedError("not that one"))
+    ANSWERS.append(UnwantedError("not that one"))
     sinks = Sinks(parse({"kind": "other"}), tmp_path)
     sinks.start()
     for number in range(3):
@@ -190,7 +190,7 @@ def test_what_was_not_delivered_at_a_stop_is_delivered_after_the_next_start(
 
 
 def test_what_is_accepted_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
-    tests = str(Path(__file__).parents[2])
+    tests = str(Path(__file__).parent)
     command = [sys.executable, "-c", KILLED, str(tmp_path), tests]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -9,10 +9,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from plant import QUICK, Seen, free_port, inspection, numbers, until
 
 from haloae.server.sinks import Sinks
 from haloae.server.sinks.webhook import Webhook
-from plant import QUICK, Seen, free_port, inspection, numbers, until
 
 
 class Receiver(BaseHTTPRequestHandler):

@@ -1,0 +1,76 @@
+"""From a file in a folder to a line on disk, through a real model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from plant import until
+
+from haloae import ConfigError
+from haloae.server.settings import Settings, read_settings
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+
+from haloae.server.app import create_app
+from haloae.server.attached import Attached
+
+CONFIG = """
+[[source]]
+kind = "folder"
+name = "line-1"
+recipe = "m"
+path = "{folder}/in"
+move_to = "{folder}/done"
+settle = 0.05
+
+[[source]]
+kind = "folder"
+name = "line-2"
+recipe = "m"
+path = "{folder}/missing"
+
+[[sink]]
+kind = "folder"
+path = "{folder}/out"
+"""
+
+
+def settings_of(tmp_path: Path, text: str = CONFIG) -> Settings:
+    (tmp_path / "serve.toml").write_text(text.format(folder=tmp_path.as_posix()))
+    return read_settings(tmp_path / "serve.toml")
+
+
+def test_a_file_comes_in_is_inspected_and_handed_on_and_what_is_broken_is_a_problem(
+    tmp_path: Path, two_models: list[Path], good_paths: list[Path]
+) -> None:
+    settings = settings_of(tmp_path)
+    service = create_app(two_models[0], settings=settings).state.service
+    attached = Attached(
+        settings.source, settings.sink, service.inspector, service.problems, tmp_path / "kept"
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.png").write_bytes(good_paths[0].read_bytes())
+    (tmp_path / "in" / "torn.png").write_bytes(good_paths[0].read_bytes()[:100])
+    service.recipes.start()
+    service.inspector.start()
+    attached.start()
+    until(lambda: not any((tmp_path / "in").iterdir()))
+    until(lambda: [problem.part for problem in service.problems.now()] == ["source line-2"])
+    assert "missing: no such folder" in service.problems.now()[0].message
+    (tmp_path / "missing").mkdir()
+    until(lambda: not service.problems.now())
+    attached.stop_sources(5)
+    service.inspector.stop(5)
+    attached.stop_sinks(5)
+    service.recipes.stop()
+    (file,) = (tmp_path / "out").rglob("inspections.jsonl")
+    (line,) = [json.loads(each) for each in file.read_text().splitlines()]
+    assert (line["source"], line["recipe"]) == ("line-1", "m")
+    assert (file.parent / line["file"]).read_bytes() == good_paths[0].read_bytes()
+    assert (tmp_path / "done" / "refused" / "torn.png").exists()
+    assert [state.status for state in attached.sources.states()] == ["stopped", "stopped"]
+
+
+def test_a_wrong_table_is_named_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"serve.toml: source 1 \(folder\): .*path"):
+        settings_of(tmp_path, '[[source]]\nkind = "folder"\nrecipe = "m"\n')
