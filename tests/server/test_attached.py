@@ -8,6 +8,7 @@ from plant import until
 
 from haloae import ConfigError
 from haloae.server.settings import Settings, read_settings
+from haloae.server.sources import SOURCES
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 
@@ -74,3 +75,24 @@ def test_a_file_comes_in_is_inspected_and_handed_on_and_what_is_broken_is_a_prob
 def test_a_wrong_table_is_named_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"serve.toml: source 1 \(folder\): .*path"):
         settings_of(tmp_path, '[[source]]\nkind = "folder"\nrecipe = "m"\n')
+
+
+def test_a_file_of_ones_own_adds_a_kind(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from haloae.server.sources import Source, register_source\n"
+        '@register_source("mine")\n'
+        "class Mine(Source):\n"
+        "    serial: str\n"
+        "    def images(self, stop, memory):\n"
+        "        yield None\n"
+    )
+    text = 'modules = ["{folder}/mine.py"]\n[[source]]\nkind = "mine"\nrecipe = "m"\n'
+    try:
+        (source,) = settings_of(tmp_path, text + 'serial = "42"\n').source
+        assert source.model_dump() == {"name": "mine", "recipe": "m", "serial": "42"}
+        with pytest.raises(ConfigError, match=r"source 1 \(mine\): setting serial: field required"):
+            settings_of(tmp_path, text)
+    finally:
+        SOURCES.pop("mine", None)
+    with pytest.raises(ConfigError, match=r"gone.py: cannot be loaded \(FileNotFoundError"):
+        settings_of(tmp_path, 'modules = ["{folder}/gone.py"]\n')

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from plant import QUICK, until
 
-from haloae import ConfigError, ImageError
+from haloae import ConfigError, ImageError, limit_images
 from haloae.server.sources import Sources
 from haloae.server.sources.folder import Folder
 
@@ -130,6 +130,19 @@ def test_files_that_cannot_be_moved_are_inspected_once_and_moved_later(
     assert sorted(seen) == [b"a", b"b"]
     assert caplog.text.count("a.png: cannot be moved") == 1
     assert {each.name for each in goal.iterdir()} == {"a.png", "b.png"}
+
+
+def test_a_file_over_the_limit_is_said_and_put_away_unread(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, goal = tmp_path / "in", tmp_path / "done"
+    path.mkdir()
+    limit_images(bytes=10)
+    write(path / "a.png", b"x" * 11)
+    with watching(folder(path, move_to=goal), tmp_path) as (seen, _):
+        until(lambda: (goal / "refused" / "a.png").exists())
+    assert seen == []
+    assert "a.png: is over 10 bytes" in caplog.text
 
 
 def test_moving_to_where_it_would_be_found_again_is_refused(tmp_path: Path) -> None:

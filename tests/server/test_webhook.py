@@ -1,6 +1,9 @@
 """Webhook: in order, through an outage, with nothing lost and nothing shown."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +16,24 @@ from plant import QUICK, Seen, free_port, inspection, numbers, until
 
 from haloae.server.sinks import Sinks
 from haloae.server.sinks.webhook import Webhook
+
+KILLED = """
+import itertools, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from haloae.server.sinks import Sinks
+from haloae.server.sinks.webhook import Webhook
+from plant import Seen, inspection
+
+sinks = Sinks([Webhook(name="hook", url=sys.argv[1])], Path(sys.argv[2]))
+sinks.start()
+for number in itertools.count(int(sys.argv[4])):
+    print(number, time.time(), flush=True)
+    sinks.offer(inspection(number), Seen())
+    time.sleep(0.002)
+"""
+SAFE = 0.25
+"""Seconds after which an inspection outlives a kill, on a disk that is busy, too."""
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -101,3 +122,36 @@ def test_errors_of_the_server_are_tried_again_and_refusals_are_not(tmp_path: Pat
         sinks.stop()
     assert numbers(handler.records) == [0, 2]
     assert (sinks.states()[0].delivered, sinks.states()[0].refused) == (2, 1)
+
+
+@pytest.mark.slow
+def test_twenty_kills_under_load_lose_nothing_and_repeat_one_each_at_most(tmp_path: Path) -> None:
+    port, handler = free_port(), receiver()
+    url, state = f"http://127.0.0.1:{port}/hook", tmp_path / "state"
+    safe: list[int] = []
+    first = 0
+    with receiving(port, handler):
+        for kill in range(20):
+            command = [sys.executable, "-c", KILLED, url, str(state), str(Path(__file__).parent)]
+            with subprocess.Popen([*command, str(first)], stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                process.stdout.readline()
+                if kill % 4 == 0:
+                    handler.answers.extend([503] * 3)  # so that something waits
+                time.sleep(0.2 + 0.061 * kill)
+                process.kill()
+                killed = time.time()
+                lines = [line.split() for line in process.stdout.read().splitlines()]
+            whole = [line for line in lines if len(line) == 2]
+            safe += [int(number) for number, when in whole if float(when) < killed - SAFE]
+            first = max(int(number) for number, _ in whole) + 2
+        sinks = Sinks([webhook(port)], state, back_off=QUICK)
+        sinks.start()
+        until(lambda: not sinks.states()[0].waiting)
+        sinks.stop()
+    found = numbers(handler.records)
+    assert len(safe) > 500
+    assert set(safe) - set(found) == set()
+    unique = list(dict.fromkeys(found))
+    assert unique == sorted(unique)
+    assert len(found) - len(unique) <= 20

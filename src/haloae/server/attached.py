@@ -64,7 +64,8 @@ class Attached:
         self._tell()
 
     def _on_sink(self, state: SinkState) -> None:
-        self._report(f"sink {state.name}", state.reason)
+        dropped = f"no room for {state.dropped} inspections" if state.dropped else None
+        self._report(f"sink {state.name}", state.reason or dropped)
 
     def _report(self, part: str, reason: str | None) -> None:
         if reason is None:

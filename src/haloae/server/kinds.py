@@ -1,12 +1,14 @@
 """What sources and sinks have in common: a table of kinds, settings with a name, what is shown."""
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from haloae.config import checked
 from haloae.data.images import shown_path
@@ -77,6 +79,30 @@ def _parse(table: Mapping[str, type[Kind]], place: str, value: object) -> Kind:
         return checked(table[kind], {"name": kind} | given)
     except ConfigError as error:
         raise ConfigError(f"{place} ({kind}): {error}") from error
+
+
+def load_modules(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Run Python files that register kinds of their own.
+
+    Raises:
+        ConfigError: one is missing or fails.
+    """
+    for path in paths:
+        name = f"haloae_module_{path.stem}"
+        try:
+            spec = spec_from_file_location(name, path)
+            if spec is None or spec.loader is None:
+                raise ImportError("a Python file's name ends in .py")
+            sys.modules[name] = module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+        except Exception as error:  # it is anybody's
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ConfigError(f"{shown_path(path)}: cannot be loaded ({reason}).") from error
+    return paths
+
+
+Modules = Annotated[tuple[Path, ...], AfterValidator(load_modules)]
+"""A field of settings, before those whose kinds the files register."""
 
 
 def require(package: str) -> None:

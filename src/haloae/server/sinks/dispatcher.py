@@ -62,7 +62,8 @@ class Sinks:
         sinks: their settings.
         folder: for what waits, over a restart; made where it is missing.
         most_waiting: inspections that may wait for one sink; those beyond are dropped and counted.
-        on_change: told each new status and reason, by the thread of that sink; must not wait.
+        on_change: told each new status and reason, and when inspections are dropped, by any
+            thread; must not wait.
         back_off: how long to wait between tries.
 
     Raises:
@@ -162,6 +163,7 @@ class _Worker(Thread):
             self._dropped += 1
             if self._dropped.bit_count() == 1:  # 1, 2, 4, 8, …: said, but not without end
                 log.error("sink %s: no room, %d dropped so far.", self.sink.name, self._dropped)
+                self._on_change(self.current())
 
     def run(self) -> None:
         while True:

@@ -78,8 +78,11 @@ class Folder(Source):
                 for name, version in handled.items() if self.move_to else ():
                     self._put_away(name, version, done, was_read=True)
                 for name, version in finished:
-                    image = _read(self.path / name, version, done)
-                    if image is not None:
+                    if version.bytes > (most := current_limits().bytes):
+                        done.say(f"{shown_path(self.path / name)}: is over {most:,} bytes")
+                        done.add(name, version)
+                        self._put_away(name, version, done, was_read=False)
+                    elif (image := _read(self.path / name, version, done)) is not None:
                         was_read = yield Taken(image, shown_path(self.path / name))
                         done.add(name, version)
                         self._put_away(name, version, done, was_read=was_read)
