@@ -12,8 +12,9 @@ from haloae.server.sources import SOURCES
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 
+from fastapi.testclient import TestClient
+
 from haloae.server.app import create_app
-from haloae.server.attached import Attached
 
 CONFIG = """
 [[source]]
@@ -45,31 +46,26 @@ def test_a_file_comes_in_is_inspected_and_handed_on_and_what_is_broken_is_a_prob
     tmp_path: Path, two_models: list[Path], good_paths: list[Path]
 ) -> None:
     settings = settings_of(tmp_path)
-    service = create_app(two_models[0], settings=settings).state.service
-    attached = Attached(
-        settings.source, settings.sink, service.inspector, service.problems, tmp_path / "kept"
-    )
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.png").write_bytes(good_paths[0].read_bytes())
     (tmp_path / "in" / "torn.png").write_bytes(good_paths[0].read_bytes()[:100])
-    service.recipes.start()
-    service.inspector.start()
-    attached.start()
-    until(lambda: not any((tmp_path / "in").iterdir()))
-    until(lambda: [problem.part for problem in service.problems.now()] == ["source line-2"])
-    assert "missing: no such folder" in service.problems.now()[0].message
-    (tmp_path / "missing").mkdir()
-    until(lambda: not service.problems.now())
-    attached.stop_sources(5)
-    service.inspector.stop(5)
-    attached.stop_sinks(5)
-    service.recipes.stop()
+    app = create_app(two_models[0], data=tmp_path / "kept", settings=settings)
+    service = app.state.service
+    with TestClient(app, base_url="http://localhost") as client:
+        until(lambda: not any((tmp_path / "in").iterdir()))
+        until(lambda: [problem.part for problem in service.problems.now()] == ["source line-2"])
+        assert "missing: no such folder" in service.problems.now()[0].message
+        metrics = client.get("/metrics").text
+        assert 'haloae_source_works{source="line-2"} 0.0' in metrics
+        assert 'haloae_inspections_total{recipe="m",source="line-1",' in metrics
+        (tmp_path / "missing").mkdir()
+        until(lambda: not service.problems.now())
     (file,) = (tmp_path / "out").rglob("inspections.jsonl")
     (line,) = [json.loads(each) for each in file.read_text().splitlines()]
     assert (line["source"], line["recipe"]) == ("line-1", "m")
     assert (file.parent / line["file"]).read_bytes() == good_paths[0].read_bytes()
     assert (tmp_path / "done" / "refused" / "torn.png").exists()
-    assert [state.status for state in attached.sources.states()] == ["stopped", "stopped"]
+    assert [state.status for state in service.attached.sources.states()] == ["stopped", "stopped"]
 
 
 def test_a_wrong_table_is_named_with_its_file(tmp_path: Path) -> None:
@@ -96,3 +92,10 @@ def test_a_file_of_ones_own_adds_a_kind(tmp_path: Path) -> None:
         SOURCES.pop("mine", None)
     with pytest.raises(ConfigError, match=r"gone.py: cannot be loaded \(FileNotFoundError"):
         settings_of(tmp_path, 'modules = ["{folder}/gone.py"]\n')
+
+
+def test_without_a_folder_for_what_is_kept_nothing_starts(
+    tmp_path: Path, two_models: list[Path]
+) -> None:
+    with pytest.raises(ConfigError, match="give a folder"):
+        create_app(two_models[0], settings=settings_of(tmp_path))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
+from haloae.errors import ConfigError
 from haloae.server.inspector import Inspector
 from haloae.server.problems import Problems
 from haloae.server.sinks import ServiceState, Sink, Sinks, SinkState
@@ -18,10 +19,10 @@ class Attached:
         sinks: settings of what inspections are handed on to.
         inspector: that inspects; listens to it from now on, so it must not have been started.
         problems: is told what is broken, and what works again.
-        folder: for what they keep over a restart.
+        folder: for what they keep over a restart; None: there are none.
 
     Raises:
-        ConfigError: a setting cannot be used.
+        ConfigError: a setting cannot be used, or there is no folder.
         MissingExtraError: a package is not installed.
         OutputError: a folder cannot be made, or what waits in it cannot be read.
     """
@@ -32,8 +33,11 @@ class Attached:
         sinks: Sequence[Sink],
         inspector: Inspector,
         problems: Problems,
-        folder: Path,
+        folder: Path | None,
     ) -> None:
+        if folder is None and (sources or sinks):
+            raise ConfigError("sources and sinks keep things over a restart: give a folder.")
+        folder = folder or Path()
         self._inspector, self._problems = inspector, problems
         self._telling = Lock()
         self.sinks = Sinks(sinks, folder, on_change=self._on_sink)

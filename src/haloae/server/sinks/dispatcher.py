@@ -83,7 +83,8 @@ class Sinks:
     ) -> None:
         for sink in sinks:
             sink.check()
-        make_folder(folder)
+        if sinks:
+            make_folder(folder)
         self._workers = []
         for sink in sinks:
             file = folder / f"sink-{sink.name}.sqlite" if sink.keeps else None

@@ -76,7 +76,8 @@ class Sources:
     ) -> None:
         for source in sources:
             source.check()
-        make_folder(folder)
+        if sources:
+            make_folder(folder)
         self._stop = Event()
         self._supervisors = [
             _Supervisor(
