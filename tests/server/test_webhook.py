@@ -12,10 +12,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from plant import QUICK, Seen, free_port, inspection, numbers, until
 
 from haloae.server.sinks import Sinks
 from haloae.server.sinks.webhook import Webhook
+from server.plant import QUICK, Seen, free_port, inspection, numbers, until
 
 KILLED = """
 import itertools, sys, time
@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from haloae.server.sinks import Sinks
 from haloae.server.sinks.webhook import Webhook
-from plant import Seen, inspection
+from server.plant import Seen, inspection
 
 sinks = Sinks([Webhook(name="hook", url=sys.argv[1])], Path(sys.argv[2]))
 sinks.start()
@@ -132,7 +132,14 @@ def test_twenty_kills_under_load_lose_nothing_and_repeat_one_each_at_most(tmp_pa
     first = 0
     with receiving(port, handler):
         for kill in range(20):
-            command = [sys.executable, "-c", KILLED, url, str(state), str(Path(__file__).parent)]
+            command = [
+                sys.executable,
+                "-c",
+                KILLED,
+                url,
+                str(state),
+                str(Path(__file__).parents[1]),
+            ]
             with subprocess.Popen([*command, str(first)], stdout=subprocess.PIPE) as process:
                 assert process.stdout is not None
                 process.stdout.readline()
