@@ -61,6 +61,10 @@ FIGURES = {
 """A run's metrics: the column each becomes, and its digits."""
 
 
+WANTED = (0.01, 0.03, 0.05, 0.1)
+"""False-alarm rates that a user may ask for."""
+
+
 class Found(NamedTuple):
     """What a results file is made of."""
 
@@ -109,21 +113,43 @@ def rates_now(run: Path) -> dict[str, float | None]:
         run: a folder with model file and scores.csv.
     """
     header, _ = read_model(run / MODEL)
+    above = _above(run, header.calibration.false_alarm_rate)
+    return {
+        metric: fmean(above[is_good]) if above[is_good] else None
+        for metric, is_good in (("detection_rate", False), ("false_alarm_rate", True))
+    }
+
+
+def _above(run: Path, rate: float) -> dict[bool, list[bool]]:
+    """Of good test images, under True, and of others: whether each is above the threshold."""
+    header, _ = read_model(run / MODEL)
     known = header.calibration
     limit = Calibration(
         scores=known.scores,
         peaks=known.peaks,
-        false_alarm_rate=known.false_alarm_rate,
+        false_alarm_rate=rate,
         tail=tail_of(head_named(header.config.detection.head)),
     ).threshold.value
     above: dict[bool, list[bool]] = {True: [], False: []}
     with (run / "scores.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
             above[row["label"] == "good"].append(float(row["score"]) > limit)
-    return {
-        metric: fmean(above[is_good]) if above[is_good] else None
-        for metric, is_good in (("detection_rate", False), ("false_alarm_rate", True))
-    }
+    return above
+
+
+def wanted(folders: Sequence[Path]) -> Found:
+    """A row for each set of the first seed: what is found and stopped at each wanted rate."""
+    runs = [run for run in finished(*folders) if run["seed"] == 0]
+    rows = []
+    for run in runs:
+        header, _ = read_model(run["at"] / MODEL)
+        row = [run["category"], run["metrics"]["image_auroc"], len(header.calibration.scores)]
+        for rate in WANTED:
+            above = _above(run["at"], rate)
+            row.append(f"{100 * fmean(above[False]):.0f} % ({sum(above[True])})")
+        rows.append([*row, len(above[True])])
+    columns = ["set", "image AUROC", "fitted to", *(f"at {100 * r:g} %" for r in WANTED)]
+    return Found(Table([*columns, "good test images"], rows, {}), _circumstances(runs))
 
 
 def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> dict[str, Any] | None:
@@ -264,6 +290,12 @@ KINDS = {
         "python -m benchmarks.paper ROOT --out runs/paper --sets cookie,tire --device cuda "
         "--image-size 128 --steps 800; the same with --image-size 256 --steps 300",
         "bfloat16, batches of 4, one seed, on one H200, several runs side by side.",
+    ),
+    "wanted": Kind(
+        "Defective test images found by `default`, and good ones stopped, by the wanted rate",
+        wanted,
+        "haloae benchmark ROOT --presets default --out runs/default",
+        "In brackets the number of good test images that are stopped. Seed 0.",
     ),
     "demo": Kind(
         "What `haloae demo` measures",
