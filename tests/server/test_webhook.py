@@ -30,7 +30,7 @@ sinks.start()
 for number in itertools.count(int(sys.argv[4])):
     print(number, time.time(), flush=True)
     sinks.offer(inspection(number), Seen())
-    time.sleep(0.002)
+    time.sleep(0.005)
 """
 SAFE = 0.25
 """Seconds after which an inspection outlives a kill, on a disk that is busy, too."""
@@ -154,7 +154,7 @@ def test_twenty_kills_under_load_lose_nothing_keep_the_order_and_repeat_few(tmp_
             first = max(int(number) for number, _ in whole) + 2
         sinks = Sinks([webhook(port)], state, back_off=QUICK)
         sinks.start()
-        until(lambda: not sinks.states()[0].waiting)
+        until(lambda: not sinks.states()[0].waiting, seconds=200)
         sinks.stop()
     found = numbers(handler.records)
     assert len(safe) > 500
