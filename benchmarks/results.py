@@ -353,8 +353,7 @@ KINDS = {
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
         _thresholds,
-        "python -m benchmarks.thresholds ROOT --out runs/thresholds --splits 4 "
-        "--sets cookie,elpv_mono,kolektor,pill",
+        "python -m benchmarks.thresholds ROOT --out runs/thresholds",
         "Mean over random splits of all good images, in brackets its 95 % interval by Student's t. "
         "Splits share images: those that a set lacks no split shows.",
     ),
