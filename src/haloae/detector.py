@@ -14,8 +14,10 @@ from haloae.config import Config, Precision
 from haloae.data.folders import good_images
 from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
+from haloae.data.views import View
 from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.calibration import Calibration, Tail
+from haloae.detection.calibration import Calibration, StatedCalibration, Tail
+from haloae.detection.calibration_file import in_force
 from haloae.detection.guard import Guard
 from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
@@ -112,8 +114,11 @@ class Detector(Predictor):
         device: str = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
+        streams: int = 1,
     ) -> "Detector":
         """Load a model file: a .safetensors, or an exported .onnx or .xml, which needs no torch.
+
+        Thresholds that somebody has set stand in a file beside it, and take the place of its own.
 
         Args:
             path: of the file.
@@ -121,19 +126,23 @@ class Detector(Predictor):
             precision: of the network's arithmetic. ``bfloat16`` is faster where the processor has
                 it, and moves scores by about a hundredth of themselves (docs/cost.md).
             threads: of an exported model's runtime; None leaves it to that.
+            streams: of an exported model: how many threads of yours will have it predict at one
+                time, each with its share of those threads.
 
         Raises:
-            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model.
+            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model;
+                or the thresholds beside it are of another.
             ConfigError: a device or precision that cannot be had.
             MissingExtraError: torch or the runtime is not installed.
         """
         path = Path(path)
         if is_exported(path):
-            runtime = open_runtime(path, device=device, precision=precision, threads=threads)
-            metadata = runtime.metadata
-            return cls(
-                metadata.config, runtime.calibration, metadata.provenance, runtime, metadata.guard
+            runtime = open_runtime(
+                path, device=device, precision=precision, threads=threads, streams=streams
             )
+            metadata = runtime.metadata
+            calibration = in_force(path, runtime.calibration)
+            return cls(metadata.config, calibration, metadata.provenance, runtime, metadata.guard)
         header, arrays = read_model(path)
         where = resolve_device(device)
         from haloae.detection.native import restore
@@ -149,7 +158,8 @@ class Detector(Predictor):
                 f"{name}: its tensors do not fit its configuration ({reason}): train anew."
             ) from error
         native.to(where)
-        return cls(header.config, header.calibration, header.provenance, native, header.guard)
+        calibration = in_force(path, header.calibration)
+        return cls(header.config, calibration, header.provenance, native, header.guard)
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
@@ -184,7 +194,8 @@ class Detector(Predictor):
                 guard is fitted to them in any case, as they show what the camera sees now.
             false_alarm_rate: in (0, 1); None keeps it.
 
-        Scores are those of float32, whatever the detector's precision.
+        Without either, thresholds that somebody has set stay. Scores are those of float32,
+        whatever the detector's precision.
 
         Raises:
             DataError: fewer than 4 images.
@@ -201,26 +212,26 @@ class Detector(Predictor):
         config = self.config.replace(detection={"false_alarm_rate": rate})
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
-        scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
+        known, provenance = self.calibration, self.provenance
+        scores, peaks = known.scores, known.peaks
         guard = self.guard
         if images is not None:
             looks = Looks(len(images))
             head, scores, peaks = measure_good(
                 network,
-                lambda: looks.watch(_resized(images, config.image_size)),
+                lambda: looks.watch(_shown(images, View.of(config))),
                 config,
                 head=None if head.refits else head,
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
             guard = Guard.fit(looks.seen.values())
+        calibration = Calibration(
+            scores=scores, peaks=peaks, false_alarm_rate=rate, tail=known.tail
+        ).fitted()
+        is_kept = images is None and false_alarm_rate is None
         return Detector(
             config,
-            Calibration(
-                scores=scores,
-                peaks=peaks,
-                false_alarm_rate=rate,
-                tail=self.calibration.tail,
-            ).fitted(),
+            known if is_kept and isinstance(known, StatedCalibration) else calibration,
             provenance,
             Native(config, network, head, self.native.precision, self.native.source),
             guard,
@@ -249,13 +260,13 @@ def check_names(config: Config) -> None:
         ConfigError: there is no such trunk, kind of attention or detector head, or the head cannot
             be fitted with this config.
     """
-    from haloae.detection.heads import head_named
+    from haloae.detection.heads import head_of
     from haloae.network.attention import attention_named
     from haloae.network.trunks import trunk_named
 
     trunk_named(config.network.trunk)
     attention_named(config.network.attention.mode)
-    head_named(config.detection.head).check(config)
+    head_of(config).check(config)
 
 
 def fit_detector(
@@ -294,9 +305,15 @@ def fit_detector(
     where = resolve_device(device)
     from haloae.detection.good import measure_good
     from haloae.detection.native import Native
+    from haloae.detection.viewing import regions_of, settled
+    from haloae.training.batches import MIN_GOOD
     from haloae.training.fit import fit
 
     check_names(config)
+    config = settled(config, images)
+    check_names(config)
+    if config.view.kind == "tiles" and len(images) < MIN_GOOD:
+        images = regions_of(images, config)
     trained = fit(
         images,
         config,
@@ -355,8 +372,8 @@ def tail_of(head: "Head | type[Head]") -> Tail:
     return "all" if head.refits else "upper"
 
 
-def _resized(images: Sequence[ImageLike], size: int) -> Iterator[NDArray[np.float32]]:
-    for read in decode_ahead(images, size):
+def _shown(images: Sequence[ImageLike], view: View) -> Iterator[NDArray[np.float32]]:
+    for read in decode_ahead(images, view):
         if isinstance(read, ImageError):
             raise read
-        yield read.resized
+        yield read.shown

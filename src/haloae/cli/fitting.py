@@ -1,6 +1,8 @@
 """Commands that fit: the demo, one detector, its thresholds, the benchmark."""
 
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,8 @@ from haloae.cli import options
 from haloae.cli.screen import calibration_lines, report_run, report_skipped
 from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, shown, wants_progress, workers
 from haloae.errors import ConfigError, DataError, ImageError, OutputError
+
+log = logging.getLogger(__name__)
 
 
 def demo(
@@ -58,6 +62,8 @@ def train(
     ] = None,
     settings: options.Assignments = None,
     backbone: options.Backbone = None,
+    view: options.View = None,
+    place: options.Place = None,
     image_size: Annotated[int | None, Option(metavar="N", help="side in pixels")] = None,
     seed: Annotated[int | None, Option(metavar="N", help="of all randomness (default: 0)")] = None,
     max_steps: options.Steps = None,
@@ -84,7 +90,13 @@ def train(
     if not category.train:
         raise DataError(f"{data}: there are no good images in train/good to fit on.")
     saved = load_checkpoint(unfinished(out, RUN)) if resume else None
-    flags = {"backbone": backbone, "image_size": image_size, "seed": seed}
+    flags = {
+        "backbone": backbone,
+        "view.kind": view,
+        "view.place": place,
+        "image_size": image_size,
+        "seed": seed,
+    }
     configured = configure(
         preset,
         base=saved.config if saved else None,
@@ -152,6 +164,7 @@ def calibrate(
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
+    from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 
     prepare(threads)
@@ -166,6 +179,10 @@ def calibrate(
         report_skipped(skipped)
     calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate)
     calibrated.save(out)
+    with suppress(OSError):
+        # Those that were set are of the model that stood there, and no other takes them.
+        calibration_path(out).unlink()
+        log.warning("%s: removed, as the model has new ones.", shown(calibration_path(out)))
     if not quiet:
         print(f"{shown(out)}: calibrated")
         print(calibration_lines(calibrated.calibration))

@@ -19,7 +19,7 @@ from haloae._version import __version__
 from haloae.claims import finish_writing
 from haloae.config import Config, Precision, without_retired
 from haloae.data.images import shown_path
-from haloae.data.views import WHITE
+from haloae.data.views import WHITE, Size
 from haloae.deploy.checks import (
     SEAL,
     TOLERANCE,
@@ -29,7 +29,7 @@ from haloae.deploy.checks import (
     known_of,
 )
 from haloae.deploy.engines import INPUT, Run, Session, Shapes, open_onnx, open_openvino
-from haloae.detection.calibration import Calibration, Threshold
+from haloae.detection.calibration import Calibration, StatedCalibration, Threshold
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
 from haloae.detection.predictor import Measured
@@ -58,7 +58,7 @@ class Metadata(BaseModel):
     seal: Annotated[str, Field(pattern=f"^{SEAL.pattern}$")] | None = None
     """See `haloae.deploy.checks`; None in files of before there were any."""
     image_size: PositiveInt
-    """Side of the input, in pixels."""
+    """Side of the input, in pixels, where it is a square; see `canvas` of the config."""
     labels: tuple[str, str] = LABELS
     """Of a score up to the threshold, and above it."""
     threshold: NonNegativeFloat
@@ -81,23 +81,6 @@ class Metadata(BaseModel):
         return Threshold(value, extrapolated=is_fit and fitted in (None, value))
 
 
-class StatedCalibration(Calibration):
-    """A calibration whose thresholds are those the file states, changed or not."""
-
-    stated_threshold: Threshold
-    stated_pixel_threshold: Threshold
-
-    @cached_property
-    def threshold(self) -> Threshold:
-        """A score above it makes an image anomalous."""
-        return self.stated_threshold
-
-    @cached_property
-    def pixel_threshold(self) -> Threshold:
-        """A map value above it marks a defect."""
-        return self.stated_pixel_threshold
-
-
 class Runtime:
     """The backend that runs an exported graph, on the CPU, in as many threads as call it.
 
@@ -113,6 +96,7 @@ class Runtime:
         self.run = run
         self.name = name
         self.source = source
+        self.takes: Size | None = metadata.config.canvas
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -133,8 +117,9 @@ class Runtime:
             ModelFileError: the graph cannot be run, or its outputs are not those of a model.
         """
         outputs = self.run(as_input(images, self.metadata.input_type))
-        count, grid = len(images), _grid(self.metadata)
-        return checked_outputs(self.source, outputs, [(count,), (count,), (count, grid, grid)])
+        count = len(images)
+        shapes = [(count,), (count,), (count, *self.metadata.config.grid)]
+        return checked_outputs(self.source, outputs, shapes)
 
     def check_known(self, precision: Precision) -> None:
         """Run the image that the seal knows, where it knows one.
@@ -148,7 +133,7 @@ class Runtime:
         known = known_of(self.metadata.seal or UNSEALED)
         if not any(known):
             return
-        score, anomaly_map = self.measure(known_image(self.metadata.image_size)[None])
+        score, anomaly_map = self.measure(known_image(self.metadata.config.canvas)[None])
         within = precision if self.metadata.precision == "float32" else self.metadata.precision
         usual = self.metadata.calibration
         for found, told, highest in (
@@ -180,6 +165,7 @@ def open_runtime(
     device: str = "auto",
     precision: Precision = "float32",
     threads: int | None = None,
+    streams: int = 1,
 ) -> Runtime:
     """Load an exported model: .onnx for ONNX Runtime, .xml, beside its .bin, for OpenVINO.
 
@@ -188,6 +174,7 @@ def open_runtime(
         device: ``auto`` or ``cpu``, which are the same.
         precision: of what the file has in float32; ``bfloat16`` is OpenVINO's alone.
         threads: CPU threads; None leaves it to the runtime.
+        streams: calls that go on side by side, and share the threads.
 
     Raises:
         ModelFileError: missing, damaged, of another kind, or not exported by haloae.
@@ -206,14 +193,14 @@ def open_runtime(
         )
     source = shown_path(path)
     if path.suffix.lower() == ".xml":
-        session = open_openvino(path, precision, threads)
+        session = open_openvino(path, precision, threads, streams)
     elif precision != "float32":
         raise ConfigError(
             f"{source}: ONNX Runtime computes it in float32: leave --precision out, or export for "
             f"openvino."
         )
     else:
-        session = open_onnx(path, threads)
+        session = open_onnx(path, threads, streams)
     metadata = _parse(path, session.text)
     _check_shapes(path, metadata, session)
     within = precision if metadata.precision == "float32" else f"{metadata.precision}, {precision}"
@@ -260,8 +247,8 @@ def _stored(values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 def _check_shapes(path: Path, metadata: Metadata, session: Session) -> None:
-    size, grid = metadata.image_size, _grid(metadata)
-    wanted: Shapes = {"score": [], "p_value": [], "anomaly_map": [grid, grid]}
+    height, width = metadata.config.canvas
+    wanted: Shapes = {"score": [], "p_value": [], "anomaly_map": [*metadata.config.grid]}
     inputs, found = (
         {name: shape[1:] for name, shape in side.items()}
         for side in (session.inputs, session.outputs)
@@ -270,15 +257,10 @@ def _check_shapes(path: Path, metadata: Metadata, session: Session) -> None:
     if (
         has_fixed_batch
         or session.types != {metadata.input_type}
-        or inputs != {INPUT: [3, size, size]}
+        or inputs != {INPUT: [3, height, width]}
         or any(found.get(name) != shape for name, shape in wanted.items())
     ):
         raise ModelFileError(
             f"{shown_path(path)}: its inputs and outputs are not those of a haloae model of "
-            f"{size}² pixels in {metadata.input_type} and any batch: export again."
+            f"{height}×{width} pixels in {metadata.input_type} and any batch: export again."
         )
-
-
-def _grid(metadata: Metadata) -> int:
-    """Side of the map, in cells."""
-    return metadata.image_size // metadata.config.network.stride
