@@ -181,7 +181,7 @@ def likely(mutant: Mutant, known: Known) -> list[str]:
     path = Path(mutant.file)
     first, last = mutant.function or (0, LAST)
     found = known.between(mutant.file, first + 1, last)  # the line of `def` runs at import
-    found = found or known.between(mutant.file, 0, LAST)
+    found = found or known.between(mutant.file, 0, LAST) or set(known.seconds)
     if path.parent.name == "data" and path.stem in APART:
         found |= known.between(ASKING, 0, LAST)
     of_line = known.between(mutant.file, mutant.line, mutant.line)
