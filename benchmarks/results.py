@@ -246,7 +246,7 @@ def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
 
 
 def _mutants(folders: Sequence[Path]) -> Found:
-    """See `benchmarks.mutants`: a first run, the same again with new tests, one of another draw."""
+    """See `benchmarks.mutants`: a first run, and the same again with new tests."""
     told, _ = mutants.results(folders[0])
     return Found(mutants.table(folders), speed_pages.measured(told))
 
@@ -361,12 +361,11 @@ KINDS = {
     "mutants": Kind(
         "Small faults put into the code, and how many of them the tests find",
         _mutants,
-        "python -m benchmarks.mutants --out runs/mutants; "
-        "python -m benchmarks.mutants --out runs/again --again runs/mutants; "
-        "python -m benchmarks.mutants --out runs/afresh --seed 1",
+        "python -m benchmarks.mutants --out runs/mutants --sample 250; "
+        "python -m benchmarks.mutants --out runs/again --again runs/mutants",
         "mutmut's changes, drawn at random. Before: with the tests of then. Now: the same mutants, "
-        "with the tests that were written for those that were not found. Afresh: others, drawn "
-        "after that. In brackets the 95 % interval by Wilson.",
+        "with the tests that were written for those that were not found. In brackets the 95 % "
+        "interval by Wilson.",
     ),
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
