@@ -33,6 +33,7 @@ from benchmarks import (
     gpu,
     guard,
     halves,
+    mutants,
     paired,
     paper,
     speed_pages,
@@ -244,6 +245,12 @@ def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
     return lambda _: Found(make())
 
 
+def _mutants(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.mutants`: a first run, the same again with new tests, one of another draw."""
+    told, _ = mutants.results(folders[0])
+    return Found(mutants.table(folders), speed_pages.measured(told))
+
+
 def campaign(folders: Sequence[Path]) -> Found:
     """See `benchmarks.faults`."""
     found = faults.results(folders)
@@ -350,6 +357,16 @@ KINDS = {
         "python -m pytest -m faults --faults-out runs/faults",
         "Before: commit 480f0bc, see faults-before. Seconds by the clock, on a machine that had "
         "other work; memory of the whole process, which holds torch.",
+    ),
+    "mutants": Kind(
+        "Small faults put into the code, and how many of them the tests find",
+        _mutants,
+        "python -m benchmarks.mutants --out runs/mutants; "
+        "python -m benchmarks.mutants --out runs/again --again runs/mutants; "
+        "python -m benchmarks.mutants --out runs/afresh --seed 1",
+        "mutmut's changes, drawn at random. Before: with the tests of then. Now: the same mutants, "
+        "with the tests that were written for those that were not found. Afresh: others, drawn "
+        "after that. In brackets the 95 % interval by Wilson.",
     ),
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
