@@ -13,6 +13,7 @@ import multiprocessing
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -139,6 +140,31 @@ def two_models(
         paths.append(tmp_path_factory.mktemp("models") / "m.safetensors")
         fit_detector(good_paths, config, name="cloth", device="cpu").detector.save(paths[-1])
     return paths
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model of a moment, which needs no torch."""
+    from faults.models import small_export
+
+    folder = tmp_path_factory.mktemp("small")
+    return small_export(folder / "cloth.onnx", PLAIN.replace(image_size=32))
+
+
+@pytest.fixture
+def start(small_model: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a service in this process and gives a client of it: `create_app`'s arguments."""
+    from fastapi.testclient import TestClient
+
+    from haloae.server.app import create_app
+
+    with ExitStack() as stack:
+
+        def started(models: Path = small_model, **options: Any) -> TestClient:  # noqa: ANN401
+            app = create_app(models, **options)
+            return stack.enter_context(TestClient(app, base_url="http://localhost"))
+
+        yield started
 
 
 @pytest.fixture(scope="session")

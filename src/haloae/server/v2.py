@@ -8,11 +8,11 @@ from starlette.concurrency import run_in_threadpool
 from haloae._version import __version__
 from haloae.server.problems import RefusedError
 from haloae.server.recipes import Listed
-from haloae.server.requests import REFUSALS, inspected, service_of
+from haloae.server.requests import RESPONSES, inspected, service_of
 from haloae.server.safety import engineers_only
 from haloae.server.tensors import HEADER_LENGTH, INPUT, OUTPUTS, InferRequest, answer, parse
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"], responses=REFUSALS)
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"], responses=RESPONSES)
 for_engineers = [Depends(engineers_only)]
 INFER_BODY = {
     "requestBody": {
