@@ -51,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--faults", type=int, default=10_000, metavar="N", help="most cases of each attack"
     )
+    parser.addoption(
+        "--fuzz", type=int, default=100_000, metavar="N", help="requests of the service's slow test"
+    )
     group.addoption("--faults-out", metavar="DIR", help="leave there what came of each attack")
 
 

@@ -127,13 +127,13 @@ class Recipes:
         """One's model, loaded where it is not; it stays usable whatever happens to its file.
 
         Raises:
-            RefusedError: 404, there is none of this name; 503, it was unloaded on purpose, or
+            RefusedError: 404, there is none of this name; 409, it was unloaded on purpose; 503, it
                 cannot be loaded.
         """
         recipe = self._known(name)
         recipe.used = time.monotonic()
         if recipe.is_parked:
-            raise RefusedError(503, f"recipe {name!r} was unloaded: load it first.")
+            raise RefusedError(409, f"recipe {name!r} was unloaded: load it first.")
         if (loaded := recipe.loaded) is not None:
             return loaded
         with recipe.lock:

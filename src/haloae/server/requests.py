@@ -35,6 +35,7 @@ REFUSALS = {
     404: "there is no recipe of this name, or no such path",
     405: "the path has no such method",
     408: "it did not arrive whole in time",
+    409: "the recipe was unloaded: it must be loaded first",
     413: "it has too many bytes",
     415: "it is compressed",
     421: "it is addressed to another host",

@@ -90,7 +90,7 @@ async def model_ready(request: Request, name: str) -> dict[str, Any]:
     """Whether a recipe is in use and can be loaded, as far as is known."""
     found = service_of(request).recipes.find(name)
     if (reason := _not_ready(found)) is not None:
-        raise RefusedError(503, reason)
+        raise RefusedError(409 if found.is_parked else 503, reason)
     return {"name": name, "ready": True}
 
 
