@@ -15,7 +15,8 @@ from haloae.data.folders import good_images
 from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.calibration import Calibration, Tail
+from haloae.detection.calibration import Calibration, StatedCalibration, Tail
+from haloae.detection.calibration_file import in_force
 from haloae.detection.guard import Guard
 from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
@@ -116,6 +117,8 @@ class Detector(Predictor):
     ) -> "Detector":
         """Load a model file: a .safetensors, or an exported .onnx or .xml, which needs no torch.
 
+        Thresholds that somebody has set stand in a file beside it, and take the place of its own.
+
         Args:
             path: of the file.
             device: ``auto``, ``cpu`` or ``cuda``; exported models run on the CPU.
@@ -126,7 +129,8 @@ class Detector(Predictor):
                 time, each with its share of those threads.
 
         Raises:
-            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model.
+            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model;
+                or the thresholds beside it are of another.
             ConfigError: a device or precision that cannot be had.
             MissingExtraError: torch or the runtime is not installed.
         """
@@ -136,9 +140,8 @@ class Detector(Predictor):
                 path, device=device, precision=precision, threads=threads, streams=streams
             )
             metadata = runtime.metadata
-            return cls(
-                metadata.config, runtime.calibration, metadata.provenance, runtime, metadata.guard
-            )
+            calibration = in_force(path, runtime.calibration)
+            return cls(metadata.config, calibration, metadata.provenance, runtime, metadata.guard)
         header, arrays = read_model(path)
         where = resolve_device(device)
         from haloae.detection.native import restore
@@ -154,7 +157,8 @@ class Detector(Predictor):
                 f"{name}: its tensors do not fit its configuration ({reason}): train anew."
             ) from error
         native.to(where)
-        return cls(header.config, header.calibration, header.provenance, native, header.guard)
+        calibration = in_force(path, header.calibration)
+        return cls(header.config, calibration, header.provenance, native, header.guard)
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
@@ -189,7 +193,8 @@ class Detector(Predictor):
                 guard is fitted to them in any case, as they show what the camera sees now.
             false_alarm_rate: in (0, 1); None keeps it.
 
-        Scores are those of float32, whatever the detector's precision.
+        Without either, thresholds that somebody has set stay. Scores are those of float32,
+        whatever the detector's precision.
 
         Raises:
             DataError: fewer than 4 images.
@@ -206,7 +211,8 @@ class Detector(Predictor):
         config = self.config.replace(detection={"false_alarm_rate": rate})
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
-        scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
+        known, provenance = self.calibration, self.provenance
+        scores, peaks = known.scores, known.peaks
         guard = self.guard
         if images is not None:
             looks = Looks(len(images))
@@ -218,14 +224,13 @@ class Detector(Predictor):
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
             guard = Guard.fit(looks.seen.values())
+        calibration = Calibration(
+            scores=scores, peaks=peaks, false_alarm_rate=rate, tail=known.tail
+        ).fitted()
+        is_kept = images is None and false_alarm_rate is None
         return Detector(
             config,
-            Calibration(
-                scores=scores,
-                peaks=peaks,
-                false_alarm_rate=rate,
-                tail=self.calibration.tail,
-            ).fitted(),
+            known if is_kept and isinstance(known, StatedCalibration) else calibration,
             provenance,
             Native(config, network, head, self.native.precision, self.native.source),
             guard,

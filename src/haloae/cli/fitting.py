@@ -1,6 +1,8 @@
 """Commands that fit: the demo, one detector, its thresholds, the benchmark."""
 
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,8 @@ from haloae.cli import options
 from haloae.cli.screen import calibration_lines, report_run, report_skipped
 from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, shown, wants_progress, workers
 from haloae.errors import ConfigError, DataError, ImageError, OutputError
+
+log = logging.getLogger(__name__)
 
 
 def demo(
@@ -152,6 +156,7 @@ def calibrate(
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
+    from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 
     prepare(threads)
@@ -166,6 +171,10 @@ def calibrate(
         report_skipped(skipped)
     calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate)
     calibrated.save(out)
+    with suppress(OSError):
+        # Those that were set are of the model that stood there, and no other takes them.
+        calibration_path(out).unlink()
+        log.warning("%s: removed, as the model has new ones.", shown(calibration_path(out)))
     if not quiet:
         print(f"{shown(out)}: calibrated")
         print(calibration_lines(calibrated.calibration))

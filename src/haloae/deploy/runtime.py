@@ -29,7 +29,7 @@ from haloae.deploy.checks import (
     known_of,
 )
 from haloae.deploy.engines import INPUT, Run, Session, Shapes, open_onnx, open_openvino
-from haloae.detection.calibration import Calibration, Threshold
+from haloae.detection.calibration import Calibration, StatedCalibration, Threshold
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
 from haloae.detection.predictor import Measured
@@ -79,23 +79,6 @@ class Metadata(BaseModel):
         calibration = self.calibration
         is_fit = len(calibration.scores) < calibration.images_needed
         return Threshold(value, extrapolated=is_fit and fitted in (None, value))
-
-
-class StatedCalibration(Calibration):
-    """A calibration whose thresholds are those the file states, changed or not."""
-
-    stated_threshold: Threshold
-    stated_pixel_threshold: Threshold
-
-    @cached_property
-    def threshold(self) -> Threshold:
-        """A score above it makes an image anomalous."""
-        return self.stated_threshold
-
-    @cached_property
-    def pixel_threshold(self) -> Threshold:
-        """A map value above it marks a defect."""
-        return self.stated_pixel_threshold
 
 
 class Runtime:

@@ -49,6 +49,8 @@ class Prediction:
     unusable: str | None = None
     """Why no verdict can be had of the score, as the image as a whole is too unlike the good ones,
     in words, see `Guard`; None: it can, or the model has no guard."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Of the image as a whole, see `Guard`; none where the model has no guard."""
     unlike: Mapping[str, str] = field(default_factory=dict)
     """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
     ``width``), and how."""
@@ -231,7 +233,8 @@ class Predictor:
 
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
         measured = self.measure(np.stack([each.resized for each in batch]))
-        calibration = self.calibration
+        calibration, guard = self.calibration, self.guard
+        looks = [guard.measure(each.resized) if guard else {} for each in batch]
         return [
             Prediction(
                 score=score,
@@ -241,11 +244,12 @@ class Predictor:
                 grid_map=grid_map,
                 size=(each.image.height, each.image.width),
                 pixel_threshold=calibration.pixel_threshold.value,
-                unusable=None if self.guard is None else self.guard.why_unusable(each.resized),
+                unusable=None if guard is None else guard.why(look),
+                measures=look,
                 unlike=self._unlike(each.image),
             )
-            for each, score, grid_map in zip(
-                batch, measured.scores.tolist(), measured.maps, strict=True
+            for each, look, score, grid_map in zip(
+                batch, looks, measured.scores.tolist(), measured.maps, strict=True
             )
         ]
 
