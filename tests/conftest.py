@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Tests start many interpreters: without compiled modules, each would compile torch anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import importlib
 import json
 import logging
 import multiprocessing
@@ -148,10 +149,9 @@ def two_models(
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model of a moment, which needs no torch."""
-    from faults.models import small_export
-
+    models = importlib.import_module("faults.models")  # which mypy knows by another name
     folder = tmp_path_factory.mktemp("small")
-    return small_export(folder / "cloth.onnx", PLAIN.replace(image_size=32))
+    return Path(models.small_export(folder / "cloth.onnx", PLAIN.replace(image_size=32)))
 
 
 @pytest.fixture

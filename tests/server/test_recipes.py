@@ -3,11 +3,13 @@
 import shutil
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from faults.models import small_export, with_text
+from haloae.detection.calibration_file import write_calibration
 from haloae.errors import DataError
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Recipes
@@ -101,6 +103,17 @@ def test_of_a_pair_half_replaced_the_old_stays_until_its_seal_matches(
     replace(used, new)
     recipes.refresh()
     assert recipes.get("m").detector.calibration.threshold.value == 0.25
+
+
+def test_thresholds_that_someone_sets_are_taken_up(folder: Path, problems: Problems) -> None:
+    recipes = recipes_of(folder, problems)
+    old = recipes.get("a")
+    write_calibration(
+        folder / "a.onnx", threshold=0.125, pixel_threshold=1, who="QA", time=datetime.now(UTC)
+    )
+    recipes.refresh()
+    assert recipes.get("a").detector.calibration.threshold.value == 0.125
+    assert recipes.get("a").sha256 == old.sha256
 
 
 def test_above_the_budget_the_least_recently_used_is_unloaded(
