@@ -53,6 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--faults", type=int, default=10_000, metavar="N", help="most cases of each attack"
     )
     parser.addoption(
+        "--load-minutes", type=float, default=10, metavar="M", help="of the service's load test"
+    )
+    parser.addoption(
         "--fuzz", type=int, default=100_000, metavar="N", help="requests of the service's slow test"
     )
     group.addoption("--faults-out", metavar="DIR", help="leave there what came of each attack")
