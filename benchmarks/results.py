@@ -286,8 +286,9 @@ KINDS = {
         "A request to `haloae serve` beside `Detector.predict` on the same JPEG bytes",
         _of_folder(serving.table),
         "python -m benchmarks.serving MODEL IMAGE --out runs/serving",
-        "Loopback, each client asks as soon as it is answered. Processor time of the whole "
-        "service; memory at the beginning and at the end.",
+        "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
+        "of the latencies the most is waiting for them. Processor time of the whole service; "
+        "memory at the beginning and at the end.",
     ),
     "bad-images": Kind(
         "Small files that cost much to decode",

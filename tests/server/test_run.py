@@ -10,9 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -64,10 +63,39 @@ def served(*arguments: object, folder: Path, **environment: str) -> Iterator[Ser
 
 
 @pytest.fixture(scope="module")
-def service(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def spans() -> Iterator[list[bytes]]:
+    """The address of an OpenTelemetry collector, and then what it was sent."""
+    got: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        got.append(f"http://127.0.0.1:{collector.server_port}".encode())
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        yield got
+        collector.shutdown()
+
+
+@pytest.fixture(scope="module")
+def service(
+    small_model: Path, spans: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     (folder / "serve.toml").write_text("[http]\nreceive = 0.5\nidle = 1\nconnections = 20\n")
-    with served(small_model, "--config", folder / "serve.toml", folder=folder) as service:
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": spans[0].decode(),
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    options = ("--config", folder / "serve.toml")
+    with served(small_model, *options, folder=folder, **environment) as service:
         yield service
 
 
@@ -164,13 +192,15 @@ def test_a_body_that_never_comes_is_not_waited_for(service: Served) -> None:
 
 
 def test_connections_are_bounded(service: Served) -> None:
-    held = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(20)]
-    time.sleep(0.1)
-    assert httpx.get(f"{service.url}v2", timeout=5).status_code == 503
-    for connection in held:
-        connection.close()
-    time.sleep(0.1)
-    assert httpx.get(f"{service.url}v2", timeout=5).status_code == 200
+    def status_beside(others: int) -> int:
+        with ExitStack() as stack:
+            for _ in range(others):
+                stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            return httpx.get(f"{service.url}v2", timeout=30).status_code
+
+    # They are closed in half a second, before a busy machine may have asked.
+    assert any(status_beside(20) == 503 for _ in range(50))
+    assert any(status_beside(0) == 200 for _ in range(50))
 
 
 def test_what_is_logged_is_json(service: Served) -> None:
@@ -223,41 +253,27 @@ def test_a_stop_under_load_answers_all_that_was_taken_in(small_model: Path, tmp_
         assert secret not in service.log.read_text()
 
 
-def test_spans_go_where_the_environment_says(small_model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("opentelemetry.sdk")
-    got: list[bytes] = []
+def test_spans_go_where_the_environment_says(service: Served, spans: list[bytes]) -> None:
+    parent = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{parent}-00f067aa0ba902b7-01"}
+    httpx.post(f"{service.url}v1/predict", content=coded(IMAGES[0]), headers=headers)
+    wanted = (b"inspect", b"decode", b"measure", b"haloae.verdict", bytes.fromhex(parent))
 
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
+    def are_sent() -> bool:
+        return all(name in b"".join(spans) for name in wanted)
 
-        def log_message(self, *_: object) -> None:
-            pass
+    until = time.monotonic() + 10
+    while not are_sent() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert are_sent()
 
-    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
-        threading.Thread(target=collector.serve_forever, daemon=True).start()
-        endpoint = f"http://127.0.0.1:{collector.server_port}"
-        parent = "4bf92f3577b34da6a3ce929d0e0e4736"
-        environment = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-        }
-        with served(small_model, folder=tmp_path, **environment) as service:
-            headers = {"traceparent": f"00-{parent}-00f067aa0ba902b7-01"}
-            request = urllib.request.Request(  # noqa: S310 - of this machine
-                f"{service.url}v1/predict", coded(IMAGES[0]), headers
-            )
-            urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
-            until = time.monotonic() + 10
-            while not got and time.monotonic() < until:
-                time.sleep(0.02)
-        collector.shutdown()
-    sent = b"".join(got)
-    for name in (b"inspect", b"decode", b"measure", b"haloae.verdict", bytes.fromhex(parent)):
-        assert name in sent
+
+def test_without_its_extra_it_says_which(small_model: Path) -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from haloae.cli import main; "
+    code += f"sys.exit(main(['serve', {str(small_model)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "run `pip install 'haloae[serve]'`" in done.stderr
 
 
 @pytest.fixture

@@ -118,7 +118,18 @@ def test_a_name_that_leads_here_by_someone_else_s_doing_is_refused(start: Start)
     ):
         assert client.get("/v2/health/live", headers={"host": host}).status_code == status
     named = start(settings=Settings.model_validate({"http": {"names": ["line3.plant"]}}))
-    assert named.get("/v2", headers={"host": "line3.plant"}).status_code == 200
+    for host in ("Line3.plant", "192.168.1.5:8080", "localhost"):
+        assert named.get("/v2", headers={"host": host}).status_code == 200
+
+
+def test_with_tokens_names_are_asked_where_some_are_given(start: Start, tokens: Tokens) -> None:
+    settings = Settings.model_validate({"http": {"names": ["line3.plant"]}})
+    for client, status in (
+        (start(tokens=tokens), 200),
+        (start(tokens=tokens, settings=settings), 421),
+    ):
+        headers = {"host": "other.plant"}
+        assert client.get("/v2/health/live", headers=headers).status_code == status
 
 
 def test_a_body_over_the_limit_is_not_received(start: Start) -> None:
