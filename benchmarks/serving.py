@@ -116,7 +116,8 @@ def serving(model: Path, log: Path) -> Iterator[tuple[int, int]]:
     """The service of a model in a process of its own: its port and process."""
     with log.open("w") as written:
         process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "haloae", "serve", str(model), "--port", "0"],
+            [sys.executable, "-m", "haloae", "serve", str(model), "--port", "0",
+             "--data", str(log.parent / "data")],
             stdout=subprocess.PIPE, stderr=written, text=True, env=ONE_THREAD,
         )  # fmt: skip
     try:

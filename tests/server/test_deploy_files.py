@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from haloae.errors import ConfigError
 from haloae.server.safety import read_tokens
@@ -50,9 +51,11 @@ def test_the_unit_is_one_that_systemd_takes_and_keeps_to_itself(tmp_path: Path) 
 def test_the_settings_are_all_there_are_as_they_are_by_default() -> None:
     assert read_settings(DEPLOY / "serve.toml") == Settings()
     text = (DEPLOY / "serve.toml").read_text()
-    for section in Settings.model_fields:
+    for section, value in Settings():
+        if not isinstance(value, BaseModel):
+            continue  # a list of tables, of which none is there by default
         assert f"[{section}]" in text
-        for name in type(getattr(Settings(), section)).model_fields:
+        for name in type(value).model_fields:
             assert f"\n{name} = " in text or f"\n# {name} = " in text, f"{section}.{name}"
 
 

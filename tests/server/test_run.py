@@ -44,7 +44,8 @@ def served(*arguments: object, folder: Path, **environment: str) -> Iterator[Ser
     log = folder / "serve.log"
     with log.open("w") as written:
         process = subprocess.Popen(
-            [sys.executable, "-m", "haloae", "serve", *map(str, arguments), "--port", "0"],
+            [sys.executable, "-m", "haloae", "serve", *map(str, arguments)]
+            + ["--port", "0", "--data", str(folder / "data")],
             stdout=subprocess.PIPE,
             stderr=written,
             text=True,
