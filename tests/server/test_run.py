@@ -42,10 +42,10 @@ class Served(NamedTuple):
 def served(*arguments: object, folder: Path, **environment: str) -> Iterator[Served]:
     """A service of a command line, on any port that is free."""
     log = folder / "serve.log"
+    given = map(str, (*arguments, "--port", 0, "--data", folder / "data"))
     with log.open("w") as written:
         process = subprocess.Popen(
-            [sys.executable, "-m", "haloae", "serve", *map(str, arguments)]
-            + ["--port", "0", "--data", str(folder / "data")],
+            [sys.executable, "-m", "haloae", "serve", *given],
             stdout=subprocess.PIPE,
             stderr=written,
             text=True,
