@@ -81,11 +81,41 @@ def test_tiles_are_as_large_as_the_images_and_overlap_as_far_as_they_must(
     assert "they are blended" in caplog.text
 
 
-def test_auto_says_what_it_chose_and_why(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "kind", "why"),
+    [
+        ([(70, 64)], "squash", "usually square, to a factor of 1.09"),
+        ([(40, 140)], "fit", "3.50 times as long as they are short"),
+        ([(140, 40), (150, 44)], "fit", "3.50 times as long as they are short"),
+        ([(400, 420)], "tiles", "else 6.4 pixels of an image would be seen as one"),
+        ([(60, 60), (60, 100)], "tiles", "1.7 times as long or wide"),
+    ],
+)
+def test_auto_says_what_it_chose_and_why(
+    sizes: list[tuple[int, int]], kind: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "haloae")
-    config = settled(viewed(CONFIG, kind="auto"), [aligned(seed, 40, 140) for seed in range(8)])
-    assert config.view.kind != "auto"
-    assert f"view {config.view.kind}: " in caplog.text
+    images = [aligned(seed, *sizes[seed % len(sizes)]) for seed in range(8)]
+    assert settled(viewed(CONFIG, kind="auto"), images).view.kind == kind
+    assert f"view {kind}: " in caplog.text
+    assert why in caplog.text
+
+
+def test_auto_takes_the_next_best_where_tiles_cannot_be_had(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "haloae")
+    network = {"autoencoder": True, "attention": {"mode": "global"}}
+    config = CONFIG.replace(
+        view={"kind": "auto"}, network=network, detection={"head": "autoencoder"}
+    )
+    assert settled(config, [aligned(seed, 400, 420) for seed in range(8)]).view.kind == "fit"
+    assert "cannot be had: view.kind tiles needs attention" in caplog.text
+
+
+def test_places_mean_nothing_to_images_of_several_shapes() -> None:
+    images = [aligned(seed, 60, 100 + 60 * (seed % 2)) for seed in range(8)]
+    assert settled(viewed(CONFIG, kind="fit"), images).view.place == "anywhere"
 
 
 def test_what_is_the_same_in_all_images_is_a_share_of_their_variance() -> None:

@@ -1,5 +1,7 @@
 """Chooses what the network should see of images, by a sample of the good ones (docs/views.md)."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,18 +11,24 @@ from numpy.typing import NDArray
 from haloae.config import Place, ViewKind
 from haloae.data.images import image_from
 from haloae.data.source import ImageLike
-from haloae.data.views import Size, resize
+from haloae.data.views import Size, View, resize
 from haloae.errors import DataError, ImageError
 
 SAMPLE = 32
 """Images that are looked at, evenly spread."""
 SMALL = 32
 """Side of the square that they are looked at on, for what stands where."""
+SPREAD = 1.5
+"""Largest over smallest height, or width, from which on images share their magnification alone."""
+SHRUNK = 6.0
+"""Pixels of an image that would be seen as one, each way, from which on it is cut into tiles."""
 SQUARE = 1.15
-"""Longer side over shorter, up to which squashing to a square changes little."""
-ALIGNED = 0.5
-"""Share of the variance within images that is the same in all of them, from which on places count
-as aligned."""
+"""Longer side over shorter, up to which squashing to a square bends little."""
+USUAL = 0.9
+"""Share of images that are seen in one shape, below which they have no places in common."""
+ALIGNED = 0.02
+"""Share of the variance within images that is the same in all of them, below which places mean
+nothing."""
 
 
 class Sample(NamedTuple):
@@ -65,15 +73,38 @@ def sample(images: Sequence[ImageLike]) -> Sample:
 
 
 def kind_for(found: Sample, image_size: int) -> tuple[ViewKind, str]:
-    """Which view, and why."""
+    """Which view, and why.
+
+    Args:
+        found: of the good images.
+        image_size: side of the square that they would be squashed to.
+    """
+    spread = max(max(sides) / min(sides) for sides in zip(*found.sizes, strict=True))
+    if spread > SPREAD:
+        return "tiles", (
+            f"the largest images are {spread:.1f} times as long or wide as the smallest, so what "
+            f"they share is their magnification"
+        )
+    shrunk = math.sqrt(float(np.median([math.prod(size) for size in found.sizes]))) / image_size
+    if shrunk > SHRUNK:
+        return "tiles", f"else {shrunk:.1f} pixels of an image would be seen as one, each way"
     long = max(found.aspect, 1 / found.aspect)
     if long > SQUARE:
-        return "fit", f"images are usually {long:.2f} times as long as wide"
+        return "fit", f"images are usually {long:.2f} times as long as they are short"
     return "squash", f"images are usually square, to a factor of {long:.2f}"
 
 
-def place_for(found: Sample) -> tuple[Place, str]:
-    """Whether places count, and why."""
+def place_for(found: Sample, view: View) -> tuple[Place, str]:
+    """Whether places count, and why.
+
+    Args:
+        found: of the good images.
+        view: what is seen of them.
+    """
+    shapes = Counter(view.size_of(size) for size in found.sizes)
+    usual = max(shapes.values()) / len(found.sizes)
+    if usual < USUAL:
+        return "anywhere", f"what is seen of images is of one shape in {usual:.0%} of them alone"
     share = shared_variance(found.small)
     place: Place = "aligned" if share >= ALIGNED else "anywhere"
     return place, f"{share:.0%} of what varies within images is the same in all of them"
