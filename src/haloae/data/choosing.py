@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from haloae.config import Place, ViewKind
 from haloae.data.images import image_from
 from haloae.data.source import ImageLike
-from haloae.data.views import Size, View, resize
+from haloae.data.views import Size, View
 from haloae.errors import DataError, ImageError
 
 SAMPLE = 32
 """Images that are looked at, evenly spread."""
-SMALL = 32
-"""Side of the square that they are looked at on, for what stands where."""
 SPREAD = 1.5
 """Largest over smallest height, or width, from which on images share their magnification alone."""
 SHRUNK = 6.0
@@ -26,17 +23,13 @@ SQUARE = 1.15
 """Longer side over shorter, up to which squashing to a square bends little."""
 USUAL = 0.9
 """Share of images that are seen in one shape, below which they have no places in common."""
-ALIGNED = 0.02
-"""Share of the variance within images that is the same in all of them, below which places mean
-nothing."""
 
 
 class Sample(NamedTuple):
     """What a choice is made by."""
 
     sizes: list[Size]
-    small: NDArray[np.float32]
-    """(n, SMALL, SMALL) brightness."""
+    """Heights and widths of good images."""
 
     @property
     def aspect(self) -> float:
@@ -58,7 +51,8 @@ def sample(images: Sequence[ImageLike]) -> Sample:
         DataError: none can be read.
     """
     count = min(len(images), SAMPLE)
-    sizes, small, error = [], [], None
+    sizes: list[Size] = []
+    error: ImageError | None = None
     for number in range(count):
         try:
             image = image_from(images[number * len(images) // count])
@@ -66,10 +60,9 @@ def sample(images: Sequence[ImageLike]) -> Sample:
             error = unread
             continue
         sizes.append((image.height, image.width))
-        small.append(resize(image, SMALL).mean(0))
     if not sizes:
         raise DataError(f"no good image can be read: {error}" if error else "there are no images.")
-    return Sample(sizes, np.stack(small))
+    return Sample(sizes)
 
 
 def kind_for(found: Sample, image_size: int) -> tuple[ViewKind, str]:
@@ -103,22 +96,5 @@ def place_for(found: Sample, view: View) -> tuple[Place, str]:
     """
     shapes = Counter(view.size_of(size) for size in found.sizes)
     usual = max(shapes.values()) / len(found.sizes)
-    if usual < USUAL:
-        return "anywhere", f"what is seen of images is of one shape in {usual:.0%} of them alone"
-    share = shared_variance(found.small)
-    place: Place = "aligned" if share >= ALIGNED else "anywhere"
-    return place, f"{share:.0%} of what varies within images is the same in all of them"
-
-
-def shared_variance(small: NDArray[np.float32]) -> float:
-    """Share of the variance within images that is the same in all, 0 to 1.
-
-    Args:
-        small: (n, h, w).
-    """
-    n = len(small)
-    each = float(small.var(axis=(1, 2)).mean())
-    mean = float(small.mean(0).var())
-    # What the mean of n images that have nothing in common still varies by.
-    unlike = (mean - each / n) / (1 - 1 / n) if n > 1 else mean
-    return min(max(unlike / each, 0.0), 1.0) if each > 0 else 1.0
+    place: Place = "aligned" if usual >= USUAL else "anywhere"
+    return place, f"{usual:.0%} of the images are seen in one shape"
