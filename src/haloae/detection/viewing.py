@@ -92,6 +92,16 @@ def _tiled(config: Config, found: Sample) -> Config:
             _tile(largest[0], step, view.scale, overlap),
             _tile(largest[1], step, view.scale, overlap),
         )
+    elif any(
+        tile > _up(round(s * view.scale), step)
+        for tile, s in zip(canvas, found.largest, strict=True)
+    ):
+        log.warning(
+            "tiles of %d×%d pixels are larger than the images, of which the rest is mirrored: a "
+            "smaller view.canvas costs less",
+            canvas[1],
+            canvas[0],
+        )
     if overlap < exact:
         log.info(
             "tiles overlap by %d pixels, where %d make a map that has no seams: they are blended",
