@@ -27,6 +27,7 @@ from benchmarks import (
     copying,
     counted,
     curve,
+    drift,
     faults,
     folder,
     gpu,
@@ -353,8 +354,7 @@ KINDS = {
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
         _thresholds,
-        "python -m benchmarks.thresholds ROOT --out runs/thresholds --splits 4 "
-        "--sets cookie,elpv_mono,kolektor,pill",
+        "python -m benchmarks.thresholds ROOT --out runs/thresholds",
         "Mean over random splits of all good images, in brackets its 95 % interval by Student's t. "
         "Splits share images: those that a set lacks no split shows.",
     ),
@@ -377,6 +377,22 @@ KINDS = {
         _of_speed(guard.cost_table),
         GUARD,
         "Medians, by turns, on a machine that had other work: the share is what counts.",
+    ),
+    "drift-alarms": Kind(
+        "Alarms of drift over good images, simulated",
+        _of_speed(drift.rate_table),
+        "python -m benchmarks.drift alarms --out runs/drift-alarms",
+        "Last column: the median of 10 streams, by the same bets on one measure, with the same "
+        "chance of an alarm, were p-values as they are said to be.",
+    ),
+    "drift-delays": Kind(
+        "Images until a fifth less light is seen",
+        _of_speed(drift.delay_table),
+        "python -m benchmarks.drift delays --root ROOT --sets tire,kolektor,magnetic_tile "
+        "--out runs/drift-delays",
+        "Simulated: the standard deviation of the good images' brightness, 20 streams each. "
+        "Photographs: good images of the set that the guard was not fitted to, drawn with "
+        "replacement, 10 streams each.",
     ),
     "attention-memory": Kind(
         "Kinds of attention over the memory, all else equal",
