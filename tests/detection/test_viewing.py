@@ -85,8 +85,8 @@ def test_tiles_are_as_large_as_the_images_and_overlap_as_far_as_they_must(
         ([(70, 64)], "squash", "usually square, to a factor of 1.09"),
         ([(40, 140)], "fit", "3.50 times as long as they are short"),
         ([(140, 40), (150, 44)], "fit", "3.50 times as long as they are short"),
-        ([(200, 210)], "tiles", "else 6.4 pixels of an image would be seen as one"),
-        ([(60, 60), (60, 100)], "tiles", "1.7 times as long or wide"),
+        ([(270, 280)], "tiles", "else 8.6 pixels of an image would be seen as one"),
+        ([(60, 90), (60, 190)], "squash", "fitted, 50% of the images would have places in common"),
     ],
 )
 def test_auto_says_what_it_chose_and_why(
@@ -94,8 +94,8 @@ def test_auto_says_what_it_chose_and_why(
 ) -> None:
     caplog.set_level(logging.INFO, "haloae")
     images = [aligned(seed, *sizes[seed % len(sizes)]) for seed in range(8)]
-    small = CONFIG.replace(image_size=32)
-    assert settled(viewed(small, kind="auto"), images).view.kind == kind
+    config = CONFIG.replace(image_size=32 if kind == "tiles" else 64)
+    assert settled(viewed(config, kind="auto"), images).view.kind == kind
     assert f"view {kind}: " in caplog.text
     assert why in caplog.text
 
@@ -108,7 +108,7 @@ def test_auto_takes_the_next_best_where_tiles_cannot_be_had(
     config = CONFIG.replace(
         image_size=32, view={"kind": "auto"}, network=network, detection={"head": "autoencoder"}
     )
-    assert settled(config, [aligned(seed, 200, 210) for seed in range(8)]).view.kind == "fit"
+    assert settled(config, [aligned(seed, 270, 280) for seed in range(8)]).view.kind == "fit"
     assert "cannot be had: view.kind tiles needs attention" in caplog.text
 
 

@@ -15,9 +15,7 @@ from haloae.errors import DataError, ImageError
 
 SAMPLE = 32
 """Images that are looked at, evenly spread."""
-SPREAD = 1.5
-"""Largest over smallest height, or width, from which on images share their magnification alone."""
-SHRUNK = 6.0
+SHRUNK = 8.0
 """Pixels of an image that would be seen as one, each way, from which on it is cut into tiles."""
 SQUARE = 1.15
 """Longer side over shorter, up to which squashing to a square bends little."""
@@ -65,26 +63,24 @@ def sample(images: Sequence[ImageLike]) -> Sample:
     return Sample(sizes)
 
 
-def kind_for(found: Sample, image_size: int) -> tuple[ViewKind, str]:
+def kind_for(found: Sample, image_size: int, fitted: View) -> tuple[ViewKind, str]:
     """Which view, and why.
 
     Args:
         found: of the good images.
         image_size: side of the square that they would be squashed to.
+        fitted: what would be seen of them, were they fitted.
     """
-    spread = max(max(sides) / min(sides) for sides in zip(*found.sizes, strict=True))
-    if spread > SPREAD:
-        return "tiles", (
-            f"the largest images are {spread:.1f} times as long or wide as the smallest, so what "
-            f"they share is their magnification"
-        )
     shrunk = math.sqrt(float(np.median([math.prod(size) for size in found.sizes]))) / image_size
     if shrunk > SHRUNK:
         return "tiles", f"else {shrunk:.1f} pixels of an image would be seen as one, each way"
     long = max(found.aspect, 1 / found.aspect)
-    if long > SQUARE:
-        return "fit", f"images are usually {long:.2f} times as long as they are short"
-    return "squash", f"images are usually square, to a factor of {long:.2f}"
+    if long <= SQUARE:
+        return "squash", f"images are usually square, to a factor of {long:.2f}"
+    usual = in_one_shape(found, fitted)
+    if usual < USUAL:
+        return "squash", f"fitted, {usual:.0%} of the images would have places in common"
+    return "fit", f"images are usually {long:.2f} times as long as they are short"
 
 
 def place_for(found: Sample, view: View) -> tuple[Place, str]:
@@ -94,7 +90,12 @@ def place_for(found: Sample, view: View) -> tuple[Place, str]:
         found: of the good images.
         view: what is seen of them.
     """
-    shapes = Counter(view.size_of(size) for size in found.sizes)
-    usual = max(shapes.values()) / len(found.sizes)
+    usual = in_one_shape(found, view)
     place: Place = "aligned" if usual >= USUAL else "anywhere"
     return place, f"{usual:.0%} of the images are seen in one shape"
+
+
+def in_one_shape(found: Sample, view: View) -> float:
+    """Share of the images that are seen in the most usual shape."""
+    shapes = Counter(view.size_of(size) for size in found.sizes)
+    return max(shapes.values()) / len(found.sizes)

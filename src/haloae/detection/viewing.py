@@ -47,6 +47,7 @@ def settled(config: Config, images: Sequence[ImageLike]) -> Config:
         return _tiled(config.replace(view={"place": "anywhere"}), found)
     if config.view.kind == "fit":
         config = _fitted(config, found)
+        log.info("images are %s", config.seen)
     place = config.view.place or ("aligned" if config.view.kind == "squash" else "auto")
     if place == "auto":
         place, why = place_for(found, View.of(config))
@@ -56,7 +57,8 @@ def settled(config: Config, images: Sequence[ImageLike]) -> Config:
 
 def _chosen(config: Config, found: Sample) -> Config:
     """With the kind of view that the images ask for, or that can be had instead of tiles."""
-    kind, why = kind_for(found, config.image_size)
+    fitted = _fitted(config.replace(view={"kind": "fit"}), found)
+    kind, why = kind_for(found, config.image_size, View.of(fitted))
     if kind == "tiles":
         try:
             margin_of(config.replace(view={"kind": "tiles", "place": "anywhere"}))
@@ -71,12 +73,6 @@ def _fitted(config: Config, found: Sample) -> Config:
     step, canvas = 2 * config.network.stride, config.view.canvas
     if canvas is None:
         canvas = canvas_for(found.aspect, config.image_size, step)
-        log.info(
-            "seen at %d×%d pixels: images are usually %.2f times as wide as high",
-            canvas[1],
-            canvas[0],
-            found.aspect,
-        )
     return config.replace(view={"canvas": canvas, "step": step})
 
 
