@@ -33,8 +33,10 @@ from benchmarks import (
     gpu,
     guard,
     halves,
+    mutants,
     paired,
     paper,
+    serving,
     speed_pages,
     thresholds,
     views,
@@ -244,6 +246,12 @@ def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
     return lambda _: Found(make())
 
 
+def _mutants(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.mutants`: a first run, the same again with new tests, one of another draw."""
+    told, _ = mutants.results(folders[0])
+    return Found(mutants.table(folders), speed_pages.measured(told))
+
+
 def campaign(folders: Sequence[Path]) -> Found:
     """See `benchmarks.faults`."""
     found = faults.results(folders)
@@ -336,6 +344,14 @@ KINDS = {
         "Batches of 8; predict with --maps none --overlays none.",
     ),
     "memory": Kind("Most memory of the whole process, MB", _of_folder(folder.memory), FOLDER),
+    "serving": Kind(
+        "A request to `haloae serve` beside `Detector.predict` on the same JPEG bytes",
+        _of_folder(serving.table),
+        "python -m benchmarks.serving MODEL IMAGE --out runs/serving",
+        "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
+        "of the latencies the most is waiting for them. Processor time of the whole service; "
+        "memory at the beginning and at the end.",
+    ),
     "bad-images": Kind(
         "Small files that cost much to decode",
         _of_folder(bad_images.table),
@@ -350,6 +366,16 @@ KINDS = {
         "python -m pytest -m faults --faults-out runs/faults",
         "Before: commit 480f0bc, see faults-before. Seconds by the clock, on a machine that had "
         "other work; memory of the whole process, which holds torch.",
+    ),
+    "mutants": Kind(
+        "Small faults put into the code, and how many of them the tests find",
+        _mutants,
+        "python -m benchmarks.mutants --out runs/mutants; "
+        "python -m benchmarks.mutants --out runs/again --again runs/mutants; "
+        "python -m benchmarks.mutants --out runs/afresh --seed 1",
+        "mutmut's changes, drawn at random. Before: with the tests of then. Now: the same mutants, "
+        "with the tests that were written for those that were not found. Afresh: others, drawn "
+        "after that. In brackets the 95 % interval by Wilson.",
     ),
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
