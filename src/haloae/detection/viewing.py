@@ -69,7 +69,7 @@ def _chosen(config: Config, found: Sample) -> Config:
 
 
 def _fitted(config: Config, found: Sample) -> Config:
-    """With a canvas of the images' usual aspect ratio, of as many pixels as the square has."""
+    """With a canvas of the images' usual aspect ratio."""
     step, canvas = 2 * config.network.stride, config.view.canvas
     if canvas is None:
         canvas = canvas_for(found.aspect, config.image_size, step)
@@ -142,22 +142,24 @@ def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image]:
 
 
 def canvas_for(aspect: float, image_size: int, step: int) -> Size:
-    """Height and width in whole steps, of an aspect ratio and of a square's number of pixels.
+    """Height and width in whole steps, of an aspect ratio.
 
-    A step is coarse: of those sides that fit about as well, the ones are taken that bend the
-    picture least.
+    Halfway between a square's number of pixels, in which the longer an image is, the less of its
+    detail is left, and a square's side for the shorter one. A step is coarse: of those sides that
+    fit about as well, the ones are taken that bend the picture least.
 
     >>> canvas_for(500 / 1260, 256, 16)
-    (400, 160)
+    (528, 208)
     """
+    pixels = image_size**2 * math.sqrt(max(aspect, 1 / aspect))
 
     def misfit(size: Size) -> float:
         height, width = size
         bent = abs(math.log(width / height / aspect))
-        return bent + abs(math.log(height * width / image_size**2)) / 4
+        return bent + abs(math.log(height * width / pixels)) / 4
 
     least = _up(LEAST_SIDE, step)
-    heights = range(least, max(least, _up(4 * image_size, step)) + 1, step)
+    heights = range(least, max(least, _up(8 * image_size, step)) + 1, step)
     sizes = [(h, max(least, round(h * aspect / step) * step)) for h in heights]
     return min(sizes, key=misfit)
 
