@@ -123,6 +123,11 @@ def export_model(
     canvas = detector.config.canvas
     images = _inputs(good, detector.view, QUANTISED_ON if is_int8 else COMPARED)
     if not len(images):
+        if is_int8:
+            raise ConfigError(
+                f"none of the good images is seen at {canvas[1]}×{canvas[0]} pixels, which the "
+                f"export takes: give images of the shape that the detector was fitted to."
+            )
         images = _textures(canvas)
     detector = detector.calibrated().to("cpu")
     model = _to_onnx(detector, input_type)

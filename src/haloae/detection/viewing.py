@@ -7,14 +7,14 @@ from contextlib import suppress
 
 import numpy as np
 
-from haloae.config import Config, Place, ViewKind
+from haloae.config import Config
 from haloae.data.choosing import Sample, kind_for, place_for, sample
 from haloae.data.images import Image, image_from
 from haloae.data.sampling import Chooser, places
 from haloae.data.source import ImageLike
-from haloae.data.views import LEAST_SIDE, Size, resize
+from haloae.data.views import LEAST_SIDE, Size, View, resize
 from haloae.detection.tiling import margin_of
-from haloae.errors import ImageError
+from haloae.errors import ConfigError, ImageError
 from haloae.network.reach import step_of
 
 log = logging.getLogger(__name__)
@@ -42,40 +42,37 @@ def settled(config: Config, images: Sequence[ImageLike]) -> Config:
         return config
     found = sample(images)
     if view.kind == "auto":
-        kind, why = kind_for(found, config.image_size)
-        log.info("view %s: %s", kind, why)
-        config = config.replace(view={"kind": kind})
-    config = _placed(config, found)
+        config = _chosen(config, found)
+    if config.view.kind == "tiles":
+        return _tiled(config.replace(view={"place": "anywhere"}), found)
     if config.view.kind == "fit":
-        return _fitted(config, found)
-    return _tiled(config, found) if config.view.kind == "tiles" else config
-
-
-def _placed(config: Config, found: Sample) -> Config:
-    """With `view.place` settled."""
-    view = config.view
-    usual: dict[ViewKind, Place] = {"squash": "aligned", "tiles": "anywhere"}
-    place = view.place or usual.get(view.kind, "auto")
-    if view.kind == "tiles":
-        place = "anywhere"
+        config = _fitted(config, found)
+        log.info("images are %s", config.seen)
+    place = config.view.place or ("aligned" if config.view.kind == "squash" else "auto")
     if place == "auto":
-        place, why = place_for(found)
+        place, why = place_for(found, View.of(config))
         log.info("place %s: %s", place, why)
     return config.replace(view={"place": place})
 
 
+def _chosen(config: Config, found: Sample) -> Config:
+    """With the kind of view that the images ask for, or that can be had instead of tiles."""
+    fitted = _fitted(config.replace(view={"kind": "fit"}), found)
+    kind, why = kind_for(found, config.image_size, View.of(fitted))
+    if kind == "tiles":
+        try:
+            margin_of(config.replace(view={"kind": "tiles", "place": "anywhere"}))
+        except ConfigError as error:
+            kind, why = "fit", f"tiles would be better, and cannot be had: {error}"
+    log.info("view %s: %s", kind, why)
+    return config.replace(view={"kind": kind})
+
+
 def _fitted(config: Config, found: Sample) -> Config:
-    """With a canvas of the images' usual aspect ratio, of as many pixels as the square has."""
-    step = 2 * config.network.stride
-    canvas = config.view.canvas
+    """With a canvas of the images' usual aspect ratio."""
+    step, canvas = 2 * config.network.stride, config.view.canvas
     if canvas is None:
         canvas = canvas_for(found.aspect, config.image_size, step)
-        log.info(
-            "seen at %d×%d pixels: images are usually %.2f times as wide as high",
-            canvas[1],
-            canvas[0],
-            found.aspect,
-        )
     return config.replace(view={"canvas": canvas, "step": step})
 
 
@@ -90,6 +87,16 @@ def _tiled(config: Config, found: Sample) -> Config:
         canvas = (
             _tile(largest[0], step, view.scale, overlap),
             _tile(largest[1], step, view.scale, overlap),
+        )
+    elif any(
+        tile > _up(round(s * view.scale), step)
+        for tile, s in zip(canvas, found.largest, strict=True)
+    ):
+        log.warning(
+            "tiles of %d×%d pixels are larger than the images, of which the rest is mirrored: a "
+            "smaller view.canvas costs less",
+            canvas[1],
+            canvas[0],
         )
     if overlap < exact:
         log.info(
@@ -135,22 +142,24 @@ def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image]:
 
 
 def canvas_for(aspect: float, image_size: int, step: int) -> Size:
-    """Height and width in whole steps, of an aspect ratio and of a square's number of pixels.
+    """Height and width in whole steps, of an aspect ratio.
 
-    A step is coarse: of those sides that fit about as well, the ones are taken that bend the
-    picture least.
+    Halfway between a square's number of pixels, in which the longer an image is, the less of its
+    detail is left, and a square's side for the shorter one. A step is coarse: of those sides that
+    fit about as well, the ones are taken that bend the picture least.
 
     >>> canvas_for(500 / 1260, 256, 16)
-    (400, 160)
+    (528, 208)
     """
+    pixels = image_size**2 * math.sqrt(max(aspect, 1 / aspect))
 
     def misfit(size: Size) -> float:
         height, width = size
         bent = abs(math.log(width / height / aspect))
-        return bent + abs(math.log(height * width / image_size**2)) / 4
+        return bent + abs(math.log(height * width / pixels)) / 4
 
     least = _up(LEAST_SIDE, step)
-    heights = range(least, max(least, _up(4 * image_size, step)) + 1, step)
+    heights = range(least, max(least, _up(8 * image_size, step)) + 1, step)
     sizes = [(h, max(least, round(h * aspect / step) * step)) for h in heights]
     return min(sizes, key=misfit)
 
