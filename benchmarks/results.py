@@ -48,6 +48,8 @@ FIGURES = {
     "pixel_difference": ("pixel difference", 3),
     "pixel_auroc": ("pixel AUROC", 3),
     "pixel_aupro": ("AUPRO", 3),
+    "outline_iou": ("outline IoU", 3),
+    "outline_iou_best": ("best outline IoU", 3),
     "detection_rate": ("defects detected", 2),
     "false_alarm_rate": ("false alarms", 2),
 }
@@ -178,7 +180,7 @@ def demo(folders: Sequence[Path]) -> Found:
     for path in sorted(path for each in folders for path in each.glob("*/metrics.json")):
         metrics = json.loads(path.read_text("utf-8"))
         metrics["pixel_difference"] = metrics["pixel_difference_image_auroc"]
-        rows.append([path.parent.name, *(metrics[metric] for metric in FIGURES)])
+        rows.append([path.parent.name, *(metrics.get(metric) for metric in FIGURES)])
         told.add(f"preset {metrics['preset']}; weights {metrics['backbone']}; {metrics['engine']}")
     return Found(Table(["images", *dict(FIGURES.values())], rows, {}), "; ".join(sorted(told)))
 

@@ -1,8 +1,8 @@
 """A detector on a labelled test set: its metrics, and what a report of them needs.
 
 Protocol: every image is scored whole, no crop; the model is its last state; for pixel metrics map
-and mask are brought to `RESOLUTION`², the map bilinearly, the mask by area (> 0.5). Nothing of the
-test set sets a parameter.
+and mask are brought to `RESOLUTION`², the map bilinearly, the mask by area (> 0.5); outlines are
+compared at the image's own size. Nothing of the test set sets a parameter.
 """
 
 import time
@@ -27,6 +27,7 @@ from haloae.evaluation.metrics import (
     PixelMetrics,
     area_resize,
 )
+from haloae.evaluation.outlines import OutlineMetrics
 
 RESOLUTION = 256
 """Side of the square on which pixels are compared."""
@@ -36,6 +37,7 @@ PROTOCOL = {
     "resolution": RESOLUTION,
     "map_resize": "bilinear, from the image's own size",
     "mask_rule": "> 0.5 after area resize",
+    "outlines": "at the image's own size, all pixels together",
     "crop": None,
     "checkpoint": "last",
     "thresholds": "from good training images, left out of the fit",
@@ -64,6 +66,10 @@ class Metrics:
     pixel_f1max: float | None
     pixel_aupro: float | None
     pixel_aupro_005: float | None
+    outline_iou: float | None
+    """Intersection over union of the pixels marked and the true ones, at the image's own size."""
+    outline_iou_best: float | None
+    """The same at the threshold that suits the test set's masks best, which they alone can tell."""
     false_alarm_rate: float | None
     """Share of good images called defective."""
     detection_rate: float | None
@@ -142,7 +148,8 @@ def score(
             f"{category.root}: holds no test images: give a folder with test/good and "
             f"test/<defect> in it."
         )
-    images, pixels, unmasked, seconds = ImageMetrics(), PixelMetrics(), 0, 0.0
+    images, pixels, outlines = ImageMetrics(), PixelMetrics(), OutlineMetrics()
+    unmasked, seconds = 0, 0.0
     rows: list[dict[str, Any]] = []
     samples: list[Sample] = []
     skipped: list[ImageError] = []
@@ -161,14 +168,17 @@ def score(
         if sample.is_anomalous and sample.mask is None:
             unmasked += 1
         else:
-            pixels.update(*_comparable(sample, result))
+            mask = _truth(sample, result)
+            pixels.update(*_comparable(result, mask))
+            outlines.update(result.anomaly_map, result.defects, mask)
     if not rows:
         raise DataError(f"{category.root}: no test image can be scored: {skipped[0]}")
     if unmasked:
         # Defects without a mask would count as normal pixels, or bias the rest.
-        pixels = PixelMetrics()
+        pixels, outlines = PixelMetrics(), OutlineMetrics()
     metrics = Metrics(
         **_measured(images, pixels, rows, unmasked),
+        **{f"outline_{name}": value for name, value in outlines.compute()._asdict().items()},
         **_circumstances(detector),
         ms_per_image=1000 * seconds / len(category.test),
         skipped=len(skipped),
@@ -220,17 +230,20 @@ def _row(sample: Sample, prediction: Prediction, root: Path) -> dict[str, Any]:
     }
 
 
-def _comparable(sample: Sample, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """Map and mask at the protocol's resolution; a good image's mask is empty."""
-    shape = prediction.anomaly_map.shape
+def _truth(sample: Sample, prediction: Prediction) -> np.ndarray:
+    """(H, W) of the image, True on the defect; a good image has none."""
+    if sample.mask is None:
+        return np.zeros(prediction.size, dtype=bool)
+    return read_mask(sample.mask, shape=prediction.size)
+
+
+def _comparable(prediction: Prediction, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Map and mask at the protocol's resolution."""
     size = (RESOLUTION, RESOLUTION)
     # The one place where a map is not resized by `resize_map`: the protocol takes the map at the
     # image's own size, and Pillow's filter averages where it shrinks.
     anomaly = PILImage.fromarray(prediction.anomaly_map).resize(size, PILImage.Resampling.BILINEAR)
-    mask = np.zeros(size, dtype=bool)
-    if sample.mask is not None:
-        mask = area_resize(read_mask(sample.mask, shape=(shape[0], shape[1])), RESOLUTION)
-    return np.asarray(anomaly), mask
+    return np.asarray(anomaly), area_resize(mask, RESOLUTION)
 
 
 def _measured(

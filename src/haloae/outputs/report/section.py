@@ -56,6 +56,8 @@ NUMBERS = {
     "pixel_f1max": "Pixel F1, best threshold",
     "pixel_aupro": "AUPRO, false-positive rate up to 0.3",
     "pixel_aupro_005": "AUPRO, false-positive rate up to 0.05",
+    "outline_iou": "Outlines, intersection over union with the true ones",
+    "outline_iou_best": "The same at the threshold that suits these masks best",
     "detection_rate": "Share of defective images found",
     "false_alarm_rate": "Share of good images called defective",
     "wanted_false_alarm_rate": "False-alarm rate asked for",
@@ -154,6 +156,9 @@ def _tiles(metrics: Metrics) -> list[Tile]:
 
     plain = metrics.pixel_difference_image_auroc
     against = "" if plain is None else f"pixel difference: {plain:.3f}"
+    best = ""
+    if metrics.outline_iou_best is not None:
+        best = f"at most {metrics.outline_iou_best:.3f}, test set's best threshold"
     tiles = [
         Tile(
             "Detected",
@@ -168,6 +173,7 @@ def _tiles(metrics: Metrics) -> list[Tile]:
         Tile("Image AUROC", three(metrics.image_auroc), against),
         Tile("Pixel AUROC", three(metrics.pixel_auroc), "every pixel ranked"),
         Tile("AUPRO", three(metrics.pixel_aupro), "overlap per defect"),
+        Tile("Outline IoU", three(metrics.outline_iou), best),
     ]
     return [*tiles, Tile("Time", f"{metrics.ms_per_image:.0f} ms", "per image")]
 
