@@ -34,9 +34,9 @@ from benchmarks import (
 )
 from benchmarks.tables import ROOT, Table
 from haloae.detection.calibration import Calibration
+from haloae.detection.good import tail_of
 from haloae.detection.heads import head_named
 from haloae.detection.model_file import read_model
-from haloae.detector import tail_of
 from haloae.errors import HaloaeError
 from haloae.experiments.benchmark import summarise
 from haloae.experiments.grid import MEAN, RUN

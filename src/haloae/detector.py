@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,15 @@ from tqdm import tqdm
 from haloae.config import Config, Precision
 from haloae.data.folders import good_images
 from haloae.data.images import shown_path
+from haloae.data.regions import EACH, Mask, Masked, Region, any_in_cells, region_of
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.calibration import Calibration, Tail
+from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
 from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
-from haloae.errors import ConfigError, ImageError, ModelFileError
+from haloae.errors import ConfigError, ImageError, MaskError, ModelFileError
 from haloae.machine import resolve_device
 from haloae.presets import preset as preset_named
 
@@ -132,7 +133,12 @@ class Detector(Predictor):
             runtime = open_runtime(path, device=device, precision=precision, threads=threads)
             metadata = runtime.metadata
             return cls(
-                metadata.config, runtime.calibration, metadata.provenance, runtime, metadata.guard
+                metadata.config,
+                runtime.calibration,
+                metadata.provenance,
+                runtime,
+                metadata.guard,
+                metadata.region,
             )
         header, arrays = read_model(path)
         where = resolve_device(device)
@@ -149,7 +155,14 @@ class Detector(Predictor):
                 f"{name}: its tensors do not fit its configuration ({reason}): train anew."
             ) from error
         native.to(where)
-        return cls(header.config, header.calibration, header.provenance, native, header.guard)
+        return cls(
+            header.config,
+            header.calibration,
+            header.provenance,
+            native,
+            header.guard,
+            header.region,
+        )
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
@@ -164,6 +177,7 @@ class Detector(Predictor):
             usual_images=self.head.images,
             provenance=self.provenance,
             guard=self.guard,
+            region=self.region,
         )
         write_model(Path(path), header, self.native.arrays())
 
@@ -193,7 +207,7 @@ class Detector(Predictor):
             ModelFileError: this is an exported model.
         """
         from haloae.detection.good import measure_good
-        from haloae.detection.native import Native
+        from haloae.detection.native import Native, parts_of
 
         rate = false_alarm_rate
         if rate is None:
@@ -202,17 +216,22 @@ class Detector(Predictor):
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
         scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
-        guard = self.guard
+        guard, region, units = self.guard, self.region, self.calibration.units
         if images is not None:
-            looks = Looks(len(images))
-            head, scores, peaks = measure_good(
+            region = region_of(images) or region
+            shown = _Shown(images, config.image_size, region)
+            looks = Looks(len(images), shown.inside)
+            head, scores, peaks, units = measure_good(
                 network,
-                lambda: looks.watch(_resized(images, config.image_size)),
+                lambda: looks.watch(shown),
                 config,
                 head=None if head.refits else head,
+                inside=shown.inside,
+                region=_stored(region),
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
             guard = Guard.fit(looks.seen.values())
+        native, parts = self.native, parts_of(region, config, units)
         return Detector(
             config,
             Calibration(
@@ -220,10 +239,12 @@ class Detector(Predictor):
                 peaks=peaks,
                 false_alarm_rate=rate,
                 tail=self.calibration.tail,
+                units=units,
             ).fitted(),
             provenance,
-            Native(config, network, head, self.native.precision, self.native.source),
+            Native(config, network, head, native.precision, native.source, parts=parts),
             guard,
+            region,
         )
 
 
@@ -292,8 +313,8 @@ def fit_detector(
         KeyboardInterrupt: after the checkpoint was saved.
     """
     where = resolve_device(device)
-    from haloae.detection.good import measure_good
-    from haloae.detection.native import Native
+    from haloae.detection.good import measure_good, tail_of
+    from haloae.detection.native import Native, parts_of
     from haloae.training.fit import fit
 
     check_names(config)
@@ -310,17 +331,23 @@ def fit_detector(
         workers=workers,
     )
 
-    looks = Looks(len(trained.images))
+    region, order = region_of(images), (*trained.held_out, *trained.fitted_on)
+
+    def inside(number: int) -> Mask | None:
+        return trained.images.inside(order[number])
+
+    looks = Looks(len(trained.images), inside)
 
     def held_out() -> Iterator[NDArray[np.float32]]:
         watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
         return looks.watch(trained.images[index] for index in watched)
 
-    head, scores, peaks = measure_good(trained.network, held_out, config)
+    head, scores, peaks, units = measure_good(
+        trained.network, held_out, config, inside=inside, region=_stored(region)
+    )
     if config.network.autoencoder:
         # Those held out may be four, and what they all look like was learnt from none.
-        everything = (*trained.held_out, *trained.fitted_on)
-        for _ in looks.watch(trained.images[index] for index in everything):
+        for _ in looks.watch(trained.images[index] for index in order):
             pass
     detector = Detector(
         config,
@@ -329,6 +356,7 @@ def fit_detector(
             peaks=peaks,
             false_alarm_rate=config.detection.false_alarm_rate,
             tail=tail_of(head),
+            units=units,
         ).fitted(),
         Provenance(
             data=name,
@@ -340,23 +368,49 @@ def fit_detector(
             backbone_sha256=trained.backbone[1],
             images=trained.kinds,
         ),
-        Native(config, trained.network, head),
+        Native(config, trained.network, head, parts=parts_of(region, config, units)),
         Guard.fit(looks.seen.values()),
+        region,
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
     return Fitted(detector, trained.skipped, trained.steps, is_finished)
 
 
-def tail_of(head: "Head | type[Head]") -> Tail:
-    """What a threshold that was never seen is fitted to, with a kind of head.
+class _Shown:
+    """Good images as the network sees them, gone through anew each time.
 
-    Of images that fit and calibrate, two that are alike make each other look too good.
+    Args:
+        images: as they were given.
+        size: side of the square that they are brought to, in pixels.
+        region: what counts of them, see `Predictor`.
     """
-    return "all" if head.refits else "upper"
+
+    def __init__(
+        self, images: Sequence[ImageLike], size: int, region: Region | Literal["each"] | None
+    ) -> None:
+        stored = _stored(region)
+        self.images = images if stored is None else [Masked(image, stored) for image in images]
+        self.size = size
+        self.is_masked = region == EACH
+        self._inside: dict[int, Mask] = {}
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for number, read in enumerate(decode_ahead(self.images, self.size)):
+            if isinstance(read, ImageError):
+                raise read
+            if read.inside is not None:
+                self._inside[number] = any_in_cells(read.inside, self.size, self.size)
+            elif self.is_masked:
+                raise MaskError(
+                    f"{read.name}: the model is of images with masks of their own, and this one "
+                    f"has none: give it with --roi or --ignore, or as haloae.Masked."
+                )
+            yield read.resized
+
+    def inside(self, number: int) -> Mask | None:
+        """(S, S): what counts of an image that was seen; None: all."""
+        return self._inside.get(number)
 
 
-def _resized(images: Sequence[ImageLike], size: int) -> Iterator[NDArray[np.float32]]:
-    for read in decode_ahead(images, size):
-        if isinstance(read, ImageError):
-            raise read
-        yield read.resized
+def _stored(region: Region | Literal["each"] | None) -> Region | None:
+    return region if isinstance(region, Region) else None

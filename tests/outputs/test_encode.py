@@ -36,6 +36,7 @@ def test_a_record_has_every_key_for_a_prediction_and_for_an_error() -> None:
         "verdict": "anomalous",
         "unusable": None,
         "unlike": [],
+        "regions": {},
         "map": "maps/a.png",
         "overlay": None,
         "error": None,

@@ -16,10 +16,11 @@ from PIL import Image as PILImage
 from pydantic import BaseModel, ConfigDict, Field
 
 from haloae.data.images import Image, bytes_of, image_from, shown_path
+from haloae.data.regions import Mask, Masked, filled, inside_of
 from haloae.data.views import resize
 from haloae.errors import ImageError
 
-ImageLike = str | Path | Image | PILImage.Image | NDArray[Any]
+ImageLike = str | Path | Image | PILImage.Image | NDArray[Any] | Masked
 """All that an image can be given as."""
 BATCH = 8
 """Images that are used at once, and as many more that are decoded ahead."""
@@ -53,6 +54,8 @@ class Decoded(NamedTuple):
     """(3, S, S) in [0, 1]."""
     name: str
     """What it is called in messages."""
+    inside: Mask | None = None
+    """(H, W) of the image: True where a pixel counts; None: all do."""
 
 
 def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | ImageError]:
@@ -93,18 +96,33 @@ def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | Im
 
 
 def decoded(item: ImageLike, size: int) -> Decoded | ImageError:
-    """One image as `decode_ahead` gives it."""
+    """One image as `decode_ahead` gives it; what does not count of it is seen in one colour."""
+    item, masks = unmasked(item)
     # A Pillow image is read when it is first used, which two threads must not do at once.
     guard = _PILLOW if isinstance(item, PILImage.Image) else nullcontext()
+    name = shown_path(item) if isinstance(item, str | os.PathLike) else "the image"
     try:
         with guard:
             image = image_from(item)
+        inside = inside_of(masks, image, name)
     except ImageError as error:
         return error
-    name = shown_path(item) if isinstance(item, str | os.PathLike) else "the image"
-    return Decoded(image, resize(image, size), name)
+    seen = image if inside is None else filled(image, inside)
+    return Decoded(image, resize(seen, size), name, inside)
+
+
+def unmasked(item: ImageLike) -> tuple[ImageLike, list[Masked]]:
+    """An image without its masks, and these."""
+    masks = []
+    while isinstance(item, Masked):
+        masks.append(item)
+        item = item.image
+    return item, masks
 
 
 def _expected_bytes(item: ImageLike) -> int:
     """What an image will take once decoded; 0 where it is in memory already."""
-    return bytes_of(item) if isinstance(item, str | os.PathLike) else 0
+    item, masks = unmasked(item)
+    if isinstance(item, str | os.PathLike):
+        return bytes_of(item) * (2 if masks else 1)  # as it is, and as it is seen
+    return 0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from haloae.claims import finish_writing, write_together
 from haloae.data.images import read_image
+from haloae.data.regions import EACH
 from haloae.data.views import WHITE, resize
 from haloae.deploy.checks import UNSEALED, Known, known_image, seal
 from haloae.deploy.engines import INPUT, METADATA_KEY, OUTPUTS
@@ -109,7 +110,8 @@ def export_model(
         threads: CPU threads of the runtime; None leaves it to the runtime.
 
     Raises:
-        ConfigError: no such format, a suffix that is not its own, or int8 without good images.
+        ConfigError: no such format, a suffix that is not its own, int8 without good images, or a
+            detector whose images come with masks of their own.
         ImageError: one of the good images cannot be read.
         OutputError: `path` exists, or cannot be written.
         ExportError: the network cannot be exported, or the export differs from it.
@@ -125,6 +127,11 @@ def export_model(
     most = min(len(good), QUANTISED_ON if is_int8 else COMPARED)
     chosen = [good[i * len(good) // most] for i in range(most)]
     images = np.stack([resize(read_image(f), size) for f in chosen]) if good else _textures(size)
+    if detector.region == EACH:
+        raise ConfigError(
+            "its images come with masks of their own, and an exported model takes none: export a "
+            "model that was fitted with one mask for all."
+        )
     detector = detector.calibrated().to("cpu")
     model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
@@ -182,6 +189,7 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
         calibration=calibration,
         provenance=detector.provenance,
         guard=detector.guard,
+        region=detector.stored_region,
     )
 
 

@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 
 from haloae.config import Config
 from haloae.data.images import Image
+from haloae.data.regions import EACH, Mask, Masked, Region, any_in_cells
 from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
-from haloae.errors import ImageError
+from haloae.detection.parts import PartScore, members_of, own_masks, part_scores
+from haloae.errors import ImageError, MaskError
 
 log = logging.getLogger(__name__)
 
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
 Verdict = Literal["normal", "anomalous", "unusable"]
+TINY = 1e-6
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -52,6 +55,15 @@ class Prediction:
     unlike: Mapping[str, str] = field(default_factory=dict)
     """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
     ``width``), and how."""
+    threshold: float | None = None
+    """A score above it is anomalous; None where that is not known."""
+    inside: Mask | None = None
+    """(H, W): True where a pixel counts; None: all do. The map is 0 elsewhere."""
+    cells: Mask | None = None
+    """(h, w): True where a cell of `grid_map` does."""
+    parts: Mapping[str, PartScore] = field(default_factory=dict)
+    """By the names of the image's parts, where the model has any; the image's score is in units of
+    their thresholds, and that of the highest."""
 
     @property
     def verdict(self) -> Verdict:
@@ -63,12 +75,33 @@ class Prediction:
     @cached_property
     def anomaly_map(self) -> NDArray[np.float32]:
         """(H, W): `grid_map` at the image's own size; made when it is first asked for."""
-        return resize_map(self.grid_map, self.size)
+        return self.map_at(self.size)
+
+    def map_at(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """The map at another size that the image is shown in, (H, W)."""
+        if self.inside is None or self.cells is None:
+            return resize_map(self.grid_map, size)
+        # Between the cells that count alone: what is beside them says nothing about the border.
+        shares = resize_map(self.cells.astype(np.float32), size)
+        known = resize_map(self.grid_map * self.cells, size) / np.maximum(shares, TINY)
+        return np.asarray(known * any_in_cells(self.inside, *size), np.float32)
+
+    @cached_property
+    def mark_above(self) -> float:
+        """A map value above it is marked as a defect.
+
+        The pixel threshold; where nothing of an anomalous image is above that, what made it so:
+        the score's threshold, or half of the map's highest value if that is more.
+        """
+        peak = float(self.grid_map.max())
+        if not self.is_anomalous or self.threshold is None or peak > self.pixel_threshold:
+            return self.pixel_threshold
+        return max(self.threshold, peak / 2)
 
     @cached_property
     def defects(self) -> NDArray[np.bool_]:
-        """(H, W): True where the map is above the pixel threshold."""
-        return self.anomaly_map > self.pixel_threshold
+        """(H, W): True where the map is above `mark_above`."""
+        return self.anomaly_map > self.mark_above
 
 
 class UnlikeCounts:
@@ -118,11 +151,13 @@ class Backend(Protocol):
     def name(self) -> str:
         """Which one, with its version, and in which precision."""
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """Scores and maps of resized images.
 
         Args:
             images: (B, 3, S, S) RGB in [0, 1], S the config's image size.
+            inside: (B, S, S), True where a pixel of each counts, within what counts of all; None:
+                each counts as all do.
         """
 
 
@@ -137,6 +172,8 @@ class Predictor:
         provenance: where it comes from.
         backend: what computes.
         guard: says which images cannot be judged; None: all can.
+        region: which pixels of every image count; ``each``: each comes with masks of its own, see
+            `Masked`; None: all count.
     """
 
     def __init__(
@@ -146,12 +183,14 @@ class Predictor:
         provenance: Provenance,
         backend: Backend,
         guard: Guard | None = None,
+        region: Region | Literal["each"] | None = None,
     ) -> None:
         self.config = config
         self.calibration = calibration
         self.provenance = provenance
         self.backend = backend
         self.guard = guard
+        self.region = region
         self._said: set[str] = set()
 
     @property
@@ -159,9 +198,14 @@ class Predictor:
         """What computes, with its version, and in which precision."""
         return self.backend.name
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    @property
+    def stored_region(self) -> Region | None:
+        """Which pixels count of every image, if that is the same for all."""
+        return self.region if isinstance(self.region, Region) else None
+
+    def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """Scores and maps of resized images, see `Backend.measure`."""
-        return self.backend.measure(images)
+        return self.backend.measure(images, inside)
 
     @overload
     def predict(self, images: ImageLike) -> Prediction: ...
@@ -208,7 +252,10 @@ class Predictor:
         Nothing is logged: the predictions say it. The next batch is decoded by threads while one is
         measured.
         """
-        read = decode_ahead(images, self.config.image_size)
+        read = (
+            self._masked(each)
+            for each in decode_ahead(self._inside(images), self.config.image_size)
+        )
         while batch := list(islice(read, BATCH)):
             good = [each for each in batch if isinstance(each, Decoded)]
             predictions = iter(self._predict_batch(good) if good else ())
@@ -218,25 +265,74 @@ class Predictor:
                 else:
                     yield entry.image, self._checked(entry.name, next(predictions))
 
+    def _inside(self, images: Iterable[ImageLike]) -> Iterator[ImageLike]:
+        """The images, with what counts of every one."""
+        region = self.stored_region
+        return iter(images) if region is None else (Masked(image, region) for image in images)
+
+    def _masked(self, image: Decoded | ImageError) -> Decoded | ImageError:
+        """The image, unless it lacks the masks that the model was fitted with."""
+        if self.region != EACH or isinstance(image, ImageError) or image.inside is not None:
+            return image
+        return MaskError(
+            f"{image.name}: {self.backend.source} was fitted to images with masks of their own: "
+            f"give this one's, with --roi or --ignore, or as haloae.Masked."
+        )
+
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        measured = self.measure(np.stack([each.resized for each in batch]))
-        calibration = self.calibration
+        seen = [self._seen_of(each) for each in batch]
+        images = np.stack([each.resized for each in batch])
+        measured = self.measure(images, own_masks(seen, self.stored_region, self._canvas))
         return [
-            Prediction(
-                score=score,
-                p_value=calibration.p_value(score),
-                is_anomalous=score > calibration.threshold.value,
-                extrapolated=calibration.extrapolated,
-                grid_map=grid_map,
-                size=(each.image.height, each.image.width),
-                pixel_threshold=calibration.pixel_threshold.value,
-                unusable=None if self.guard is None else self.guard.why_unusable(each.resized),
-                unlike=self._unlike(each.image),
-            )
-            for each, score, grid_map in zip(
-                batch, measured.scores.tolist(), measured.maps, strict=True
-            )
+            self._prediction(*each)
+            for each in zip(batch, seen, measured.scores.tolist(), measured.maps, strict=True)
         ]
+
+    def _seen_of(self, image: Decoded) -> Mask | None:
+        """(S, S): where a pixel that the network sees counts."""
+        if image.inside is None:
+            return None
+        return any_in_cells(image.inside, *image.resized.shape[1:])
+
+    def _prediction(
+        self, image: Decoded, seen: Mask | None, score: float, grid_map: NDArray[np.float32]
+    ) -> Prediction:
+        calibration = self.calibration
+        cells = None if seen is None else any_in_cells(seen, *grid_map.shape)
+        guard = self.guard
+        return Prediction(
+            score=score,
+            p_value=calibration.p_value(score),
+            is_anomalous=score > calibration.threshold.value,
+            extrapolated=calibration.extrapolated,
+            grid_map=grid_map,
+            size=(image.image.height, image.image.width),
+            pixel_threshold=calibration.pixel_threshold.value,
+            unusable=None if guard is None else guard.why_unusable(image.resized, seen),
+            unlike=self._unlike(image.image),
+            threshold=calibration.threshold.value,
+            inside=image.inside,
+            cells=cells,
+            parts=self._parts(grid_map, cells),
+        )
+
+    def _parts(self, grid_map: NDArray[np.float32], cells: Mask | None) -> dict[str, PartScore]:
+        """What is said of each named part."""
+        region, calibration = self.stored_region, self.calibration
+        if region is None or cells is None or not region.names:
+            return {}
+        members = members_of(region, self._canvas, grid_map.shape) & cells
+        share = self.config.detection.top_share
+        scores = part_scores(grid_map, members, calibration.units, top_share=share)
+        limits = [unit.score * calibration.threshold.value for unit in calibration.units]
+        return {
+            name: PartScore(score, limit, score > limit)
+            for name, score, limit in zip(region.names, scores, limits, strict=True)
+        }
+
+    @property
+    def _canvas(self) -> tuple[int, int]:
+        return self.config.image_size, self.config.image_size
 
     def _unlike(self, image: Image) -> dict[str, str]:
         """See `Prediction.unlike`."""

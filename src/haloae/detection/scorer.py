@@ -4,15 +4,19 @@ Held-out images, predictions and exports all run this one module.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.config import DetectionConfig
+from haloae.data.regions import FILL, Region
 from haloae.data.views import WHITE
+from haloae.detection.calibration import Unit
 from haloae.detection.heads import Head, Seen
-from haloae.detection.maps import image_score, smoothed
+from haloae.detection.maps import image_score, part_scores, smoothed, smoothed_inside
+from haloae.detection.parts import members_of, seen_inside
 from haloae.network.haloae import HaloAE
 
 
@@ -24,7 +28,49 @@ class Scored(NamedTuple):
     p_value: Tensor
     """(B,) float32: share of good images that score at least as high, see `Calibration.p_value`."""
     anomaly_map: Tensor
-    """(B, h, w) float32 on the feature grid."""
+    """(B, h, w) float32 on the feature grid; 0 where a cell does not count."""
+
+
+class Parts(nn.Module):
+    """The parts of an image that are judged, each by itself; what is in none does not count.
+
+    Args:
+        inside: (H, W) bool, True where one of the pixels that the network sees counts.
+        members: (R, h, w) bool, True where a cell is in the part.
+        units: of each part's scores and map.
+    """
+
+    inside: Tensor
+    members: Tensor
+    score_units: Tensor
+    map_units: Tensor
+
+    def __init__(self, inside: Tensor, members: Tensor, units: Sequence[Unit]) -> None:
+        super().__init__()
+        self.register_buffer("inside", inside[None])
+        self.register_buffer("members", members[None].float())
+        self.register_buffer("score_units", torch.tensor([unit.score for unit in units]))
+        # Where parts share a cell, its map is on the scale of the one that is stricter.
+        each = torch.tensor([unit.map for unit in units])[:, None, None]
+        units_of_cells = torch.where(members, each, torch.inf).amin(0)
+        units_of_cells[units_of_cells.isinf()] = 1.0
+        self.register_buffer("map_units", units_of_cells[None])
+
+    @classmethod
+    def of(
+        cls, region: Region, canvas: tuple[int, int], grid: tuple[int, int], units: Sequence[Unit]
+    ) -> Self:
+        """From a stored region.
+
+        Args:
+            region: of images.
+            canvas: height and width of what the network sees of them, in pixels.
+            grid: rows and columns of its map.
+            units: of each part; of none, 1.
+        """
+        inside = torch.from_numpy(seen_inside(region, canvas))
+        members = torch.from_numpy(members_of(region, canvas, grid))
+        return cls(inside, members, units or [Unit(score=1.0, map=1.0)] * region.parts)
 
 
 class Scorer(nn.Module):
@@ -35,6 +81,7 @@ class Scorer(nn.Module):
         head: fitted.
         config: how maps and scores are made.
         good_scores: of held-out good images; of none, every p-value is 1.
+        parts: what counts of every image; None: all of it.
     """
 
     good_scores: Tensor
@@ -45,41 +92,107 @@ class Scorer(nn.Module):
         head: Head,
         config: DetectionConfig,
         good_scores: Sequence[float] = (),
+        parts: Parts | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.head = head
         self.config = config
+        self.parts = parts
         self.register_buffer("good_scores", torch.tensor(good_scores))
 
-    def forward(self, pixels: Tensor) -> Scored:
+    def forward(self, pixels: Tensor, inside: Tensor | None = None) -> Scored:
         """Score a batch.
 
         Args:
             pixels: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
+            inside: (B, S, S) bool, True where a pixel of the image counts as well; None: where the
+                parts say so.
         """
-        output, image = see(self.network, pixels)
-        score, anomaly = judge(self.head(output, image), self.config)
+        seen = see(self.network, pixels, _both(self.parts, inside))
+        unusual = self.head(seen.output, seen.image)
+        score, anomaly = judge(unusual, self.config, self._members(seen, inside), self.parts)
         # A count, as `Calibration.p_value` finds by bisection: the scores are few.
         at_least = (self.good_scores[None, :] >= score[:, None]).sum(1)
         p_value = (1 + at_least) / (len(self.good_scores) + 1)
         return Scored(score, p_value.float(), anomaly)
 
+    def _members(self, seen: Seen, inside: Tensor | None) -> Tensor | None:
+        if inside is None:
+            return None if self.parts is None else self.parts.members
+        return members_in(seen, self.parts)
 
-def see(network: HaloAE, pixels: Tensor) -> Seen:
+
+def _both(parts: Parts | None, inside: Tensor | None) -> Tensor | None:
+    if parts is None or inside is None:
+        return inside if parts is None else parts.inside
+    return inside & parts.inside
+
+
+def members_in(seen: Seen, parts: Parts | None) -> Tensor | None:
+    """(B, R, h, w) float32: which cells are in which part of an image; None: all in the one."""
+    if seen.cells is None:
+        return None
+    cells = seen.cells[:, None].float()
+    return cells if parts is None else cells * parts.members
+
+
+def see(network: HaloAE, pixels: Tensor, inside: Tensor | None = None) -> Seen:
     """What a network makes of a batch of pixels, in the precision of its weights.
 
     Args:
         network: any, trained or as it is used.
         pixels: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
+        inside: (B or 1, S, S) bool, True where a pixel counts; any other is set to `FILL`. None:
+            all count.
     """
     if pixels.dtype == torch.uint8:
         pixels = pixels.float() / WHITE
+    if inside is not None:
+        pixels = torch.where(inside[:, None], pixels, FILL / WHITE)
     image = network.normalise(pixels)
-    return Seen(network(image.to(next(network.parameters()).dtype)), image)
+    output = network(image.to(next(network.parameters()).dtype))
+    if inside is None:
+        return Seen(output, image)
+    # A cell counts where any of its pixels does, so that each pixel that counts is in one.
+    cells = F.max_pool2d(inside[:, None].float(), image.shape[-1] // output.features.shape[-1])
+    return Seen(output, image, cells[:, 0] > 0)
 
 
-def judge(unusual: Tensor, config: DetectionConfig) -> tuple[Tensor, Tensor]:
-    """Scores (B,) and smoothed maps (B, h, w) of a head's output, (B, h, w)."""
-    anomaly = smoothed(unusual, config)
-    return image_score(anomaly, config.top_share), anomaly
+def judge(
+    unusual: Tensor,
+    config: DetectionConfig,
+    members: Tensor | None = None,
+    parts: Parts | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores (B,) and smoothed maps (B, h, w) of a head's output, (B, h, w).
+
+    Args:
+        unusual: how unusual each cell is.
+        config: how maps and scores are made.
+        members: (B or 1, R, h, w) float32, 1 where a cell is in the part, else 0; None: all are, in
+            the one part.
+        parts: whose units scores and maps have; the score is that of the highest part.
+    """
+    scores, anomaly = judge_parts(unusual, config, members)
+    if parts is None:
+        return scores[:, 0], anomaly
+    return (scores / parts.score_units).amax(1), anomaly / parts.map_units
+
+
+def judge_parts(
+    unusual: Tensor, config: DetectionConfig, members: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Scores (B, R) of each part and smoothed maps (B, h, w), in no units yet; see `judge`."""
+    if members is None:
+        anomaly = smoothed(unusual, config)
+        return image_score(anomaly, config.top_share)[:, None], anomaly
+    anomaly = smoothed_inside(unusual, members.amax(1), config)
+    return part_scores(anomaly, members, config.top_share), anomaly
+
+
+def peaks_of(anomaly: Tensor, members: Tensor | None) -> Tensor:
+    """(B, R): the highest value of maps (B, h, w) in each part; `members` as in `judge`."""
+    if members is None:
+        return anomaly.amax((1, 2))[:, None]
+    return (anomaly[:, None] * members).amax((2, 3))

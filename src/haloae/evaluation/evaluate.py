@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image as PILImage
 
 from haloae.data.folders import GOOD, Category, Sample
-from haloae.data.images import read_image, read_mask
-from haloae.data.views import resize
+from haloae.data.images import read_mask
+from haloae.data.regions import Masked, Region
+from haloae.data.source import decoded
 from haloae.detection.predictor import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.metrics import (
@@ -135,7 +136,7 @@ def evaluate(
         ImageError: with `strict`, an image cannot be read; always, if a mask cannot be.
     """
     scored = score(detector, category, strict=strict, progress=progress)
-    plain = pixel_difference(category).auroc
+    plain = pixel_difference(category, detector.stored_region).auroc
     return scored._replace(metrics=replace(scored.metrics, pixel_difference_image_auroc=plain))
 
 
@@ -153,9 +154,10 @@ def score(
     rows: list[dict[str, Any]] = []
     samples: list[Sample] = []
     skipped: list[ImageError] = []
-    for sample in progress(category.test):
+    items = [category.item(sample.path) for sample in category.test]
+    for sample, item in zip(progress(category.test), items, strict=True):
         start = time.perf_counter()
-        result = next(detector.stream([sample.path]))
+        result = next(detector.stream([item]))
         seconds += time.perf_counter() - start
         if isinstance(result, ImageError):
             if strict:
@@ -170,7 +172,7 @@ def score(
         else:
             mask = _truth(sample, result)
             pixels.update(*_comparable(result, mask))
-            outlines.update(result.anomaly_map, result.defects, mask)
+            outlines.update(result.anomaly_map, result.defects, mask, result.inside)
     if not rows:
         raise DataError(f"{category.root}: no test image can be scored: {skipped[0]}")
     if unmasked:
@@ -194,28 +196,29 @@ def compare(
     return [(name, getattr(both[0], name), getattr(both[1], name)) for name in COMPARED]
 
 
-def pixel_difference(category: Category) -> ImageResult:
+def pixel_difference(category: Category, region: Region | None = None) -> ImageResult:
     """The baseline every detector must beat: mean of |image - mean training image|, at 128².
 
-    All `None` where there are no training images or only one class.
+    All `None` where there are no training images or only one class. What does not count, by the
+    category's masks and by the region, is the same in all images.
     """
+
+    def shown(paths: Iterable[Path]) -> Iterable[np.ndarray]:
+        for path in paths:
+            item = category.item(path)
+            read = decoded(item if region is None else Masked(item, region), DIFFERENCE_SIZE)
+            if not isinstance(read, ImageError):
+                yield read.resized
+
     total, count = np.zeros((3, DIFFERENCE_SIZE, DIFFERENCE_SIZE)), 0
-    for image in _readable(category.train):
+    for image in shown(category.train):
         total, count = total + image, count + 1
     metrics = ImageMetrics()
     if count:
         for sample in category.test:
-            for image in _readable([sample.path]):
+            for image in shown([sample.path]):
                 metrics.update(float(np.abs(image - total / count).mean()), sample.is_anomalous)
     return metrics.compute()
-
-
-def _readable(paths: Sequence[Path]) -> Iterable[np.ndarray]:
-    for path in paths:
-        try:
-            yield resize(read_image(path), DIFFERENCE_SIZE)
-        except ImageError:
-            continue
 
 
 def _row(sample: Sample, prediction: Prediction, root: Path) -> dict[str, Any]:
@@ -237,13 +240,16 @@ def _truth(sample: Sample, prediction: Prediction) -> np.ndarray:
     return read_mask(sample.mask, shape=prediction.size)
 
 
-def _comparable(prediction: Prediction, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Map and mask at the protocol's resolution."""
+def _comparable(
+    prediction: Prediction, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Map, mask and what counts, at the protocol's resolution."""
     size = (RESOLUTION, RESOLUTION)
     # The one place where a map is not resized by `resize_map`: the protocol takes the map at the
     # image's own size, and Pillow's filter averages where it shrinks.
     anomaly = PILImage.fromarray(prediction.anomaly_map).resize(size, PILImage.Resampling.BILINEAR)
-    return np.asarray(anomaly), area_resize(mask, RESOLUTION)
+    inside = None if prediction.inside is None else area_resize(prediction.inside, RESOLUTION)
+    return np.asarray(anomaly), area_resize(mask, RESOLUTION), inside
 
 
 def _measured(

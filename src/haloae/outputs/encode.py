@@ -34,6 +34,7 @@ def as_record(
         "verdict": prediction and prediction.verdict,
         "unusable": prediction and prediction.unusable,
         "unlike": prediction and list(prediction.unlike.values()),
+        "regions": prediction and {name: part._asdict() for name, part in prediction.parts.items()},
         "map": map,
         "overlay": overlay,
         "error": error and str(error),

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from haloae.data.limits import Limits, current_limits, limit_images
+from haloae.data.regions import Mask, any_in_cells
 from haloae.data.source import ImageKinds, ImageLike, decode_ahead, decoded
-from haloae.errors import DataError, ImageError
+from haloae.errors import DataError, ImageError, MaskError
 from haloae.training.cutpaste import VIEWS, cutpaste_views
 
 CACHE_BYTES = 512 * 2**20
@@ -38,6 +39,7 @@ class GoodImages:
         self.items = list(items)
         self.size = size
         self._cache: dict[int, np.ndarray] = {}
+        self._inside: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -58,6 +60,18 @@ class GoodImages:
         if isinstance(read, ImageError):
             raise read
         return self.keep(index, read.resized)
+
+    def inside(self, index: int) -> Mask | None:
+        """(size, size): True where a pixel counts; None: all do."""
+        packed = self._inside.get(index)
+        if packed is None:
+            return None
+        return np.unpackbits(packed, axis=1, count=self.size).astype(bool)
+
+    def note(self, index: int, inside: Mask | None) -> None:
+        """Remember what counts of an image, (H, W) of its own."""
+        if inside is not None:
+            self._inside[index] = np.packbits(any_in_cells(inside, self.size, self.size), axis=1)
 
     def keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
         """Cache what was just read, if there is room."""
@@ -85,6 +99,7 @@ def survey(
 
     Raises:
         ImageError: with `strict`, an image cannot be read.
+        MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
         DataError: fewer than 8 images can be read.
     """
     images, skipped = GoodImages([], size), []
@@ -93,13 +108,14 @@ def survey(
     watched = progress(items)
     for item, read in zip(watched, decode_ahead(items, size), strict=True):
         if isinstance(read, ImageError):
-            if strict:
+            if strict or isinstance(read, MaskError):  # it would be wrong for most others too
                 raise read
             skipped.append(read)
             continue
         image = read.image
         images.items.append(item)
         images.keep(len(images) - 1, read.resized)
+        images.note(len(images) - 1, read.inside)
         grey.add(image.grey)
         depths.add(image.depth)
         heights.append(image.height)

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from haloae.config import EPOCHS, Config
 from haloae.data.images import image_from
-from haloae.data.source import ImageKinds, ImageLike
+from haloae.data.regions import any_in_cells
+from haloae.data.source import ImageKinds, ImageLike, unmasked
 from haloae.errors import ImageError, TrainingError
 from haloae.machine import has_bfloat16
 from haloae.network.haloae import HaloAE
@@ -207,10 +208,21 @@ def _network(
     ).to(where)
     if isinstance(network.reducer, FeatureReducer):
         chosen = fitted_on[:: max(1, len(fitted_on) // REDUCER_IMAGES)]
-        inputs = (torch.from_numpy(images[i])[None].to(where) for i in bar(chosen, "reducing"))
-        network.reducer.fit(network.extractor(network.normalise(image)) for image in inputs)
+        network.reducer.fit(_features(network, images, i) for i in bar(chosen, "reducing"))
     source = network.extractor.source
     return network, (source.name, source.sha256) if source else ("", "")
+
+
+def _features(network: HaloAE, images: GoodImages, index: int) -> Tensor:
+    """(1, C, h, w) of an image, or (1, C, 1, n) of the cells that count."""
+    where = next(network.parameters()).device
+    image = torch.from_numpy(images[index])[None].to(where)
+    features: Tensor = network.extractor(network.normalise(image))
+    inside = images.inside(index)
+    if inside is None:
+        return features
+    counts = any_in_cells(inside, *features.shape[2:])
+    return features[:, :, torch.from_numpy(counts).to(where)][:, :, None]
 
 
 def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:
@@ -326,12 +338,15 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 def _fingerprint(items: Sequence[ImageLike]) -> str:
     """Changes when images are added, removed, renamed or change their size, or their pixels."""
     sha = hashlib.sha256()
-    for item in items:
+    for given in items:
+        item, masks = unmasked(given)
         if isinstance(item, str | os.PathLike):
             path = Path(item)
             sha.update(f"{path.name!a} {path.stat().st_size}\n".encode())
         else:
             sha.update(image_from(item).pixels.tobytes())
+        for each in masks:
+            sha.update(each.fingerprint())
     return sha.hexdigest()
 
 

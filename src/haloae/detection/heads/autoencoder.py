@@ -21,6 +21,7 @@ class AutoencoderHead(Head):
         config: how maps are made.
         usual: those means.
         total: the sums they were made from, where an image is to be left out again.
+        counts: (1, h, w), of how many images; None: of all.
     """
 
     prefix = "usual."
@@ -30,12 +31,17 @@ class AutoencoderHead(Head):
     image: Tensor | None
 
     def __init__(
-        self, config: DetectionConfig, usual: Usual, total: Residuals | None = None
+        self,
+        config: DetectionConfig,
+        usual: Usual,
+        total: Residuals | None = None,
+        counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.images = usual.images
         self.total = total
+        self.counts = counts
         self.register_buffer("features", usual.features)
         self.register_buffer("image", usual.image)
 
@@ -49,13 +55,16 @@ class AutoencoderHead(Head):
         """Take the mean of the good images' errors, one image after the other."""
         total: Residuals | None = None
         count = 0
-        for output, image in seen():
-            errors = residuals(output, image)
+        counts: Tensor | None = None
+        for each in seen():
+            errors = _of_cells(each)
             total = errors if total is None else _combined(total, errors, 1.0)
+            if each.cells is not None:
+                counts = each.cells.float() if counts is None else counts + each.cells
             count += 1
         if total is None:
             raise ValueError("a head is fitted to one image at least")
-        return cls(config.detection, _mean(total, count), total)
+        return cls(config.detection, _mean(total, count, counts), total, counts)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
@@ -83,12 +92,24 @@ class AutoencoderHead(Head):
         """The means of the other images."""
         if self.total is None:
             raise ValueError("a head that was loaded no longer knows its sums")
-        others = _combined(self.total, residuals(*seen), -1.0)
-        return AutoencoderHead(self.config, _mean(others, self.images - 1))
+        others = _combined(self.total, _of_cells(seen), -1.0)
+        counts = self.counts
+        if counts is not None and seen.cells is not None:
+            counts = counts - seen.cells.float()
+        return AutoencoderHead(self.config, _mean(others, self.images - 1, counts))
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`."""
         return residual_map(residuals(output, image), self.usual, self.config)
+
+
+def _of_cells(seen: Seen) -> Residuals:
+    """An image's errors, 0 where a cell does not count."""
+    errors = residuals(seen.output, seen.image)
+    if seen.cells is None:
+        return errors
+    cells = seen.cells[:, None]
+    return Residuals(*(None if part is None else part * cells for part in errors))  # type: ignore[arg-type]
 
 
 def _combined(a: Residuals, b: Residuals, sign: float) -> Residuals:
@@ -96,8 +117,15 @@ def _combined(a: Residuals, b: Residuals, sign: float) -> Residuals:
     return Residuals(a.features + sign * b.features, image)
 
 
-def _mean(total: Residuals, count: int) -> Usual:
+def _mean(total: Residuals, count: int, counts: Tensor | None = None) -> Usual:
     # Contiguous, as a model file gives them back: sums then round alike before and after.
     # At least 0: what one image leaves of a sum that is nearly all its own rounds to either side.
-    image = None if total.image is None else (total.image[0].clamp_min(0) / count).contiguous()
-    return Usual((total.features[0].clamp_min(0) / count).contiguous(), image, count)
+    def mean(part: Tensor) -> Tensor:
+        sums = part[0].clamp_min(0)
+        if counts is None:
+            return (sums / count).contiguous()
+        # Where no image was seen, what is usual is the mean of everywhere.
+        everywhere = sums.sum((1, 2), keepdim=True) / counts.sum().clamp_min(1)
+        return torch.where(counts > 0, sums / counts.clamp_min(1), everywhere).contiguous()
+
+    return Usual(mean(total.features), None if total.image is None else mean(total.image), count)

@@ -22,6 +22,8 @@ class Seen(NamedTuple):
     """Of a batch of one."""
     image: Tensor
     """(1, 3, H, W), normalised as the trunk wants it."""
+    cells: Tensor | None = None
+    """(1, h, w) bool: True where a cell counts; None: all do. A head learns from no other."""
 
 
 class Head(nn.Module, ABC):

@@ -41,8 +41,10 @@ class NearestHead(Head):
         """Draw cells, as many from every image; the more images, the fewer of each."""
         generator = torch.Generator().manual_seed(config.seed)
         cells: list[Tensor] = []
-        for output, _ in seen():
-            rows = averaged(output.features.float())[0].flatten(1).T
+        for each in seen():
+            rows = averaged(each.output.features.float())[0].flatten(1).T
+            if each.cells is not None:
+                rows = rows[each.cells.flatten()]
             order = torch.randperm(len(rows), generator=generator)[:CELLS]
             cells.append(rows[order.to(rows.device)].half())
             share = -(-CELLS // len(cells))
