@@ -13,8 +13,9 @@ from tqdm import tqdm
 from haloae.config import Config, Precision
 from haloae.data.folders import good_images
 from haloae.data.images import shown_path
-from haloae.data.regions import EACH, Mask, Masked, Region, any_in_cells, region_of
+from haloae.data.regions import EACH, Mask, Masked, Region, region_of, shown_inside
 from haloae.data.source import ImageLike, decode_ahead
+from haloae.data.views import View
 from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
@@ -219,7 +220,7 @@ class Detector(Predictor):
         guard, region, units = self.guard, self.region, self.calibration.units
         if images is not None:
             region = region_of(images) or region
-            shown = _Shown(images, config.image_size, region)
+            shown = _Shown(images, View.of(config), region)
             looks = Looks(len(images), shown.inside)
             head, scores, peaks, units = measure_good(
                 network,
@@ -270,13 +271,13 @@ def check_names(config: Config) -> None:
         ConfigError: there is no such trunk, kind of attention or detector head, or the head cannot
             be fitted with this config.
     """
-    from haloae.detection.heads import head_named
+    from haloae.detection.heads import head_of
     from haloae.network.attention import attention_named
     from haloae.network.trunks import trunk_named
 
     trunk_named(config.network.trunk)
     attention_named(config.network.attention.mode)
-    head_named(config.detection.head).check(config)
+    head_of(config).check(config)
 
 
 def fit_detector(
@@ -315,8 +316,11 @@ def fit_detector(
     where = resolve_device(device)
     from haloae.detection.good import measure_good, tail_of
     from haloae.detection.native import Native, parts_of
+    from haloae.detection.viewing import settled
     from haloae.training.fit import fit
 
+    check_names(config)
+    config = settled(config, images)
     check_names(config)
     trained = fit(
         images,
@@ -381,34 +385,34 @@ class _Shown:
 
     Args:
         images: as they were given.
-        size: side of the square that they are brought to, in pixels.
+        view: what is seen of them.
         region: what counts of them, see `Predictor`.
     """
 
     def __init__(
-        self, images: Sequence[ImageLike], size: int, region: Region | Literal["each"] | None
+        self, images: Sequence[ImageLike], view: View, region: Region | Literal["each"] | None
     ) -> None:
         stored = _stored(region)
         self.images = images if stored is None else [Masked(image, stored) for image in images]
-        self.size = size
+        self.view = view
         self.is_masked = region == EACH
         self._inside: dict[int, Mask] = {}
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        for number, read in enumerate(decode_ahead(self.images, self.size)):
+        for number, read in enumerate(decode_ahead(self.images, self.view)):
             if isinstance(read, ImageError):
                 raise read
             if read.inside is not None:
-                self._inside[number] = any_in_cells(read.inside, self.size, self.size)
+                self._inside[number] = shown_inside(read.inside, self.view)
             elif self.is_masked:
                 raise MaskError(
                     f"{read.name}: the model is of images with masks of their own, and this one "
                     f"has none: give it with --roi or --ignore, or as haloae.Masked."
                 )
-            yield read.resized
+            yield read.shown
 
     def inside(self, number: int) -> Mask | None:
-        """(S, S): what counts of an image that was seen; None: all."""
+        """(H, W): what counts of an image that was seen; None: all."""
         return self._inside.get(number)
 
 

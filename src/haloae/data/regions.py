@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from haloae.data.folders import IMAGE_SUFFIXES, find_images
 from haloae.data.images import Image, read_image, shown_path
 from haloae.data.limits import current_limits
+from haloae.data.views import View
 from haloae.errors import DataError, ImageError, MaskError
 
 FILL = 115
@@ -259,6 +260,20 @@ def filled(image: Image, inside: Mask) -> Image:
     value = FILL if image.pixels.dtype == np.uint8 else np.float32(FILL / 255)
     pixels = np.where(inside[..., None], image.pixels, image.pixels.dtype.type(value))
     return Image(pixels, image.depth, image.grey)
+
+
+def shown_inside(inside: Mask, view: View) -> Mask:
+    """(H, W) of an image → of what a view shows of it: True where any of its pixels counts."""
+    height, width = inside.shape
+    return any_in_cells(inside, *view.size_of((height, width)))
+
+
+def cells_inside(shown: Mask, cell: int) -> Mask:
+    """(H, W) of what is shown → (h, w) of its map: True where any pixel of a cell does."""
+    lacking = [(0, -side % cell) for side in shown.shape]
+    padded = np.pad(shown, lacking)
+    height, width = (side // cell for side in padded.shape)
+    return np.asarray(padded.reshape(height, cell, width, cell).any((1, 3)))
 
 
 def any_in_cells(mask: Mask, height: int, width: int) -> Mask:

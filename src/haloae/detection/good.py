@@ -10,10 +10,20 @@ from numpy.typing import NDArray
 
 from haloae.config import Config
 from haloae.data.regions import Mask, Region
+from haloae.data.views import Size, View
 from haloae.detection.calibration import MIN_IMAGES, TINY, Tail, Unit, threshold_at
-from haloae.detection.heads import Head, Seen, head_named
+from haloae.detection.heads import Head, Seen, head_of
 from haloae.detection.native import parts_of
-from haloae.detection.scorer import Parts, judge_parts, members_in, peaks_of, see
+from haloae.detection.scorer import (
+    Parts,
+    judge_parts,
+    members_in,
+    on_grid,
+    peaks_of,
+    see,
+    unusual_of,
+)
+from haloae.detection.tiling import see_in_tiles
 from haloae.errors import DataError, TrainingError
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
@@ -55,10 +65,10 @@ def measure_good(
 
     Args:
         network: fitted.
-        images: gives the images anew at every call, (3, S, S) float32 in [0, 1] each.
+        images: gives the images anew at every call, as `View.show` makes them.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept: these are new to it already; None: one is fitted.
-        inside: gives, for the number of an image in this order, (S, S) bool, True where a pixel
+        inside: gives, for the number of an image in this order, (H, W) bool, True where a pixel
             counts; None: all do.
         region: whose named parts have units of their own; None: there are none.
 
@@ -69,13 +79,17 @@ def measure_good(
     """
     used = lean(network, image=config.detection.image_weight > 0)
     device = next(network.parameters()).device
+    view = View.of(config)
 
     def seen() -> Iterator[Seen]:
         for number, image in enumerate(images()):
-            pixels, mask = torch.from_numpy(image[None]).to(device), inside(number)
-            counts = None if mask is None else torch.from_numpy(mask[None]).to(device)
+            mask = inside(number)
             with torch.inference_mode():
-                each = see(used, pixels, counts)
+                if view.kind == "tiles":
+                    each = see_in_tiles(used, image, view, mask)
+                else:
+                    counts = None if mask is None else torch.from_numpy(mask[None]).to(device)
+                    each = see(used, torch.from_numpy(image[None]).to(device), counts)
             yield each  # out of the mode, which would hold for whoever takes it
 
     parts = parts_of(region, config) if region is not None and region.names else None
@@ -97,17 +111,18 @@ def measure_seen(
         head: fitted to other images, and kept; None: one is fitted.
         parts: the named parts of the images, all of whose cells count; None: there are none.
     """
-    kind = head_named(config.detection.head)
+    kind = head_of(config)
+    grid = None if config.is_anywhere else config.grid
     judged: Iterable[tuple[Seen, Head]]
     if head is None:
         first = list(islice(seen(), MIN_IMAGES if kind.leaves_out else FEW))
         if len(first) < MIN_IMAGES:
             raise _too_few(len(first))
-        fitted = kind.fit(config, seen)
+        fitted = kind.fit(config, _placed(seen, grid))
         if kind.leaves_out or len(first) == FEW:
-            judged = _in_turn(seen(), fitted)
+            judged = _in_turn(seen(), fitted, grid)
         else:
-            judged = _crossed(first, kind, config)
+            judged = _crossed(first, kind, config, grid)
     else:
         fitted = head
         judged = ((each, head) for each in seen())
@@ -115,9 +130,8 @@ def measure_seen(
     for each, judging in judged:
         with torch.inference_mode():
             members = members_in(each, parts)
-            score, anomaly = judge_parts(
-                judging(each.output, each.image), config.detection, members
-            )
+            unusual = unusual_of(judging, each, grid)
+            score, anomaly = judge_parts(unusual, config.detection, members)
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "
@@ -164,18 +178,25 @@ def tail_of(head: Head | type[Head]) -> Tail:
     return "all" if head.refits else "upper"
 
 
-def _in_turn(seen: Iterable[Seen], head: Head) -> Iterator[tuple[Seen, Head]]:
+def _placed(seen: Callable[[], Iterable[Seen]], grid: Size | None) -> Callable[[], Iterable[Seen]]:
+    """The same images, each on all of a grid."""
+    return seen if grid is None else lambda: (on_grid(each, grid) for each in seen())
+
+
+def _in_turn(seen: Iterable[Seen], head: Head, grid: Size | None) -> Iterator[tuple[Seen, Head]]:
     """Each image, with the head as it would be without it."""
     for index, each in enumerate(seen):
-        yield each, head.without(each, index)
+        yield each, head.without(each if grid is None else on_grid(each, grid), index)
 
 
-def _crossed(few: list[Seen], kind: type[Head], config: Config) -> Iterator[tuple[Seen, Head]]:
+def _crossed(
+    few: list[Seen], kind: type[Head], config: Config, grid: Size | None
+) -> Iterator[tuple[Seen, Head]]:
     """Each image, with a head that was fitted to those of the other folds."""
     folds = min(FOLDS, len(few))
     for fold in range(folds):
         others = [each for index, each in enumerate(few) if index % folds != fold]
-        without = kind.fit(config, others.copy)
+        without = kind.fit(config, _placed(others.copy, grid))
         for each in few[fold::folds]:
             yield each, without
 

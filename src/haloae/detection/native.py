@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from haloae.config import Config, Precision
 from haloae.data.regions import Mask, Region
+from haloae.data.views import Size, View
 from haloae.detection.calibration import Unit
-from haloae.detection.heads import Head, head_named
+from haloae.detection.heads import Head, head_of
 from haloae.detection.model_file import Header
 from haloae.detection.predictor import Measured
 from haloae.detection.scorer import Parts, Scorer
@@ -55,6 +56,7 @@ class Native:
         self.precision = precision
         self.source = source
         self.parts = parts
+        self.takes: Size | None = None
 
     @property
     def name(self) -> str:
@@ -71,7 +73,10 @@ class Native:
         detection = self.config.detection
         used = lean(self.network, image=detection.image_weight > 0, dtype=dtype)
         device = next(self.network.parameters()).device
-        scorer = Scorer(used, self.head, detection, good_scores, self.parts)
+        grid = None if self.config.is_anywhere else self.config.grid
+        # Of an image in tiles, the parts are those of the whole, which no tile knows.
+        parts = None if self.config.view.kind == "tiles" else self.parts
+        scorer = Scorer(used, self.head, detection, good_scores, grid=grid, parts=parts)
         return scorer.eval().to(device)
 
     def to(self, device: torch.device) -> None:
@@ -122,10 +127,10 @@ def restore(
         RuntimeError, LookupError, ValueError, TypeError: the tensors do not fit the config.
     """
     config = header.config
-    kind = head_named(config.detection.head)
+    kind = head_of(config)
     _check_tensors(config, kind, arrays)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    network = HaloAE(config.network, image_size=config.image_size, weights=None)
+    network = HaloAE(config.network, image_size=config.canvas, weights=None)
     network.load_state_dict(_under(NETWORK, tensors))
     head = kind.restore(config, _under(kind.prefix, tensors), header.usual_images)
     parts = parts_of(header.region, config, header.calibration.units)
@@ -138,9 +143,7 @@ def parts_of(
     """What counts of every image, as the scorer has it; None: all, or each image says it itself."""
     if not isinstance(region, Region):
         return None
-    side = config.image_size
-    grid = side // config.network.stride
-    return Parts.of(region, (side, side), (grid, grid), units)
+    return Parts.of(region, View.of(config), units)
 
 
 def _check_tensors(config: Config, kind: type[Head], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -152,7 +155,7 @@ def _check_tensors(config: Config, kind: type[Head], arrays: Mapping[str, NDArra
         ValueError: says which does not fit.
     """
     with torch.device("meta"), _Blank():
-        network = HaloAE(config.network, image_size=config.image_size, weights=None)
+        network = HaloAE(config.network, image_size=config.canvas, weights=None)
     wanted = {
         f"{NETWORK}{name}": f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
         for name, tensor in network.state_dict().items()

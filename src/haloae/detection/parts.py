@@ -7,10 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from haloae.data.regions import Mask, Region, any_in_cells
+from haloae.data.regions import Mask, Region, cells_inside, shown_inside
+from haloae.data.views import View
 from haloae.detection.calibration import Unit
 
-Size = tuple[int, int]
+PLAIN = Unit(score=1.0, map=1.0)
+"""Of a part without thresholds of its own."""
 
 
 class PartScore(NamedTuple):
@@ -24,66 +26,63 @@ class PartScore(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def seen_inside(region: Region, canvas: Size) -> Mask:
-    """Where a pixel that the network sees counts, as any of the image's that are in it does.
-
-    Args:
-        region: of the image.
-        canvas: height and width of what the network sees, in pixels.
-    """
-    return any_in_cells(region.inside, *canvas)
+def inside_of(region: Region, view: View) -> Mask:
+    """(H, W): where a pixel that a view shows of an image counts."""
+    return shown_inside(region.inside, view)
 
 
 @lru_cache(maxsize=4)
-def members_of(region: Region, canvas: Size, grid: Size) -> NDArray[np.bool_]:
-    """(parts, rows, columns): which cells of the map are in which part."""
+def members_of(region: Region, view: View) -> NDArray[np.bool_]:
+    """(R, h, w): which cells of an image's map are in which part."""
     masks = [region.labels == number for number in range(1, region.parts + 1)]
-    return np.stack([any_in_cells(any_in_cells(mask, *canvas), *grid) for mask in masks])
+    return np.stack([cells_inside(shown_inside(mask, view), view.cell) for mask in masks])
+
+
+def units_of_cells(members: NDArray[np.bool_], units: Sequence[Unit]) -> NDArray[np.float32]:
+    """(h, w): what a map is given in; where parts share a cell, that of the one that is stricter.
+
+    Args:
+        members: (R, h, w).
+        units: of each part.
+    """
+    limits = np.array([unit.map for unit in units])[:, None, None]
+    strictest = np.where(members, limits, np.inf).min(0)
+    return np.where(np.isinf(strictest), 1.0, strictest).astype(np.float32)
+
+
+def part_scores(
+    anomaly: NDArray[np.float32], members: NDArray[np.bool_], top_share: float
+) -> NDArray[np.float64]:
+    """(R,): the score of each part, as `haloae.detection.maps.part_scores` has it.
+
+    Args:
+        anomaly: (h, w), in no units.
+        members: (R, h, w).
+        top_share: of a part's cells that its score is the mean of.
+    """
+    found = []
+    for member in members:
+        values = np.sort(anomaly[member])
+        count = max(1, round(top_share * values.size))
+        found.append(float(values[-count:].mean()) if values.size else 0.0)
+    return np.array(found)
 
 
 def own_masks(
-    seen: Sequence[Mask | None], region: Region | None, canvas: Size
+    seen: Sequence[Mask | None], usual: Mask | None, shape: tuple[int, ...]
 ) -> NDArray[np.bool_] | None:
     """What counts of each image of a batch, where that is not what counts of all; else None.
 
     Args:
-        seen: of each image, where a pixel that the network sees counts; None: everywhere.
-        region: what counts of all images.
-        canvas: height and width of what the network sees, in pixels.
+        seen: (H, W) of each image, where a pixel that the network sees counts; None: everywhere.
+        usual: what counts of all images, likewise.
+        shape: (H, W).
 
     Returns:
-        (B, *canvas).
+        (B, H, W).
     """
     if all(mask is None for mask in seen):
         return None
-    everywhere = np.ones(canvas, bool)
-    usual = everywhere if region is None else seen_inside(region, canvas)
+    everywhere = np.ones(shape, bool)
     masks = np.stack([everywhere if mask is None else mask for mask in seen])
-    return None if (masks == usual).all() else masks
-
-
-def part_scores(
-    grid_map: NDArray[np.float32],
-    members: NDArray[np.bool_],
-    units: Sequence[Unit],
-    *,
-    top_share: float,
-) -> list[float]:
-    """The score of each part, on its own scale, from a map in the parts' units.
-
-    Args:
-        grid_map: (h, w).
-        members: (parts, h, w), the cells of each.
-        units: of each.
-        top_share: of a part's cells that its score is the mean of.
-    """
-    # Where parts share a cell, its map is in the units of the one that is stricter, see `Parts`.
-    limits = np.array([unit.map for unit in units])[:, None, None]
-    units_of_cells = np.where(members, limits, np.inf).min(0)
-    values = grid_map * np.where(np.isinf(units_of_cells), 1.0, units_of_cells)
-    found = []
-    for member in members:
-        of_part = np.sort(values[member])
-        count = max(1, round(top_share * of_part.size))
-        found.append(float(of_part[-count:].mean()) if of_part.size else 0.0)
-    return found
+    return None if (masks == (everywhere if usual is None else usual)).all() else masks

@@ -1,6 +1,7 @@
 """Images in, predictions out: what every detector does, whatever computes its maps."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,35 @@ from numpy.typing import NDArray
 
 from haloae.config import Config
 from haloae.data.images import Image
-from haloae.data.regions import EACH, Mask, Masked, Region, any_in_cells
+from haloae.data.regions import (
+    EACH,
+    Mask,
+    Masked,
+    Region,
+    any_in_cells,
+    cells_inside,
+    shown_inside,
+)
 from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead
+from haloae.data.views import Size, View, join, pieces
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
-from haloae.detection.parts import PartScore, members_of, own_masks, part_scores
+from haloae.detection.parts import (
+    PLAIN,
+    PartScore,
+    inside_of,
+    members_of,
+    own_masks,
+    part_scores,
+    units_of_cells,
+)
 from haloae.errors import ImageError, MaskError
 
 log = logging.getLogger(__name__)
 
+TILES_PIXELS = 2**20
+"""Of the tiles that are measured at once, where a tile has no more of its own."""
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
 Verdict = Literal["normal", "anomalous", "unusable"]
@@ -52,6 +72,9 @@ class Prediction:
     unusable: str | None = None
     """Why no verdict can be had of the score, as the image as a whole is too unlike the good ones,
     in words, see `Guard`; None: it can, or the model has no guard."""
+    covered: tuple[float, float] = (1.0, 1.0)
+    """How many times the image's height and width `grid_map` covers: the last cells of a map in
+    tiles may reach past the image."""
     unlike: Mapping[str, str] = field(default_factory=dict)
     """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
     ``width``), and how."""
@@ -80,11 +103,12 @@ class Prediction:
     def map_at(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """The map at another size that the image is shown in, (H, W)."""
         if self.inside is None or self.cells is None:
-            return resize_map(self.grid_map, size)
+            return resize_map(self.grid_map, size, self.covered)
         # Between the cells that count alone: what is beside them says nothing about the border.
-        shares = resize_map(self.cells.astype(np.float32), size)
-        known = resize_map(self.grid_map * self.cells, size) / np.maximum(shares, TINY)
-        return np.asarray(known * any_in_cells(self.inside, *size), np.float32)
+        shares = resize_map(self.cells.astype(np.float32), size, self.covered)
+        known = resize_map(self.grid_map * self.cells, size, self.covered)
+        counted = known / np.maximum(shares, TINY) * any_in_cells(self.inside, *size)
+        return np.asarray(counted, np.float32)
 
     @cached_property
     def mark_above(self) -> float:
@@ -133,7 +157,7 @@ class UnlikeCounts:
 
 
 class Measured(NamedTuple):
-    """What a backend makes of a batch of resized images."""
+    """What a backend makes of a batch of images as the network sees them."""
 
     scores: NDArray[np.float32]
     """(B,)."""
@@ -146,17 +170,20 @@ class Backend(Protocol):
 
     source: str
     """What it was loaded from, as it is named in messages."""
+    takes: Size | None
+    """Height and width of the images that it takes, no others; None: any."""
 
     @property
     def name(self) -> str:
         """Which one, with its version, and in which precision."""
 
     def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
-        """Scores and maps of resized images.
+        """Scores and maps of images as the network sees them.
 
         Args:
-            images: (B, 3, S, S) RGB in [0, 1], S the config's image size.
-            inside: (B, S, S), True where a pixel of each counts, within what counts of all; None:
+            images: (B, 3, H, W) RGB in [0, 1], of the size of the config's canvas; torch takes
+                smaller ones too.
+            inside: (B, H, W), True where a pixel of each counts, within what counts of all; None:
                 each counts as all do.
         """
 
@@ -204,8 +231,13 @@ class Predictor:
         return self.region if isinstance(self.region, Region) else None
 
     def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
-        """Scores and maps of resized images, see `Backend.measure`."""
+        """Scores and maps of images as the network sees them, see `Backend.measure`."""
         return self.backend.measure(images, inside)
+
+    @cached_property
+    def view(self) -> View:
+        """What the network sees of an image."""
+        return View.of(self.config)
 
     @overload
     def predict(self, images: ImageLike) -> Prediction: ...
@@ -252,11 +284,9 @@ class Predictor:
         Nothing is logged: the predictions say it. The next batch is decoded by threads while one is
         measured.
         """
-        read = (
-            self._masked(each)
-            for each in decode_ahead(self._inside(images), self.config.image_size)
-        )
+        read = map(self._masked, decode_ahead(self._inside(images), self.view))
         while batch := list(islice(read, BATCH)):
+            batch = [self._taken(each) if isinstance(each, Decoded) else each for each in batch]
             good = [each for each in batch if isinstance(each, Decoded)]
             predictions = iter(self._predict_batch(good) if good else ())
             for entry in batch:
@@ -279,36 +309,44 @@ class Predictor:
             f"give this one's, with --roi or --ignore, or as haloae.Masked."
         )
 
-    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        seen = [self._seen_of(each) for each in batch]
-        images = np.stack([each.resized for each in batch])
-        measured = self.measure(images, own_masks(seen, self.stored_region, self._canvas))
-        return [
-            self._prediction(*each)
-            for each in zip(batch, seen, measured.scores.tolist(), measured.maps, strict=True)
-        ]
+    def _taken(self, image: Decoded) -> Decoded | ImageError:
+        """The image, where the backend takes one of its shape."""
+        takes, (height, width) = self.backend.takes, image.shown.shape[1:]
+        if takes is None or self.view.kind == "tiles" or (height, width) == takes:
+            return image
+        return ImageError(
+            f"{image.name}: its {image.image.width}×{image.image.height} pixels are fitted to "
+            f"{width}×{height}, and {self.backend.source} takes {takes[1]}×{takes[0]} alone: use "
+            f"the model.safetensors it was exported from, or images of one aspect ratio."
+        )
 
-    def _seen_of(self, image: Decoded) -> Mask | None:
-        """(S, S): where a pixel that the network sees counts."""
-        if image.inside is None:
-            return None
-        return any_in_cells(image.inside, *image.resized.shape[1:])
+    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
+        seen = [
+            None if each.inside is None else shown_inside(each.inside, self.view) for each in batch
+        ]
+        return [
+            self._prediction(image, inside, *measured)
+            for image, inside, measured in zip(
+                batch, seen, self._measured(batch, seen), strict=True
+            )
+        ]
 
     def _prediction(
         self, image: Decoded, seen: Mask | None, score: float, grid_map: NDArray[np.float32]
     ) -> Prediction:
-        calibration = self.calibration
-        cells = None if seen is None else any_in_cells(seen, *grid_map.shape)
-        guard = self.guard
+        calibration, guard = self.calibration, self.guard
+        size = image.image.height, image.image.width
+        cells = None if seen is None else cells_inside(seen, self.view.cell)
         return Prediction(
             score=score,
             p_value=calibration.p_value(score),
             is_anomalous=score > calibration.threshold.value,
             extrapolated=calibration.extrapolated,
             grid_map=grid_map,
-            size=(image.image.height, image.image.width),
+            size=size,
+            covered=self.view.covered(size),
             pixel_threshold=calibration.pixel_threshold.value,
-            unusable=None if guard is None else guard.why_unusable(image.resized, seen),
+            unusable=None if guard is None else guard.why_unusable(image.shown, seen),
             unlike=self._unlike(image.image),
             threshold=calibration.threshold.value,
             inside=image.inside,
@@ -321,18 +359,60 @@ class Predictor:
         region, calibration = self.stored_region, self.calibration
         if region is None or cells is None or not region.names:
             return {}
-        members = members_of(region, self._canvas, grid_map.shape) & cells
+        members = members_of(region, self.view)
+        in_no_units = grid_map * units_of_cells(members, calibration.units)
         share = self.config.detection.top_share
-        scores = part_scores(grid_map, members, calibration.units, top_share=share)
+        scores = part_scores(in_no_units, members & cells, share).tolist()
         limits = [unit.score * calibration.threshold.value for unit in calibration.units]
         return {
             name: PartScore(score, limit, score > limit)
             for name, score, limit in zip(region.names, scores, limits, strict=True)
         }
 
-    @property
-    def _canvas(self) -> tuple[int, int]:
-        return self.config.image_size, self.config.image_size
+    def _measured(
+        self, batch: Sequence[Decoded], seen: Sequence[Mask | None]
+    ) -> list[tuple[float, NDArray[np.float32]]]:
+        """Score and map of each image; those of a size are measured together."""
+        if self.view.kind == "tiles":
+            return [self._in_tiles(*each) for each in zip(batch, seen, strict=True)]
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for place, each in enumerate(batch):
+            by_size.setdefault(each.shown.shape, []).append(place)
+        region = self.stored_region
+        usual = None if region is None else inside_of(region, self.view)
+        found: dict[int, tuple[float, NDArray[np.float32]]] = {}
+        for shape, places in by_size.items():
+            own = own_masks([seen[place] for place in places], usual, shape[1:])
+            scores, maps = self.measure(np.stack([batch[place].shown for place in places]), own)
+            found |= zip(places, zip(scores.tolist(), maps, strict=True), strict=True)
+        return [found[place] for place in range(len(batch))]
+
+    def _in_tiles(self, image: Decoded, seen: Mask | None) -> tuple[float, NDArray[np.float32]]:
+        """Score and map of one image, of those of its tiles."""
+        view, top_share = self.view, self.config.detection.top_share
+        at_once = max(1, TILES_PIXELS // math.prod(view.canvas))
+        tiles = (pixels for _, pixels in pieces(image.shown, view))
+        masks = (
+            None
+            if seen is None
+            else (mask[0] > 0 for _, mask in pieces(seen[None].astype(np.float32), view))
+        )
+        maps: list[NDArray[np.float32]] = []
+        while batch := list(islice(tiles, at_once)):
+            own = list(islice(masks, len(batch)))
+            maps += [*self.measure(np.stack(batch), np.stack(own) if own else None).maps]
+        height, width = image.shown.shape[1:]
+        whole = join(maps, view, (height, width))
+        if seen is None:
+            return top_mean(whole, top_share), whole
+        members, region = cells_inside(seen, view.cell)[None], self.stored_region
+        if region is not None:
+            members = members & members_of(region, view)
+        units = self.calibration.units or [PLAIN] * len(members)
+        # What lies beyond the image is mirrored, and what counts of it does not count here.
+        whole = whole * members.any(0)
+        scores = part_scores(whole, members, top_share) / [unit.score for unit in units]
+        return float(scores.max()), whole / units_of_cells(members, units)
 
     def _unlike(self, image: Image) -> dict[str, str]:
         """See `Prediction.unlike`."""
@@ -373,18 +453,39 @@ class Predictor:
         )
 
 
-def resize_map(anomaly: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def _mask_tiles(seen: Mask, view: View) -> Iterator[Mask]:
+    """Of what is shown, where a pixel of each tile counts."""
+    return (tile[0] > 0 for _, tile in pieces(seen[None].astype(np.float32), view))
+
+
+def top_mean(anomaly: NDArray[np.float32], share: float) -> float:
+    """Mean of the highest share of a map, as `haloae.detection.maps.image_score` has it."""
+    flat = anomaly.ravel()
+    count = max(1, round(share * flat.size))
+    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())
+
+
+def resize_map(
+    anomaly: NDArray[np.float32],
+    size: tuple[int, int],
+    covered: tuple[float, float] = (1.0, 1.0),
+) -> NDArray[np.float32]:
     """Bilinear resize, (h, w) → `size`, as torch's interpolate does with align_corners=False.
 
     Pillow's would widen its filter when shrinking, and lower the map's peaks.
+
+    Args:
+        anomaly: the map.
+        size: (H, W) that it is brought to.
+        covered: how many times that size the map covers, each way; what is beyond is cut off.
     """
-    rows, columns = (_bilinear(*sides) for sides in zip(anomaly.shape, size, strict=True))
+    rows, columns = (_bilinear(*sides) for sides in zip(anomaly.shape, size, covered, strict=True))
     return np.asarray(rows @ anomaly @ columns.T, dtype=np.float32)
 
 
-def _bilinear(old: int, new: int) -> NDArray[np.float32]:
+def _bilinear(old: int, new: int, covered: float) -> NDArray[np.float32]:
     """(new, old): the weights of the old cells in each new one, two a row at most."""
-    centres = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    centres = np.clip((np.arange(new) + 0.5) * (old / (covered * new)) - 0.5, 0, old - 1)
     below = np.minimum(centres.astype(np.intp), max(old - 2, 0))
     share = (centres - below).astype(np.float32)
     weights = np.zeros((new, old), np.float32)

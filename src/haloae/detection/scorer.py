@@ -4,7 +4,7 @@ Held-out images, predictions and exports all run this one module.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from haloae.config import DetectionConfig
 from haloae.data.regions import FILL, Region
-from haloae.data.views import WHITE
+from haloae.data.views import WHITE, Size, View
 from haloae.detection.calibration import Unit
 from haloae.detection.heads import Head, Seen
 from haloae.detection.maps import image_score, part_scores, smoothed, smoothed_inside
-from haloae.detection.parts import members_of, seen_inside
+from haloae.detection.parts import PLAIN, inside_of, members_of, units_of_cells
 from haloae.network.haloae import HaloAE
 
 
@@ -50,27 +50,21 @@ class Parts(nn.Module):
         self.register_buffer("inside", inside[None])
         self.register_buffer("members", members[None].float())
         self.register_buffer("score_units", torch.tensor([unit.score for unit in units]))
-        # Where parts share a cell, its map is on the scale of the one that is stricter.
-        each = torch.tensor([unit.map for unit in units])[:, None, None]
-        units_of_cells = torch.where(members, each, torch.inf).amin(0)
-        units_of_cells[units_of_cells.isinf()] = 1.0
-        self.register_buffer("map_units", units_of_cells[None])
+        of_cells = units_of_cells(members.numpy(), units)
+        self.register_buffer("map_units", torch.from_numpy(of_cells)[None])
 
     @classmethod
-    def of(
-        cls, region: Region, canvas: tuple[int, int], grid: tuple[int, int], units: Sequence[Unit]
-    ) -> Self:
+    def of(cls, region: Region, view: View, units: Sequence[Unit]) -> Self:
         """From a stored region.
 
         Args:
             region: of images.
-            canvas: height and width of what the network sees of them, in pixels.
-            grid: rows and columns of its map.
+            view: what the network sees of them.
             units: of each part; of none, 1.
         """
-        inside = torch.from_numpy(seen_inside(region, canvas))
-        members = torch.from_numpy(members_of(region, canvas, grid))
-        return cls(inside, members, units or [Unit(score=1.0, map=1.0)] * region.parts)
+        inside = torch.from_numpy(inside_of(region, view))
+        members = torch.from_numpy(members_of(region, view))
+        return cls(inside, members, units or [PLAIN] * region.parts)
 
 
 class Scorer(nn.Module):
@@ -80,6 +74,7 @@ class Scorer(nn.Module):
         network: as it is used, see `haloae.network.lean`.
         head: fitted.
         config: how maps and scores are made.
+        grid: (h, w) of what the head has learned place by place; None: it is the same anywhere.
         good_scores: of held-out good images; of none, every p-value is 1.
         parts: what counts of every image; None: all of it.
     """
@@ -92,12 +87,15 @@ class Scorer(nn.Module):
         head: Head,
         config: DetectionConfig,
         good_scores: Sequence[float] = (),
+        *,
+        grid: Size | None = None,
         parts: Parts | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.head = head
         self.config = config
+        self.grid = grid
         self.parts = parts
         self.register_buffer("good_scores", torch.tensor(good_scores))
 
@@ -105,12 +103,12 @@ class Scorer(nn.Module):
         """Score a batch.
 
         Args:
-            pixels: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
-            inside: (B, S, S) bool, True where a pixel of the image counts as well; None: where the
+            pixels: (B, 3, H, W) RGB, float32 in [0, 1] or uint8.
+            inside: (B, H, W) bool, True where a pixel of the image counts as well; None: where the
                 parts say so.
         """
         seen = see(self.network, pixels, _both(self.parts, inside))
-        unusual = self.head(seen.output, seen.image)
+        unusual = unusual_of(self.head, seen, self.grid)
         score, anomaly = judge(unusual, self.config, self._members(seen, inside), self.parts)
         # A count, as `Calibration.p_value` finds by bisection: the scores are few.
         at_least = (self.good_scores[None, :] >= score[:, None]).sum(1)
@@ -142,8 +140,8 @@ def see(network: HaloAE, pixels: Tensor, inside: Tensor | None = None) -> Seen:
 
     Args:
         network: any, trained or as it is used.
-        pixels: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
-        inside: (B or 1, S, S) bool, True where a pixel counts; any other is set to `FILL`. None:
+        pixels: (B, 3, H, W) RGB, float32 in [0, 1] or uint8.
+        inside: (B or 1, H, W) bool, True where a pixel counts; any other is set to `FILL`. None:
             all count.
     """
     if pixels.dtype == torch.uint8:
@@ -157,6 +155,40 @@ def see(network: HaloAE, pixels: Tensor, inside: Tensor | None = None) -> Seen:
     # A cell counts where any of its pixels does, so that each pixel that counts is in one.
     cells = F.max_pool2d(inside[:, None].float(), image.shape[-1] // output.features.shape[-1])
     return Seen(output, image, cells[:, 0] > 0)
+
+
+def on_grid(seen: Seen, grid: Size) -> Seen:
+    """The same on all of a grid: past the end of a smaller one its last cells, again and again.
+
+    So places that an image does not reach know of its nearest ones.
+    """
+    height, width = seen.output.features.shape[-2:]
+    if (height, width) == grid:
+        return seen
+    more = grid[0] - height, grid[1] - width
+
+    def extended(x: Tensor) -> Tensor:
+        cell = x.shape[-1] // width
+        return F.pad(x, (0, cell * more[1], 0, cell * more[0]), mode="replicate")
+
+    output = seen.output
+    wider = output._replace(
+        features=extended(output.features),
+        rebuilt=extended(output.rebuilt),
+        image=None if output.image is None else extended(output.image),
+    )
+    cells = None if seen.cells is None else extended(seen.cells[:, None].float())[:, 0] > 0
+    return Seen(wider, extended(seen.image), cells)
+
+
+def unusual_of(head: Head, seen: Seen, grid: Size | None) -> Tensor:
+    """What a head says of a batch, on the batch's own grid; `grid` as in `Scorer`."""
+    if grid is None:
+        return cast("Tensor", head(seen.output, seen.image))
+    height, width = seen.output.features.shape[-2:]
+    whole = on_grid(seen, grid)
+    unusual: Tensor = head(whole.output, whole.image)
+    return unusual if (height, width) == grid else unusual[:, :height, :width]
 
 
 def judge(

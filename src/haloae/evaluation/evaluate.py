@@ -18,6 +18,7 @@ from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import read_mask
 from haloae.data.regions import Masked, Region
 from haloae.data.source import decoded
+from haloae.data.views import View
 from haloae.detection.predictor import Prediction, Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.metrics import (
@@ -202,13 +203,14 @@ def pixel_difference(category: Category, region: Region | None = None) -> ImageR
     All `None` where there are no training images or only one class. What does not count, by the
     category's masks and by the region, is the same in all images.
     """
+    view = View("squash", (DIFFERENCE_SIZE, DIFFERENCE_SIZE))
 
     def shown(paths: Iterable[Path]) -> Iterable[np.ndarray]:
         for path in paths:
             item = category.item(path)
-            read = decoded(item if region is None else Masked(item, region), DIFFERENCE_SIZE)
+            read = decoded(item if region is None else Masked(item, region), view)
             if not isinstance(read, ImageError):
-                yield read.resized
+                yield read.shown
 
     total, count = np.zeros((3, DIFFERENCE_SIZE, DIFFERENCE_SIZE)), 0
     for image in shown(category.train):

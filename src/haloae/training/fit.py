@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from haloae.config import EPOCHS, Config
 from haloae.data.images import image_from
-from haloae.data.regions import any_in_cells
+from haloae.data.regions import cells_inside
 from haloae.data.source import ImageKinds, ImageLike, unmasked
+from haloae.data.views import View
 from haloae.errors import ImageError, TrainingError
 from haloae.machine import has_bfloat16
 from haloae.network.haloae import HaloAE
@@ -44,6 +45,8 @@ CHECKPOINT_SECONDS = 30.0
 REDUCER_IMAGES = 64
 """Good images the features' components are found on, at least; fewer than twice as many."""
 WARMUP_SHARE = 0.05
+TRIES = 100
+"""Tiles of an image that are looked at for one in which something counts."""
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
@@ -134,7 +137,7 @@ def fit(
         return shown
 
     good, kinds, skipped = survey(
-        images, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
+        images, View.of(config), strict=strict, progress=lambda items: bar(items, "reading")
     )
     saved = load_checkpoint(run) if resume and run else None
     if run and saved:
@@ -202,27 +205,34 @@ def _network(
     generator = torch.Generator().manual_seed(config.seed)
     network = HaloAE(
         config.network,
-        image_size=config.image_size,
+        image_size=config.canvas,
         weights=config.backbone,
         generator=generator,
     ).to(where)
     if isinstance(network.reducer, FeatureReducer):
         chosen = fitted_on[:: max(1, len(fitted_on) // REDUCER_IMAGES)]
-        network.reducer.fit(_features(network, images, i) for i in bar(chosen, "reducing"))
+        network.reducer.fit(
+            _features(network, images, i, seed_of(config.seed, 3, i))
+            for i in bar(chosen, "reducing")
+        )
     source = network.extractor.source
     return network, (source.name, source.sha256) if source else ("", "")
 
 
-def _features(network: HaloAE, images: GoodImages, index: int) -> Tensor:
-    """(1, C, h, w) of an image, or (1, C, 1, n) of the cells that count."""
+def _features(network: HaloAE, images: GoodImages, index: int, seed: int) -> Tensor:
+    """(1, C, h, w) of an image or a tile of it, or (1, C, 1, n) of the cells that count."""
     where = next(network.parameters()).device
-    image = torch.from_numpy(images[index])[None].to(where)
+    for _ in range(TRIES):
+        inside = images.part_inside(index, seed)
+        if inside is None or inside.any():
+            break
+        seed += 1
+    image = torch.from_numpy(images.part(index, seed))[None].to(where)
     features: Tensor = network.extractor(network.normalise(image))
-    inside = images.inside(index)
-    if inside is None:
+    if inside is None or not inside.any():
         return features
-    counts = any_in_cells(inside, *features.shape[2:])
-    return features[:, :, torch.from_numpy(counts).to(where)][:, :, None]
+    counts = torch.from_numpy(cells_inside(inside, inside.shape[0] // features.shape[2]))
+    return features[:, :, counts.to(where)][:, :, None]
 
 
 def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:
@@ -353,7 +363,7 @@ def _fingerprint(items: Sequence[ImageLike]) -> str:
 def _restore(saved: Checkpoint, config: Config, where: torch.device, run: Path) -> _State:
     """The state a checkpoint was made in."""
     path = run / CHECKPOINT
-    network = HaloAE(config.network, image_size=config.image_size, weights=None).to(where)
+    network = HaloAE(config.network, image_size=config.canvas, weights=None).to(where)
     optimizer = _optimizer(network, config)
     try:
         network.load_state_dict(saved.network)

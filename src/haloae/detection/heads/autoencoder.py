@@ -57,23 +57,42 @@ class AutoencoderHead(Head):
         count = 0
         counts: Tensor | None = None
         for each in seen():
-            errors = _of_cells(each)
+            errors, cells = cls.errors(each), cls.counted(each)
             total = errors if total is None else _combined(total, errors, 1.0)
-            if each.cells is not None:
-                counts = each.cells.float() if counts is None else counts + each.cells
+            if cells is not None:
+                counts = cells.float() if counts is None else counts + cells
             count += 1
         if total is None:
             raise ValueError("a head is fitted to one image at least")
         return cls(config.detection, _mean(total, count, counts), total, counts)
 
     @classmethod
+    def errors(cls, seen: Seen) -> Residuals:
+        """Of one good image, as they are summed up: 0 where a cell does not count."""
+        features, image = residuals(seen.output, seen.image)
+        if seen.cells is None:
+            return Residuals(features, image)
+        cells = seen.cells[:, None]
+        return Residuals(features * cells, None if image is None else image * cells)
+
+    @classmethod
+    def counted(cls, seen: Seen) -> Tensor | None:
+        """(1, h, w): where a good image counts; None: everywhere."""
+        return seen.cells
+
+    @classmethod
+    def places(cls, config: Config) -> tuple[int, int]:
+        """Rows and columns of what is learned."""
+        return config.grid
+
+    @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        side, channels = features_of(config)
+        grid, (_, channels) = cls.places(config), features_of(config)
         features, image = tensors["features"], tensors.get("image")
-        if features.shape != (channels, side, side):
+        if features.shape != (channels, *grid):
             raise ValueError(f"usual.features has shape {tuple(features.shape)}")
-        if image is not None and image.shape != (RGB, side, side):
+        if image is not None and image.shape != (RGB, *grid):
             raise ValueError(f"usual.image has shape {tuple(image.shape)}")
         if image is None and config.detection.image_weight:
             raise ValueError("usual.image is missing")
@@ -84,32 +103,55 @@ class AutoencoderHead(Head):
     @classmethod
     def sized(cls, config: Config) -> Self:
         """See `Head.sized`."""
-        side, channels = features_of(config)
-        image = torch.empty(RGB, side, side) if config.network.image_decoder else None
-        return cls(config.detection, Usual(torch.empty(channels, side, side), image, MANY))
+        grid, (_, channels) = cls.places(config), features_of(config)
+        image = torch.empty(RGB, *grid) if config.network.image_decoder else None
+        return cls(config.detection, Usual(torch.empty(channels, *grid), image, MANY))
 
     def without(self, seen: Seen, index: int) -> "AutoencoderHead":
         """The means of the other images."""
         if self.total is None:
             raise ValueError("a head that was loaded no longer knows its sums")
-        others = _combined(self.total, _of_cells(seen), -1.0)
-        counts = self.counts
-        if counts is not None and seen.cells is not None:
-            counts = counts - seen.cells.float()
-        return AutoencoderHead(self.config, _mean(others, self.images - 1, counts))
+        others = _combined(self.total, self.errors(seen), -1.0)
+        counts, cells = self.counts, self.counted(seen)
+        if counts is not None and cells is not None:
+            counts = counts - cells.float()
+        return type(self)(self.config, _mean(others, self.images - 1, counts))
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`."""
         return residual_map(residuals(output, image), self.usual, self.config)
 
 
-def _of_cells(seen: Seen) -> Residuals:
-    """An image's errors, 0 where a cell does not count."""
-    errors = residuals(seen.output, seen.image)
-    if seen.cells is None:
-        return errors
-    cells = seen.cells[:, None]
-    return Residuals(*(None if part is None else part * cells for part in errors))  # type: ignore[arg-type]
+@register_head("autoencoder", anywhere=True)
+class SharedAutoencoderHead(AutoencoderHead):
+    """The same means, each of a channel's errors at all places."""
+
+    reach = 0
+
+    @classmethod
+    def errors(cls, seen: Seen) -> Residuals:
+        """See `AutoencoderHead.errors`: their mean over all places that count, (1, C, 1, 1)."""
+        features, image = residuals(seen.output, seen.image)
+        cells = seen.cells
+        return Residuals(
+            _everywhere(features, cells), None if image is None else _everywhere(image, cells)
+        )
+
+    @classmethod
+    def counted(cls, seen: Seen) -> None:
+        """See `AutoencoderHead.counted`: an image counts as a whole."""
+        return
+
+    @classmethod
+    def places(cls, config: Config) -> tuple[int, int]:
+        """See `AutoencoderHead.places`: one, whatever the grid."""
+        return 1, 1
+
+
+def _everywhere(errors: Tensor, cells: Tensor | None) -> Tensor:
+    if cells is not None:
+        errors = errors[:, :, cells[0]][..., None]
+    return errors.mean((0, 2, 3), keepdim=True)
 
 
 def _combined(a: Residuals, b: Residuals, sign: float) -> Residuals:

@@ -75,8 +75,8 @@ class HaloHead(Head):
             Cells(softened(each.features - mapped(each.given, rebuilding)), each.cells)
             for each in attended()
         )
-        side, _ = features_of(config)
-        gaussian = GaussianHead.of(moments(residuals), side, ridge=RIDGE, shrinkage=SHRINKAGE)
+        grid, _ = features_of(config)
+        gaussian = GaussianHead.of(moments(residuals), grid, ridge=RIDGE, shrinkage=SHRINKAGE)
         return cls(memory, rebuilding, gaussian)
 
     @classmethod

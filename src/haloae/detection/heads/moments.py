@@ -31,6 +31,12 @@ class Cells(NamedTuple):
     counts: Tensor | None = None
     """(1, h, w) bool: True where a cell counts; None: all do."""
 
+    @property
+    def rows(self) -> Tensor:
+        """(n, C): those that count, wherever they are."""
+        rows = self.values.movedim(1, -1)
+        return rows.flatten(0, 2) if self.counts is None else rows[self.counts]
+
 
 class Moments(NamedTuple):
     """Of the features of good images, for each place of the grid."""
@@ -57,11 +63,11 @@ def check_size(config: Config) -> None:
     Raises:
         ConfigError: there are too many channels and places.
     """
-    side, channels = features_of(config)
-    if side**2 * channels**2 > MOST:
+    (height, width), channels = features_of(config)
+    if height * width * channels**2 > MOST:
         raise ConfigError(
-            f"a covariance for each of {side}² places and {channels} channels is too much: set "
-            f"network.reduced_channels lower, or network.stride to 8."
+            f"a covariance for each of {height}×{width} places and {channels} channels is too "
+            f"much: set network.reduced_channels lower, or network.stride to 8."
         )
 
 
