@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haloae.config import Place, ViewKind
-from haloae.data.images import image_from
-from haloae.data.source import ImageLike
-from haloae.data.views import Size, resize
-from haloae.errors import DataError, ImageError
+from haloae.data.regions import shown_inside
+from haloae.data.source import ImageLike, decoded
+from haloae.data.views import Size, View
+from haloae.errors import DataError, ImageError, MaskError
 
 SAMPLE = 32
 """Images that are looked at, evenly spread."""
@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
     sizes: list[Size]
     small: NDArray[np.float32]
-    """(n, SMALL, SMALL) brightness."""
+    """(n, SMALL, SMALL) brightness; what does not count has the mean of what does."""
 
     @property
     def aspect(self) -> float:
@@ -48,17 +48,23 @@ def sample(images: Sequence[ImageLike]) -> Sample:
 
     Raises:
         DataError: none can be read.
+        MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
     """
-    count = min(len(images), SAMPLE)
+    count, look = min(len(images), SAMPLE), View("squash", (SMALL, SMALL))
     sizes, small, error = [], [], None
     for number in range(count):
-        try:
-            image = image_from(images[number * len(images) // count])
-        except ImageError as unread:
-            error = unread
+        read = decoded(images[number * len(images) // count], look)
+        if isinstance(read, MaskError):
+            raise read
+        if isinstance(read, ImageError):
+            error = read
             continue
-        sizes.append((image.height, image.width))
-        small.append(resize(image, SMALL).mean(0))
+        sizes.append((read.image.height, read.image.width))
+        bright = read.shown.mean(0)
+        if read.inside is not None:
+            inside = shown_inside(read.inside, look)
+            bright[~inside] = bright[inside].mean()
+        small.append(bright)
     if not sizes:
         raise DataError(f"no good image can be read: {error}" if error else "there are no images.")
     return Sample(sizes, np.stack(small))

@@ -392,11 +392,7 @@ class Predictor:
         view, top_share = self.view, self.config.detection.top_share
         at_once = max(1, TILES_PIXELS // math.prod(view.canvas))
         tiles = (pixels for _, pixels in pieces(image.shown, view))
-        masks = (
-            None
-            if seen is None
-            else (mask[0] > 0 for _, mask in pieces(seen[None].astype(np.float32), view))
-        )
+        masks = iter(()) if seen is None else _mask_tiles(seen, view)
         maps: list[NDArray[np.float32]] = []
         while batch := list(islice(tiles, at_once)):
             own = list(islice(masks, len(batch)))
