@@ -66,23 +66,3 @@ def part_scores(
         count = max(1, round(top_share * values.size))
         found.append(float(values[-count:].mean()) if values.size else 0.0)
     return np.array(found)
-
-
-def own_masks(
-    seen: Sequence[Mask | None], usual: Mask | None, shape: tuple[int, ...]
-) -> NDArray[np.bool_] | None:
-    """What counts of each image of a batch, where that is not what counts of all; else None.
-
-    Args:
-        seen: (H, W) of each image, where a pixel that the network sees counts; None: everywhere.
-        usual: what counts of all images, likewise.
-        shape: (H, W).
-
-    Returns:
-        (B, H, W).
-    """
-    if all(mask is None for mask in seen):
-        return None
-    everywhere = np.ones(shape, bool)
-    masks = np.stack([everywhere if mask is None else mask for mask in seen])
-    return None if (masks == (everywhere if usual is None else usual)).all() else masks

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haloae.config import Config
+from haloae.data.folders import Masks
 from haloae.data.images import Image
 from haloae.data.regions import (
     EACH,
@@ -31,13 +32,11 @@ from haloae.detection.model_file import Provenance
 from haloae.detection.parts import (
     PLAIN,
     PartScore,
-    inside_of,
     members_of,
-    own_masks,
     part_scores,
     units_of_cells,
 )
-from haloae.errors import ImageError, MaskError
+from haloae.errors import ConfigError, ImageError, MaskError
 
 log = logging.getLogger(__name__)
 
@@ -301,12 +300,45 @@ class Predictor:
         return iter(images) if region is None else (Masked(image, region) for image in images)
 
     def _masked(self, image: Decoded | ImageError) -> Decoded | ImageError:
-        """The image, unless it lacks the masks that the model was fitted with."""
-        if self.region != EACH or isinstance(image, ImageError) or image.inside is not None:
+        """The image, where it is masked as those that the model was fitted to."""
+        if isinstance(image, ImageError):
             return image
-        return MaskError(
-            f"{image.name}: {self.backend.source} was fitted to images with masks of their own: "
-            f"give this one's, with --roi or --ignore, or as haloae.Masked."
+        region, inside = self.stored_region, image.inside
+        if self.region == EACH:
+            fits = inside is not None
+        else:
+            fits = region is None if inside is None else _same(region, inside)
+        return image if fits else MaskError(f"{image.name}: {self._wanted_masks()}")
+
+    def check_masks(self, masks: Masks | None) -> None:
+        """Refuse masks for images to predict other than what the model was fitted with.
+
+        What is masked leaves an edge, and only those that were in good images are usual.
+
+        Args:
+            masks: of all images; None: there are none, beside the model's own.
+
+        Raises:
+            ConfigError: says what is asked for.
+        """
+        if isinstance(masks, Region):
+            fits = _same(self.stored_region, masks.inside)
+        else:
+            fits = (masks is not None) == (self.region == EACH)
+        if not fits:
+            raise ConfigError(self._wanted_masks())
+
+    def _wanted_masks(self) -> str:
+        source = self.backend.source
+        if self.region == EACH:
+            return (
+                f"{source} was fitted to images with masks of their own: give one for each, with "
+                f"--roi or --ignore, or as haloae.Masked."
+            )
+        how = "whole images" if self.region is None else "one region for all"
+        return (
+            f"{source} was fitted to {how}, and takes no other masks: fit it to images with masks, "
+            f"or let `haloae calibrate` see them."
         )
 
     def _taken(self, image: Decoded) -> Decoded | ImageError:
@@ -378,12 +410,13 @@ class Predictor:
         by_size: dict[tuple[int, ...], list[int]] = {}
         for place, each in enumerate(batch):
             by_size.setdefault(each.shown.shape, []).append(place)
-        region = self.stored_region
-        usual = None if region is None else inside_of(region, self.view)
         found: dict[int, tuple[float, NDArray[np.float32]]] = {}
-        for shape, places in by_size.items():
-            own = own_masks([seen[place] for place in places], usual, shape[1:])
-            scores, maps = self.measure(np.stack([batch[place].shown for place in places]), own)
+        for places in by_size.values():
+            own = [inside for place in places if (inside := seen[place]) is not None]
+            scores, maps = self.measure(
+                np.stack([batch[place].shown for place in places]),
+                np.stack(own) if self.region == EACH else None,
+            )
             found |= zip(places, zip(scores.tolist(), maps, strict=True), strict=True)
         return [found[place] for place in range(len(batch))]
 
@@ -447,6 +480,10 @@ class Predictor:
             f"{low:g} to {high:g}, where finite numbers of at least 0 are expected: the model is "
             f"damaged or does not fit such images; train or export anew."
         )
+
+
+def _same(region: Region | None, inside: Mask) -> bool:
+    return region is not None and np.array_equal(region.inside, inside)
 
 
 def _mask_tiles(seen: Mask, view: View) -> Iterator[Mask]:

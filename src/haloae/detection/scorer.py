@@ -104,27 +104,18 @@ class Scorer(nn.Module):
 
         Args:
             pixels: (B, 3, H, W) RGB, float32 in [0, 1] or uint8.
-            inside: (B, H, W) bool, True where a pixel of the image counts as well; None: where the
-                parts say so.
+            inside: (B, H, W) bool, True where a pixel counts, in the place of parts; None: all do,
+                or where the parts say so.
         """
-        seen = see(self.network, pixels, _both(self.parts, inside))
+        parts = self.parts
+        seen = see(self.network, pixels, inside if parts is None else parts.inside)
         unusual = unusual_of(self.head, seen, self.grid)
-        score, anomaly = judge(unusual, self.config, self._members(seen, inside), self.parts)
+        members = members_in(seen, None) if parts is None else parts.members
+        score, anomaly = judge(unusual, self.config, members, parts)
         # A count, as `Calibration.p_value` finds by bisection: the scores are few.
         at_least = (self.good_scores[None, :] >= score[:, None]).sum(1)
         p_value = (1 + at_least) / (len(self.good_scores) + 1)
         return Scored(score, p_value.float(), anomaly)
-
-    def _members(self, seen: Seen, inside: Tensor | None) -> Tensor | None:
-        if inside is None:
-            return None if self.parts is None else self.parts.members
-        return members_in(seen, self.parts)
-
-
-def _both(parts: Parts | None, inside: Tensor | None) -> Tensor | None:
-    if parts is None or inside is None:
-        return inside if parts is None else parts.inside
-    return inside & parts.inside
 
 
 def members_in(seen: Seen, parts: Parts | None) -> Tensor | None:

@@ -134,6 +134,7 @@ def evaluate(
 
     Raises:
         DataError: there are no test images, a mask does not fit, or none can be scored.
+        ConfigError: the detector takes no such masks as the category's.
         ImageError: with `strict`, an image cannot be read; always, if a mask cannot be.
     """
     scored = score(detector, category, strict=strict, progress=progress)
@@ -155,6 +156,7 @@ def score(
     rows: list[dict[str, Any]] = []
     samples: list[Sample] = []
     skipped: list[ImageError] = []
+    detector.check_masks(category.masks)
     items = [category.item(sample.path) for sample in category.test]
     for sample, item in zip(progress(category.test), items, strict=True):
         start = time.perf_counter()

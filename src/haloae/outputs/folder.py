@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from haloae.claims import Results, claim_folder
 from haloae.data.folders import Category, Masks, find_images, is_mask
 from haloae.data.images import Image, shown_path
-from haloae.data.regions import EACH, Masked
+from haloae.data.regions import Masked
 from haloae.detection.calibration import Calibration
 from haloae.detection.predictor import VERDICTS, Prediction, Predictor, UnlikeCounts, Verdict
-from haloae.errors import ConfigError, DataError, ImageError
+from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, open_regular, sync_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map
 from haloae.outputs.pictures import Highest, Ranked, draw_overlay, draw_sheet, readable, thumbnail
@@ -26,8 +25,6 @@ from haloae.outputs.report import REPORT
 if TYPE_CHECKING:
     from haloae.evaluation.evaluate import Evaluation, Progress
     from haloae.outputs.report.section import Section
-
-log = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions.jsonl"
 PARTIAL = "predictions.partial.jsonl"
@@ -114,6 +111,7 @@ def predict_to_folder(
 
     Raises:
         DataError: an input or a mask is missing, or there is no image in them.
+        ConfigError: the detector takes no such masks.
         ImageError: with `strict`, an image cannot be scored.
         OutputError: `out` is not empty, cannot be written to, or is being written to.
     """
@@ -228,16 +226,7 @@ def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input
 
 def _with_masks(detector: Predictor, images: Sequence[Input], masks: Masks | None) -> list[Input]:
     """The images with their masks, all of which are looked for before anything is written."""
-    if masks is None and detector.region == EACH:
-        raise ConfigError(
-            f"{detector.backend.source}: was fitted to images with masks of their own: give those "
-            f"of these images with --roi or --ignore."
-        )
-    if masks is not None and detector.region is None:
-        log.warning(
-            "the model was fitted to whole images, and its thresholds are of these: `haloae "
-            "calibrate` with --roi and --ignore fits them to what counts."
-        )
+    detector.check_masks(masks)
     found = [item._replace(masks=masks) for item in images]
     for item in found:
         item.image  # noqa: B018 - raises where the mask is missing
