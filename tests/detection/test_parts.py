@@ -60,10 +60,10 @@ def fitted(config: Config, region: Region | None, outside: int | None) -> Detect
     ("head", "view", "place", "region"),
     [
         ("gaussian", "squash", None, NAMED),
-        ("halo", "squash", None, None),
+        ("nearest_halo", "squash", None, None),
         ("nearest", "fit", "aligned", ONE),
         ("gaussian", "tiles", None, NAMED),
-        pytest.param("nearest_halo", "squash", None, None, marks=pytest.mark.slow),
+        pytest.param("halo", "squash", None, None, marks=pytest.mark.slow),
         pytest.param("halo", "fit", "anywhere", None, marks=pytest.mark.slow),
         pytest.param("autoencoder", "squash", None, ONE, marks=pytest.mark.slow),
         pytest.param("autoencoder", "tiles", None, None, marks=pytest.mark.slow),
@@ -119,7 +119,7 @@ def test_each_named_region_has_a_threshold_of_its_own(tiny: Config) -> None:
 
 
 def test_all_that_counts_is_as_good_as_no_region(tiny: Config) -> None:
-    config = config_of(tiny, "halo")
+    config = config_of(tiny, "gaussian")
     good = [texture(number, *SHAPE) for number in range(GOOD)]
     everything = Region.of(np.ones(SHAPE, np.uint8))
     plain = fit_detector(good, config, name="cloth", device="cpu").detector
