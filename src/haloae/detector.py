@@ -17,7 +17,8 @@ from haloae.data.regions import EACH, Mask, Masked, Region, region_of, shown_ins
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.data.views import View
 from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.calibration import Calibration
+from haloae.detection.calibration import Calibration, StatedCalibration
+from haloae.detection.calibration_file import in_force
 from haloae.detection.guard import Guard
 from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
@@ -114,8 +115,11 @@ class Detector(Predictor):
         device: str = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
+        streams: int = 1,
     ) -> "Detector":
         """Load a model file: a .safetensors, or an exported .onnx or .xml, which needs no torch.
+
+        Thresholds that somebody has set stand in a file beside it, and take the place of its own.
 
         Args:
             path: of the file.
@@ -123,19 +127,25 @@ class Detector(Predictor):
             precision: of the network's arithmetic. ``bfloat16`` is faster where the processor has
                 it, and moves scores by about a hundredth of themselves (docs/cost.md).
             threads: of an exported model's runtime; None leaves it to that.
+            streams: of an exported model: how many threads of yours will have it predict at one
+                time, each with its share of those threads.
 
         Raises:
-            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model.
+            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model;
+                or the thresholds beside it are of another.
             ConfigError: a device or precision that cannot be had.
             MissingExtraError: torch or the runtime is not installed.
         """
         path = Path(path)
         if is_exported(path):
-            runtime = open_runtime(path, device=device, precision=precision, threads=threads)
+            runtime = open_runtime(
+                path, device=device, precision=precision, threads=threads, streams=streams
+            )
             metadata = runtime.metadata
+            calibration = in_force(path, runtime.calibration)
             return cls(
                 metadata.config,
-                runtime.calibration,
+                calibration,
                 metadata.provenance,
                 runtime,
                 metadata.guard,
@@ -158,7 +168,7 @@ class Detector(Predictor):
         native.to(where)
         return cls(
             header.config,
-            header.calibration,
+            in_force(path, header.calibration),
             header.provenance,
             native,
             header.guard,
@@ -199,7 +209,8 @@ class Detector(Predictor):
                 guard is fitted to them in any case, as they show what the camera sees now.
             false_alarm_rate: in (0, 1); None keeps it.
 
-        Scores are those of float32, whatever the detector's precision.
+        Without either, thresholds that somebody has set stay. Scores are those of float32,
+        whatever the detector's precision.
 
         Raises:
             DataError: fewer than 4 images.
@@ -216,8 +227,9 @@ class Detector(Predictor):
         config = self.config.replace(detection={"false_alarm_rate": rate})
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
-        scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
-        guard, region, units = self.guard, self.region, self.calibration.units
+        known, provenance = self.calibration, self.provenance
+        scores, peaks, units = known.scores, known.peaks, known.units
+        guard, region = self.guard, self.region
         if images is not None:
             region = region_of(images) or region
             shown = _Shown(images, View.of(config), region)
@@ -233,15 +245,13 @@ class Detector(Predictor):
             provenance = provenance.model_copy(update={"held_out": len(scores)})
             guard = Guard.fit(looks.seen.values())
         native, parts = self.native, parts_of(region, config, units)
+        calibration = Calibration(
+            scores=scores, peaks=peaks, false_alarm_rate=rate, tail=known.tail, units=units
+        ).fitted()
+        is_kept = images is None and false_alarm_rate is None
         return Detector(
             config,
-            Calibration(
-                scores=scores,
-                peaks=peaks,
-                false_alarm_rate=rate,
-                tail=self.calibration.tail,
-                units=units,
-            ).fitted(),
+            known if is_kept and isinstance(known, StatedCalibration) else calibration,
             provenance,
             Native(config, network, head, native.precision, native.source, parts=parts),
             guard,

@@ -60,6 +60,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "int8",
+    **dict.fromkeys(("fastapi", "prometheus_client", "uvicorn"), "serve"),
 }
 """Which extra installs a package, by the name it is imported by."""
 

@@ -1,6 +1,8 @@
 """Commands that fit: the demo, one detector, its thresholds, the benchmark."""
 
+import logging
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +16,8 @@ from haloae.errors import ConfigError, DataError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from haloae.data.regions import Masked
+
+log = logging.getLogger(__name__)
 
 
 def demo(
@@ -182,6 +186,7 @@ def calibrate(
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
     from haloae.data.regions import read_regions
+    from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 
     prepare(threads)
@@ -198,6 +203,10 @@ def calibrate(
         report_skipped(skipped)
     calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate)
     calibrated.save(out)
+    with suppress(OSError):
+        # Those that were set are of the model that stood there, and no other takes them.
+        calibration_path(out).unlink()
+        log.warning("%s: removed, as the model has new ones.", shown(calibration_path(out)))
     if not quiet:
         print(f"{shown(out)}: calibrated")
         print(calibration_lines(calibrated.calibration))

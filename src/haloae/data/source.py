@@ -20,7 +20,7 @@ from haloae.data.regions import Mask, Masked, filled, inside_of
 from haloae.data.views import View
 from haloae.errors import ImageError
 
-ImageLike = str | Path | Image | PILImage.Image | NDArray[Any] | Masked
+ImageLike = str | bytes | Path | Image | PILImage.Image | NDArray[Any] | Masked
 """All that an image can be given as."""
 BATCH = 8
 """Images that are used at once, and as many more that are decoded ahead."""

@@ -24,7 +24,7 @@ from haloae.data.regions import (
     cells_inside,
     shown_inside,
 )
-from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead
+from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead, decoded
 from haloae.data.views import Size, View, join, pieces
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
@@ -74,6 +74,8 @@ class Prediction:
     covered: tuple[float, float] = (1.0, 1.0)
     """How many times the image's height and width `grid_map` covers: the last cells of a map in
     tiles may reach past the image."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Of the image as a whole, see `Guard`; none where the model has no guard."""
     unlike: Mapping[str, str] = field(default_factory=dict)
     """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
     ``width``), and how."""
@@ -248,8 +250,8 @@ class Predictor:
         """Score images and outline their defects.
 
         Args:
-            images: a path, a PIL image or an array, (H, W) or (H, W, 3), uint8, uint16 or float in
-                [0, 1]; a list of them gives a list.
+            images: a path, a file's bytes, a PIL image or an array, (H, W) or (H, W, 3), uint8,
+                uint16 or float in [0, 1]; a list of them gives a list.
 
         Raises:
             ImageError: an image cannot be scored; the message names it.
@@ -283,24 +285,38 @@ class Predictor:
         Nothing is logged: the predictions say it. The next batch is decoded by threads while one is
         measured.
         """
-        read = map(self._masked, decode_ahead(self._inside(images), self.view))
+        read = map(self._fitting, decode_ahead(map(self._inside, images), self.view))
         while batch := list(islice(read, BATCH)):
-            batch = [self._taken(each) if isinstance(each, Decoded) else each for each in batch]
             good = [each for each in batch if isinstance(each, Decoded)]
-            predictions = iter(self._predict_batch(good) if good else ())
+            predictions = iter(self.judge(good) if good else ())
             for entry in batch:
                 if isinstance(entry, ImageError):
                     yield None, entry
                 else:
-                    yield entry.image, self._checked(entry.name, next(predictions))
+                    yield entry.image, next(predictions)
 
-    def _inside(self, images: Iterable[ImageLike]) -> Iterator[ImageLike]:
-        """The images, with what counts of every one."""
+    def decode(self, image: ImageLike) -> Decoded | ImageError:
+        """An image as `judge` takes it."""
+        return self._fitting(decoded(self._inside(image), self.view))
+
+    def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
+        """Predict of images that are decoded already, all measured at once.
+
+        Args:
+            batch: at least one, of `decode`.
+        """
+        predictions = self._predict_batch(batch)
+        return [
+            self._checked(each.name, found) for each, found in zip(batch, predictions, strict=True)
+        ]
+
+    def _inside(self, image: ImageLike) -> ImageLike:
+        """The image, with what counts of every one."""
         region = self.stored_region
-        return iter(images) if region is None else (Masked(image, region) for image in images)
+        return image if region is None else Masked(image, region)
 
-    def _masked(self, image: Decoded | ImageError) -> Decoded | ImageError:
-        """The image, where it is masked as those that the model was fitted to."""
+    def _fitting(self, image: Decoded | ImageError) -> Decoded | ImageError:
+        """The image, where it is masked and of a shape as the model and its backend take it."""
         if isinstance(image, ImageError):
             return image
         region, inside = self.stored_region, image.inside
@@ -308,7 +324,16 @@ class Predictor:
             fits = inside is not None
         else:
             fits = region is None if inside is None else _same(region, inside)
-        return image if fits else MaskError(f"{image.name}: {self._wanted_masks()}")
+        if not fits:
+            return MaskError(f"{image.name}: {self._wanted_masks()}")
+        takes, (height, width) = self.backend.takes, image.shown.shape[1:]
+        if takes is None or self.view.kind == "tiles" or (height, width) == takes:
+            return image
+        return ImageError(
+            f"{image.name}: its {image.image.width}×{image.image.height} pixels are fitted to "
+            f"{width}×{height}, and {self.backend.source} takes {takes[1]}×{takes[0]} alone: use "
+            f"the model.safetensors it was exported from, or images of one aspect ratio."
+        )
 
     def check_masks(self, masks: Masks | None) -> None:
         """Refuse masks for images to predict other than what the model was fitted with.
@@ -341,17 +366,6 @@ class Predictor:
             f"or let `haloae calibrate` see them."
         )
 
-    def _taken(self, image: Decoded) -> Decoded | ImageError:
-        """The image, where the backend takes one of its shape."""
-        takes, (height, width) = self.backend.takes, image.shown.shape[1:]
-        if takes is None or self.view.kind == "tiles" or (height, width) == takes:
-            return image
-        return ImageError(
-            f"{image.name}: its {image.image.width}×{image.image.height} pixels are fitted to "
-            f"{width}×{height}, and {self.backend.source} takes {takes[1]}×{takes[0]} alone: use "
-            f"the model.safetensors it was exported from, or images of one aspect ratio."
-        )
-
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
         seen = [
             None if each.inside is None else shown_inside(each.inside, self.view) for each in batch
@@ -369,6 +383,7 @@ class Predictor:
         calibration, guard = self.calibration, self.guard
         size = image.image.height, image.image.width
         cells = None if seen is None else cells_inside(seen, self.view.cell)
+        look = {} if guard is None else guard.measure(image.shown, seen)
         return Prediction(
             score=score,
             p_value=calibration.p_value(score),
@@ -378,7 +393,8 @@ class Predictor:
             size=size,
             covered=self.view.covered(size),
             pixel_threshold=calibration.pixel_threshold.value,
-            unusable=None if guard is None else guard.why_unusable(image.shown, seen),
+            unusable=None if guard is None else guard.why(look),
+            measures=look,
             unlike=self._unlike(image.image),
             threshold=calibration.threshold.value,
             inside=image.inside,
