@@ -326,12 +326,21 @@ def fit_detector(
     where = resolve_device(device)
     from haloae.detection.good import measure_good, tail_of
     from haloae.detection.native import Native, parts_of
-    from haloae.detection.viewing import settled
+    from haloae.detection.viewing import regions_of, settled
+    from haloae.training.batches import MIN_GOOD
     from haloae.training.fit import fit
 
     check_names(config)
+    region = region_of(images)
     config = settled(config, images)
     check_names(config)
+    if config.view.kind == "tiles" and len(images) < MIN_GOOD:
+        if isinstance(region, Region) and region.names:
+            raise ConfigError(
+                f"named regions have thresholds of whole good images, and {len(images)} are too "
+                f"few: give at least {MIN_GOOD}, or --roi in their place."
+            )
+        images = regions_of(images, config)
     trained = fit(
         images,
         config,
@@ -345,7 +354,7 @@ def fit_detector(
         workers=workers,
     )
 
-    region, order = region_of(images), (*trained.held_out, *trained.fitted_on)
+    order = (*trained.held_out, *trained.fitted_on)
 
     def inside(number: int) -> Mask | None:
         return trained.images.inside(order[number])

@@ -97,18 +97,28 @@ def decode_ahead(items: Iterable[ImageLike], view: View) -> Iterator[Decoded | I
 
 def decoded(item: ImageLike, view: View) -> Decoded | ImageError:
     """One image as `decode_ahead` gives it; what does not count of it is seen in one colour."""
-    item, masks = unmasked(item)
-    # A Pillow image is read when it is first used, which two threads must not do at once.
-    guard = _PILLOW if isinstance(item, PILImage.Image) else nullcontext()
-    name = shown_path(item) if isinstance(item, str | os.PathLike) else "the image"
     try:
-        with guard:
-            image = image_from(item)
-        inside = inside_of(masks, image, name)
+        image, inside, name = opened(item)
     except ImageError as error:
         return error
     seen = image if inside is None else filled(image, inside)
     return Decoded(image, view.show(seen), name, inside)
+
+
+def opened(item: ImageLike) -> tuple[Image, Mask | None, str]:
+    """An image, which of its pixels count (None: all), and what it is called in messages.
+
+    Raises:
+        ImageError: as `image_from`.
+        MaskError: its mask cannot be read, does not fit it, or leaves nothing.
+    """
+    item, masks = unmasked(item)
+    # A Pillow image is read when it is first used, which two threads must not do at once.
+    guard = _PILLOW if isinstance(item, PILImage.Image) else nullcontext()
+    name = shown_path(item) if isinstance(item, str | os.PathLike) else "the image"
+    with guard:
+        image = image_from(item)
+    return image, inside_of(masks, image, name), name
 
 
 def unmasked(item: ImageLike) -> tuple[ImageLike, list[Masked]]:
