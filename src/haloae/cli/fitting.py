@@ -95,7 +95,7 @@ def train(
     from haloae.claims import unfinished
     from haloae.data.folders import load_category
     from haloae.data.images import shown_path
-    from haloae.data.regions import read_regions
+    from haloae.data.regions import read_regions, region_words
     from haloae.presets import configure
     from haloae.training.run_folder import LOSS_LOG, MODEL, RUN, claim_run, load_checkpoint
 
@@ -148,6 +148,8 @@ def train(
             how = f"in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}"
         print(f"{shown(out / MODEL)}: fitted {how}")
         print(calibration_lines(fitted.detector.calibration))
+        if fitted.detector.region is not None:
+            print(f"  counts: {region_words(fitted.detector.region)}")
         if not fitted.is_finished:
             print("  stopped before the end of its schedule: --resume goes on")
     return SKIPPED if fitted.skipped or category.skipped else DONE

@@ -255,6 +255,17 @@ def region_of(items: Sequence[object]) -> Region | Literal["each"] | None:
     return first if is_one and all(mask is first for mask in masks) else EACH  # type: ignore[return-value]
 
 
+def region_words(region: Region | Literal["each"] | None) -> str:
+    """What counts of images, in words."""
+    if region is None:
+        return "all of every image"
+    if not isinstance(region, Region):
+        return "what masks of each image's own say"
+    share = f"{100 * float(region.inside.mean()):.3g} %"
+    words = f"of {region.width}×{region.height} pixels {share}, the same of every image"
+    return f"{words}; regions {', '.join(region.names)}" if region.names else words
+
+
 def filled(image: Image, inside: Mask) -> Image:
     """The image with `FILL` wherever it does not count."""
     value = FILL if image.pixels.dtype == np.uint8 else np.float32(FILL / 255)

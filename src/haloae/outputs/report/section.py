@@ -14,6 +14,7 @@ import numpy as np
 from haloae._version import __version__
 from haloae.data.folders import GOOD, Category
 from haloae.data.images import shown_path
+from haloae.data.regions import region_words
 from haloae.detection.predictor import Predictor
 from haloae.errors import EXTRAS, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, Metrics, Progress
@@ -286,6 +287,11 @@ def _defects(rows: Sequence[Mapping[str, Any]]) -> tuple[list[DefectRow], int]:
     return table, 0
 
 
+def _counted(detector: Predictor) -> str:
+    words = region_words(detector.region)
+    return words if detector.region is None else f"{words}; outside, pictures are dimmed"
+
+
 def _settings(detector: Predictor, metrics: Metrics) -> list[tuple[str, str]]:
     config, provenance = detector.config, detector.provenance
     return [
@@ -297,6 +303,7 @@ def _settings(detector: Predictor, metrics: Metrics) -> list[tuple[str, str]]:
             f"{config.network.trunk}, {provenance.backbone} weights, "
             f"sha256 {provenance.backbone_sha256[:12]}",
         ),
+        ("What counts", _counted(detector)),
         ("Trained on", shown_path(provenance.fitted(config.training.steps))),
         *protocol_entries(metrics.protocol),
     ]
