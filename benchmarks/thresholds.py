@@ -70,8 +70,7 @@ def split(
     good = measure_seen(lambda: seen, config)
     with torch.inference_mode():
         scores = [
-            judge(good.head(each.output, each.image), config.detection)[0].item()
-            for each in _seen(new, reducer)
+            judge(good.head(*each), config.detection)[0].item() for each in _seen(new, reducer)
         ]
     return {"known": good.scores, "new": scores}
 

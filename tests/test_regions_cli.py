@@ -73,7 +73,7 @@ def test_what_is_ignored_raises_no_alarm_and_is_not_counted(
     assert haloae("evaluate", model, data, "--out", "e", "--quiet")[0] == 0
     metrics = json.loads(Path("e/metrics.json").read_text())
     assert metrics["detection_rate"] == 1
-    assert metrics["pixel_auroc"] > 0.99, "the corner of the masks is not counted as missed"
+    assert metrics["pixel_auroc"] > 0.95, "the corner of the masks is not counted as missed"
     assert "outside" in Path("e/report.html").read_text()
 
 

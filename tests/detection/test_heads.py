@@ -184,9 +184,7 @@ def test_cells_that_come_in_two_forms_are_unusual_between_them() -> None:
     unusual = {}
     for name in ("gaussian", "halo"):
         head = fitted(name, good)
-        known = torch.cat(
-            [head.without(seen, i)(*seen[:2]) for i, seen in enumerate(seeing(good)())]
-        )
+        known = torch.cat([head.without(seen, i)(*seen) for i, seen in enumerate(seeing(good)())])
         unusual[name] = map_of(head, between).mean() / known.mean()
     assert unusual["gaussian"] < 1
     assert unusual["halo"] > 1.5
@@ -253,7 +251,7 @@ def test_gaussian_without_an_image_is_the_formula_for_the_others() -> None:
     most = (29 / 28) ** 0.5
     for index, seen in enumerate(seeing(good)()):
         others = torch.cat([good[:index], good[index + 1 :]])
-        found = head.without(seen, index)(*seen[:2]).double()
+        found = head.without(seen, index)(*seen).double()
         exact = gaussian_map_by_loops(
             good[index : index + 1], others, ridge=gaussian_module.RIDGE, denominator=29
         )
@@ -269,14 +267,10 @@ def test_nearest_without_an_image_sees_the_others_alone() -> None:
     head = fitted("nearest", good)
     for index, seen in enumerate(seeing(good)()):
         others = torch.cat([good[:index], good[index + 1 :]])
-        assert head(*seen[:2]).max() == pytest.approx(NEAR**0.5), (
-            "its own cells are as near as can be"
-        )
+        assert head(*seen).max() == pytest.approx(NEAR**0.5), "its own cells are as near as can be"
         found = head.without(seen, index)
         assert found.images == 8
-        assert_near(
-            found(*seen[:2]).double(), nearest_map_by_loops(good[index : index + 1], others)
-        )
+        assert_near(found(*seen).double(), nearest_map_by_loops(good[index : index + 1], others))
 
 
 def test_nearest_in_the_halo_without_an_image_sees_the_others_alone() -> None:
@@ -285,13 +279,11 @@ def test_nearest_in_the_halo_without_an_image_sees_the_others_alone() -> None:
     head, covariance = fitted("nearest_halo", good), shared_covariance(good)
     for index, seen in enumerate(seeing(good)()):
         others = torch.cat([good[:index], good[index + 1 :]])
-        assert head(*seen[:2]).max() == pytest.approx(NEAR**0.5), (
-            "its own cells are as near as can be"
-        )
+        assert head(*seen).max() == pytest.approx(NEAR**0.5), "its own cells are as near as can be"
         found = head.without(seen, index)
         assert found.images == 8
         wanted = halo_by_loops(good[index : index + 1], others, covariance)
-        assert_near(found(*seen[:2]).double(), wanted)
+        assert_near(found(*seen).double(), wanted)
 
 
 def test_an_image_that_was_not_drawn_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +296,7 @@ def test_an_image_that_was_not_drawn_leaves_nothing_out(monkeypatch: pytest.Monk
     for index, seen in enumerate(seeing(good)()):
         others = kept[[i for i, each in enumerate(head.kept) if each != index]]
         wanted = halo_by_loops(good[index : index + 1], others, shared_covariance(good))
-        assert_near(head.without(seen, index)(*seen[:2]).double(), wanted)
+        assert_near(head.without(seen, index)(*seen).double(), wanted)
 
 
 # What is drawn
@@ -496,7 +488,7 @@ def test_few_images_are_scored_by_heads_that_were_fitted_without_them() -> None:
     for index in range(len(good)):
         others = torch.cat([good[:index], good[index + 1 :]])
         image = Seen(output_of(good[index : index + 1]), torch.zeros(1, 3, 8, 8))
-        wanted.append(judge(fitted("halo", others)(*image[:2]), config.detection)[0].item())
+        wanted.append(judge(fitted("halo", others)(*image), config.detection)[0].item())
     found = measure_seen(seeing(good), config)
     assert found.scores == pytest.approx(sorted(wanted), rel=1e-4)
     assert found.head.images == len(good)
