@@ -285,7 +285,7 @@ class Predictor:
         Nothing is logged: the predictions say it. The next batch is decoded by threads while one is
         measured.
         """
-        read = map(self._fitting, decode_ahead(map(self._inside, images), self.view))
+        read = decode_ahead(map(self._inside, images), self.view)
         while batch := list(islice(read, BATCH)):
             good = [each for each in batch if isinstance(each, Decoded)]
             predictions = iter(self.judge(good) if good else ())
@@ -297,7 +297,7 @@ class Predictor:
 
     def decode(self, image: ImageLike) -> Decoded | ImageError:
         """An image as `judge` takes it."""
-        return self._fitting(decoded(self._inside(image), self.view))
+        return decoded(self._inside(image), self.view)
 
     def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
         """Predict of images that are decoded already, all measured at once.
@@ -305,9 +305,12 @@ class Predictor:
         Args:
             batch: at least one, of `decode`.
         """
-        predictions = self._predict_batch(batch)
+        refused = [self._refused(each) for each in batch]
+        taken = [each for each, error in zip(batch, refused, strict=True) if error is None]
+        predictions = iter(self._predict_batch(taken) if taken else ())
         return [
-            self._checked(each.name, found) for each, found in zip(batch, predictions, strict=True)
+            self._checked(each.name, next(predictions)) if error is None else error
+            for each, error in zip(batch, refused, strict=True)
         ]
 
     def _inside(self, image: ImageLike) -> ImageLike:
@@ -315,10 +318,8 @@ class Predictor:
         region = self.stored_region
         return image if region is None else Masked(image, region)
 
-    def _fitting(self, image: Decoded | ImageError) -> Decoded | ImageError:
-        """The image, where it is masked and of a shape as the model and its backend take it."""
-        if isinstance(image, ImageError):
-            return image
+    def _refused(self, image: Decoded) -> ImageError | None:
+        """Why an image of its masks or its shape is not taken; None: it is."""
         region, inside = self.stored_region, image.inside
         if self.region == EACH:
             fits = inside is not None
@@ -328,7 +329,7 @@ class Predictor:
             return MaskError(f"{image.name}: {self._wanted_masks()}")
         takes, (height, width) = self.backend.takes, image.shown.shape[1:]
         if takes is None or self.view.kind == "tiles" or (height, width) == takes:
-            return image
+            return None
         return ImageError(
             f"{image.name}: its {image.image.width}×{image.image.height} pixels are fitted to "
             f"{width}×{height}, and {self.backend.source} takes {takes[1]}×{takes[0]} alone: use "
