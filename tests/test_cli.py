@@ -42,7 +42,17 @@ RUNNING = COMMON | {"--device", "--threads", "--strict", "--limit", "--overwrite
 OPTIONS = {
     "demo": RUNNING - {"--strict", "--limit"} | {"--set"},
     "train": RUNNING
-    | {"--preset", "--config", "--set", "--backbone", "--image-size", "--seed", "--max-steps"}
+    | {
+        "--preset",
+        "--config",
+        "--set",
+        "--backbone",
+        "--view",
+        "--place",
+        "--image-size",
+        "--seed",
+        "--max-steps",
+    }
     | {"--max-minutes", "--false-alarm-rate", "--resume"}
     | {"--roi", "--ignore", "--regions"},
     "calibrate": RUNNING | {"--false-alarm-rate", "--roi", "--ignore"},

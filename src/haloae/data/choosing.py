@@ -1,34 +1,34 @@
 """Chooses what the network should see of images, by a sample of the good ones (docs/views.md)."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from haloae.config import Place, ViewKind
-from haloae.data.regions import shown_inside
-from haloae.data.source import ImageLike, decoded
+from haloae.data.source import ImageLike, opened
 from haloae.data.views import Size, View
 from haloae.errors import DataError, ImageError, MaskError
 
 SAMPLE = 32
 """Images that are looked at, evenly spread."""
-SMALL = 32
-"""Side of the square that they are looked at on, for what stands where."""
+SPREAD = 1.5
+"""Largest over smallest height, or width, from which on images share their magnification alone."""
+SHRUNK = 6.0
+"""Pixels of an image that would be seen as one, each way, from which on it is cut into tiles."""
 SQUARE = 1.15
-"""Longer side over shorter, up to which squashing to a square changes little."""
-ALIGNED = 0.5
-"""Share of the variance within images that is the same in all of them, from which on places count
-as aligned."""
+"""Longer side over shorter, up to which squashing to a square bends little."""
+USUAL = 0.9
+"""Share of images that are seen in one shape, below which they have no places in common."""
 
 
 class Sample(NamedTuple):
     """What a choice is made by."""
 
     sizes: list[Size]
-    small: NDArray[np.float32]
-    """(n, SMALL, SMALL) brightness; what does not count has the mean of what does."""
+    """Heights and widths of good images."""
 
     @property
     def aspect(self) -> float:
@@ -50,50 +50,53 @@ def sample(images: Sequence[ImageLike]) -> Sample:
         DataError: none can be read.
         MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
     """
-    count, look = min(len(images), SAMPLE), View("squash", (SMALL, SMALL))
-    sizes, small, error = [], [], None
+    count = min(len(images), SAMPLE)
+    sizes: list[Size] = []
+    error: ImageError | None = None
     for number in range(count):
-        read = decoded(images[number * len(images) // count], look)
-        if isinstance(read, MaskError):
-            raise read
-        if isinstance(read, ImageError):
-            error = read
+        try:
+            image, *_ = opened(images[number * len(images) // count])
+        except MaskError:
+            raise
+        except ImageError as unread:
+            error = unread
             continue
-        sizes.append((read.image.height, read.image.width))
-        bright = read.shown.mean(0)
-        if read.inside is not None:
-            inside = shown_inside(read.inside, look)
-            bright[~inside] = bright[inside].mean()
-        small.append(bright)
+        sizes.append((image.height, image.width))
     if not sizes:
         raise DataError(f"no good image can be read: {error}" if error else "there are no images.")
-    return Sample(sizes, np.stack(small))
+    return Sample(sizes)
 
 
 def kind_for(found: Sample, image_size: int) -> tuple[ViewKind, str]:
-    """Which view, and why."""
+    """Which view, and why.
+
+    Args:
+        found: of the good images.
+        image_size: side of the square that they would be squashed to.
+    """
+    spread = max(max(sides) / min(sides) for sides in zip(*found.sizes, strict=True))
+    if spread > SPREAD:
+        return "tiles", (
+            f"the largest images are {spread:.1f} times as long or wide as the smallest, so what "
+            f"they share is their magnification"
+        )
+    shrunk = math.sqrt(float(np.median([math.prod(size) for size in found.sizes]))) / image_size
+    if shrunk > SHRUNK:
+        return "tiles", f"else {shrunk:.1f} pixels of an image would be seen as one, each way"
     long = max(found.aspect, 1 / found.aspect)
     if long > SQUARE:
-        return "fit", f"images are usually {long:.2f} times as long as wide"
+        return "fit", f"images are usually {long:.2f} times as long as they are short"
     return "squash", f"images are usually square, to a factor of {long:.2f}"
 
 
-def place_for(found: Sample) -> tuple[Place, str]:
-    """Whether places count, and why."""
-    share = shared_variance(found.small)
-    place: Place = "aligned" if share >= ALIGNED else "anywhere"
-    return place, f"{share:.0%} of what varies within images is the same in all of them"
-
-
-def shared_variance(small: NDArray[np.float32]) -> float:
-    """Share of the variance within images that is the same in all, 0 to 1.
+def place_for(found: Sample, view: View) -> tuple[Place, str]:
+    """Whether places count, and why.
 
     Args:
-        small: (n, h, w).
+        found: of the good images.
+        view: what is seen of them.
     """
-    n = len(small)
-    each = float(small.var(axis=(1, 2)).mean())
-    mean = float(small.mean(0).var())
-    # What the mean of n images that have nothing in common still varies by.
-    unlike = (mean - each / n) / (1 - 1 / n) if n > 1 else mean
-    return min(max(unlike / each, 0.0), 1.0) if each > 0 else 1.0
+    shapes = Counter(view.size_of(size) for size in found.sizes)
+    usual = max(shapes.values()) / len(found.sizes)
+    place: Place = "aligned" if usual >= USUAL else "anywhere"
+    return place, f"{usual:.0%} of the images are seen in one shape"

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from haloae.config import Config, Place, ViewKind
+from haloae.config import Config
 from haloae.data.choosing import Sample, kind_for, place_for, sample
 from haloae.data.images import Image
 from haloae.data.regions import Masked, filled
 from haloae.data.sampling import Chooser, places
 from haloae.data.source import ImageLike, opened
-from haloae.data.views import LEAST_SIDE, Size, resize
+from haloae.data.views import LEAST_SIDE, Size, View, resize
 from haloae.detection.tiling import margin_of
-from haloae.errors import ImageError, MaskError
+from haloae.errors import ConfigError, ImageError, MaskError
 from haloae.network.reach import step_of
 
 log = logging.getLogger(__name__)
@@ -44,32 +44,33 @@ def settled(config: Config, images: Sequence[ImageLike]) -> Config:
         return config
     found = sample(images)
     if view.kind == "auto":
-        kind, why = kind_for(found, config.image_size)
-        log.info("view %s: %s", kind, why)
-        config = config.replace(view={"kind": kind})
-    config = _placed(config, found)
+        config = _chosen(config, found)
+    if config.view.kind == "tiles":
+        return _tiled(config.replace(view={"place": "anywhere"}), found)
     if config.view.kind == "fit":
-        return _fitted(config, found)
-    return _tiled(config, found) if config.view.kind == "tiles" else config
-
-
-def _placed(config: Config, found: Sample) -> Config:
-    """With `view.place` settled."""
-    view = config.view
-    usual: dict[ViewKind, Place] = {"squash": "aligned", "tiles": "anywhere"}
-    place = view.place or usual.get(view.kind, "auto")
-    if view.kind == "tiles":
-        place = "anywhere"
+        config = _fitted(config, found)
+    place = config.view.place or ("aligned" if config.view.kind == "squash" else "auto")
     if place == "auto":
-        place, why = place_for(found)
+        place, why = place_for(found, View.of(config))
         log.info("place %s: %s", place, why)
     return config.replace(view={"place": place})
 
 
+def _chosen(config: Config, found: Sample) -> Config:
+    """With the kind of view that the images ask for, or that can be had instead of tiles."""
+    kind, why = kind_for(found, config.image_size)
+    if kind == "tiles":
+        try:
+            margin_of(config.replace(view={"kind": "tiles", "place": "anywhere"}))
+        except ConfigError as error:
+            kind, why = "fit", f"tiles would be better, and cannot be had: {error}"
+    log.info("view %s: %s", kind, why)
+    return config.replace(view={"kind": kind})
+
+
 def _fitted(config: Config, found: Sample) -> Config:
     """With a canvas of the images' usual aspect ratio, of as many pixels as the square has."""
-    step = 2 * config.network.stride
-    canvas = config.view.canvas
+    step, canvas = 2 * config.network.stride, config.view.canvas
     if canvas is None:
         canvas = canvas_for(found.aspect, config.image_size, step)
         log.info(
