@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from haloae.data.limits import limit_images
     from haloae.data.regions import Masked
     from haloae.deploy.checks import seal
-    from haloae.detection.predictor import Prediction
+    from haloae.detection.prediction import Prediction
     from haloae.detector import Detector, load
     from haloae.errors import (
         ConfigError,
@@ -45,7 +45,7 @@ _HOMES = {
     "MissingExtraError": "haloae.errors",
     "ModelFileError": "haloae.errors",
     "OutputError": "haloae.errors",
-    "Prediction": "haloae.detection.predictor",
+    "Prediction": "haloae.detection.prediction",
     "TrainingError": "haloae.errors",
     "WeightsError": "haloae.errors",
     "limit_images": "haloae.data.limits",

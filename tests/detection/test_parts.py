@@ -17,7 +17,7 @@ from haloae.detection.guard import Guard
 from haloae.detection.looks import look_at
 from haloae.detection.maps import part_scores, smoothed, smoothed_inside
 from haloae.detection.parts import part_scores as part_scores_in_numpy
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.detector import fit_detector
 
 SHAPE = (48, 88)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.errors import ImageError
 from haloae.outputs.encode import as_record, encode_map
 

@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 from conftest import texture
 from haloae.config import Config
 from haloae.data.folders import Category, load_category
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.detector import Detector
 from haloae.errors import ImageError, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, evaluate

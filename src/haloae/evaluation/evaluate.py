@@ -19,7 +19,8 @@ from haloae.data.images import read_mask
 from haloae.data.regions import Masked, Region
 from haloae.data.source import decoded
 from haloae.data.views import View
-from haloae.detection.predictor import Prediction, Predictor
+from haloae.detection.prediction import Prediction
+from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.metrics import (
     PRO_LIMIT,

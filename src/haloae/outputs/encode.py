@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image as PILImage
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.errors import ImageError
 
 MapFormat = Literal["png", "tiff"]

@@ -15,7 +15,8 @@ from haloae.data.folders import Category, Masks, find_images, is_mask
 from haloae.data.images import Image, shown_path
 from haloae.data.regions import Masked
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import VERDICTS, Prediction, Predictor, UnlikeCounts, Verdict
+from haloae.detection.prediction import VERDICTS, Prediction, UnlikeCounts, Verdict
+from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, open_regular, sync_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map

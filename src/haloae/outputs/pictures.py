@@ -16,7 +16,7 @@ from PIL import ImageDraw, ImageFilter, ImageFont
 from haloae.data.images import Image, shown_path
 from haloae.data.regions import any_in_cells
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Verdict
+from haloae.detection.prediction import Prediction, Verdict
 
 Colour = tuple[int, int, int]
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.server.inspection import Box
 
 LONGEST = 2048

@@ -29,7 +29,8 @@ from haloae.data.images import Image, is_quick
 from haloae.data.source import Decoded
 from haloae.data.worker import MOST_WORKERS
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Predictor
+from haloae.detection.prediction import Prediction
+from haloae.detection.predictor import Predictor
 from haloae.errors import HaloaeError, ImageError
 from haloae.server.boxes import boxes_of
 from haloae.server.inspection import Inspection

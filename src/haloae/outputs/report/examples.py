@@ -13,7 +13,8 @@ from PIL import Image as PILImage
 from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import read_image, read_mask, shown_path
 from haloae.data.regions import Masked
-from haloae.detection.predictor import Prediction, Predictor
+from haloae.detection.prediction import Prediction
+from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.evaluate import Evaluation, Progress
 from haloae.outputs.pictures import draw_views
