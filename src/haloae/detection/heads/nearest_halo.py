@@ -121,7 +121,8 @@ class NearestHaloHead(Head):
         self.register_buffer("keys", self._filled(memory_NKC), persistent=False)
         lengths = F.pad(memory_NKC.float().square().sum(2), (0, self._missing), value=FAR)
         self.register_buffer("lengths", lengths, persistent=False)
-        self.has_outside = bool((memory_NKC[..., 0] == OUTSIDE).any())
+        is_there = not memory_NKC.is_meta  # where costs are counted, it holds no values
+        self.has_outside = is_there and bool((memory_NKC[..., 0] == OUTSIDE).any())
 
     @classmethod
     def check(cls, config: Config) -> None:
