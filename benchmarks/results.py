@@ -27,13 +27,16 @@ from benchmarks import (
     copying,
     counted,
     curve,
+    drift,
     faults,
     folder,
     gpu,
     guard,
     halves,
+    mutants,
     paired,
     paper,
+    serving,
     speed_pages,
     thresholds,
     views,
@@ -245,6 +248,12 @@ def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
     return lambda _: Found(make())
 
 
+def _mutants(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.mutants`: a first run, the same again with new tests, one of another draw."""
+    told, _ = mutants.results(folders[0])
+    return Found(mutants.table(folders), speed_pages.measured(told))
+
+
 def campaign(folders: Sequence[Path]) -> Found:
     """See `benchmarks.faults`."""
     found = faults.results(folders)
@@ -337,6 +346,14 @@ KINDS = {
         "Batches of 8; predict with --maps none --overlays none.",
     ),
     "memory": Kind("Most memory of the whole process, MB", _of_folder(folder.memory), FOLDER),
+    "serving": Kind(
+        "A request to `haloae serve` beside `Detector.predict` on the same JPEG bytes",
+        _of_folder(serving.table),
+        "python -m benchmarks.serving MODEL IMAGE --out runs/serving",
+        "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
+        "of the latencies the most is waiting for them. Processor time of the whole service; "
+        "memory at the beginning and at the end.",
+    ),
     "bad-images": Kind(
         "Small files that cost much to decode",
         _of_folder(bad_images.table),
@@ -351,6 +368,16 @@ KINDS = {
         "python -m pytest -m faults --faults-out runs/faults",
         "Before: commit 480f0bc, see faults-before. Seconds by the clock, on a machine that had "
         "other work; memory of the whole process, which holds torch.",
+    ),
+    "mutants": Kind(
+        "Small faults put into the code, and how many of them the tests find",
+        _mutants,
+        "python -m benchmarks.mutants --out runs/mutants; "
+        "python -m benchmarks.mutants --out runs/again --again runs/mutants; "
+        "python -m benchmarks.mutants --out runs/afresh --seed 1",
+        "mutmut's changes, drawn at random. Before: with the tests of then. Now: the same mutants, "
+        "with the tests that were written for those that were not found. Afresh: others, drawn "
+        "after that. In brackets the 95 % interval by Wilson.",
     ),
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
@@ -378,6 +405,22 @@ KINDS = {
         _of_speed(guard.cost_table),
         GUARD,
         "Medians, by turns, on a machine that had other work: the share is what counts.",
+    ),
+    "drift-alarms": Kind(
+        "Alarms of drift over good images, simulated",
+        _of_speed(drift.rate_table),
+        "python -m benchmarks.drift alarms --out runs/drift-alarms",
+        "Last column: the median of 10 streams, by the same bets on one measure, with the same "
+        "chance of an alarm, were p-values as they are said to be.",
+    ),
+    "drift-delays": Kind(
+        "Images until a fifth less light is seen",
+        _of_speed(drift.delay_table),
+        "python -m benchmarks.drift delays --root ROOT --sets tire,kolektor,magnetic_tile "
+        "--out runs/drift-delays",
+        "Simulated: the standard deviation of the good images' brightness, 20 streams each. "
+        "Photographs: good images of the set that the guard was not fitted to, drawn with "
+        "replacement, 10 streams each.",
     ),
     "attention-memory": Kind(
         "Kinds of attention over the memory, all else equal",
