@@ -410,8 +410,8 @@ KINDS = {
         "Alarms of drift over good images, simulated",
         _of_speed(drift.rate_table),
         "python -m benchmarks.drift alarms --out runs/drift-alarms",
-        "Last column: the median of 10 streams, by the same bets on one measure, with the same "
-        "chance of an alarm, were p-values as they are said to be.",
+        "Ten lines together, all bets on measures and score, without the rules for k of n. Last "
+        "column: the median of 10 streams, by the same bets on one measure alone.",
     ),
     "drift-delays": Kind(
         "Images until a fifth less light is seen",

@@ -133,6 +133,18 @@ def test_the_distance_to_pasted_cells_is_taken_from_that_to_good_ones() -> None:
     assert (told < alone).all()
 
 
+def test_nothing_inside_the_hole_has_a_part_in_what_is_rebuilt() -> None:
+    head, features = fitted("halo_hole", drawn(14)), drawn(1, seed=1).requires_grad_()
+    for row, column in ((4, 4), (0, 3)):
+        rebuilt = head.rebuilt(features)[0, :, row, column]
+        (gradient,) = torch.autograd.grad(rebuilt.square().sum(), features)
+        touched = gradient[0].abs().sum(0).nonzero()
+        away = (touched - torch.tensor([row, column])).abs().amax(1)
+        assert len(touched) == 3, "the nearest three"
+        assert away.min() > ingredients.HOLE
+        assert away.max() <= ingredients.REACH
+
+
 def test_one_tap_of_a_trunk_is_that_of_the_whole() -> None:
     whole = trunk_named("efficientnet_lite0")
     layers = whole.build()
