@@ -16,7 +16,7 @@ from haloae.config import Config
 from haloae.detection.heads import Seen, head_named
 from haloae.detection.heads.gaussian import GaussianHead
 from haloae.detection.heads.halo import RIDGE, SHRINKAGE, HaloHead
-from haloae.detection.heads.moments import moments, softened
+from haloae.detection.heads.moments import Cells, moments, softened
 from haloae.detector import Detector
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.trunks import trunk_named
@@ -63,7 +63,7 @@ def map_of(head: HaloHead, features: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["place_mean", "window_mean"])
 def test_rebuilt_from_a_mean_is_a_gaussian_a_place(name: str) -> None:
     good, features = drawn(14), drawn(2, seed=1)
-    found = moments(softened(each[None]) for each in good)
+    found = moments(Cells(softened(each[None])) for each in good)
     plain = GaussianHead.of(found, (SIDE, SIDE), ridge=RIDGE, shrinkage=SHRINKAGE)
     wanted = plain.distance(softened(features))
     torch.testing.assert_close(map_of(fitted(name, good), features), wanted, rtol=2e-3, atol=1e-3)

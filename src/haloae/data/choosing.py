@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from haloae.config import Place, ViewKind
-from haloae.data.images import image_from
-from haloae.data.source import ImageLike
+from haloae.data.source import ImageLike, opened
 from haloae.data.views import Size, View
-from haloae.errors import DataError, ImageError
+from haloae.errors import DataError, ImageError, MaskError
 
 SAMPLE = 32
 """Images that are looked at, evenly spread."""
@@ -47,13 +46,16 @@ def sample(images: Sequence[ImageLike]) -> Sample:
 
     Raises:
         DataError: none can be read.
+        MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
     """
     count = min(len(images), SAMPLE)
     sizes: list[Size] = []
     error: ImageError | None = None
     for number in range(count):
         try:
-            image = image_from(images[number * len(images) // count])
+            image, *_ = opened(images[number * len(images) // count])
+        except MaskError:
+            raise
         except ImageError as unread:
             error = unread
             continue

@@ -3,18 +3,18 @@
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 
 from haloae.config import Config
 from haloae.data.choosing import Sample, kind_for, place_for, sample
-from haloae.data.images import Image, image_from
+from haloae.data.images import Image
+from haloae.data.regions import Masked, filled
 from haloae.data.sampling import Chooser, places
-from haloae.data.source import ImageLike
+from haloae.data.source import ImageLike, opened
 from haloae.data.views import LEAST_SIDE, Size, View, resize
 from haloae.detection.tiling import margin_of
-from haloae.errors import ConfigError, ImageError
+from haloae.errors import ConfigError, ImageError, MaskError
 from haloae.network.reach import step_of
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ THUMB_SIDE = 64
 MOST_TILE = 1536
 """Largest side of a tile that is not asked for, in pixels: half a gigabyte on the way through the
 trunk, and with the usual overlap a pixel is computed twice."""
+LEAST_COUNTED = 0.5
+"""Of a region that stands for a good image, where not all pixels count."""
 
 
 def settled(config: Config, images: Sequence[ImageLike]) -> Config:
@@ -112,31 +114,44 @@ def _tile(side: int, step: int, scale: float, overlap: int) -> int:
     return max(min(MOST_TILE, _up(round(side * scale), step)), _up(overlap + step, step))
 
 
-def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image]:
+def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image | Masked]:
     """Regions of a tile's size, each to stand for a good image, where large images are few.
 
     Up to `REGIONS`, as many of every image, drawn with the config's seed; empty ones, and those
-    that look like one that was drawn before, are left out.
+    that look like one that was drawn before, are left out, and so are those of which less than half
+    counts.
 
     Args:
         images: those that can be read are used.
         config: settled, in tiles.
+
+    Raises:
+        MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
     """
-    view, found, chooser = config.view, [], Chooser()
+    view, chooser = config.view, Chooser()
+    found: list[Image | Masked] = []
     tile = tuple(round(side / view.scale) for side in config.canvas)
     share = -(-REGIONS // len(images))
     generator = np.random.default_rng([config.seed, 4])
     for item in images:
-        with suppress(ImageError):
-            image = image_from(item)
-            size = image.height, image.width
-            wanted = 0
-            for top, left in places(size, (tile[0], tile[1]), generator):
-                part = image.pixels[top : top + tile[0], left : left + tile[1]].copy()
-                region = Image(part, image.depth, image.grey)
-                if wanted < share and chooser.wants(resize(region, THUMB_SIDE)):
-                    found.append(region)
-                    wanted += 1
+        try:
+            image, inside, _ = opened(item)
+        except ImageError as error:
+            if isinstance(error, MaskError):
+                raise
+            continue
+        wanted = 0
+        for top, left in places((image.height, image.width), (tile[0], tile[1]), generator):
+            place = slice(top, top + tile[0]), slice(left, left + tile[1])
+            region = Image(image.pixels[place].copy(), image.depth, image.grey)
+            counts = None if inside is None else inside[place].copy()
+            if wanted == share or (counts is not None and counts.mean() < LEAST_COUNTED):
+                continue
+            if chooser.wants(
+                resize(region if counts is None else filled(region, counts), THUMB_SIDE)
+            ):
+                found.append(region if counts is None else Masked(region, counts))
+                wanted += 1
     log.info("%d regions of %d images stand for good images", len(found), len(images))
     return found
 
