@@ -36,6 +36,7 @@ from benchmarks import (
     mutants,
     paired,
     paper,
+    serving,
     speed_pages,
     thresholds,
     views,
@@ -43,9 +44,9 @@ from benchmarks import (
 from benchmarks.tables import ROOT, Table
 from benchmarks.ways import finished
 from haloae.detection.calibration import Calibration
+from haloae.detection.good import tail_of
 from haloae.detection.heads import head_named
 from haloae.detection.model_file import read_model
-from haloae.detector import tail_of
 from haloae.errors import HaloaeError
 from haloae.experiments.benchmark import summarise
 from haloae.experiments.grid import MEAN
@@ -57,6 +58,8 @@ FIGURES = {
     "pixel_difference": ("pixel difference", 3),
     "pixel_auroc": ("pixel AUROC", 3),
     "pixel_aupro": ("AUPRO", 3),
+    "outline_iou": ("outline IoU", 3),
+    "outline_iou_best": ("best outline IoU", 3),
     "detection_rate": ("defects detected", 2),
     "false_alarm_rate": ("false alarms", 2),
 }
@@ -203,7 +206,7 @@ def demo(folders: Sequence[Path]) -> Found:
     for path in sorted(path for each in folders for path in each.glob("*/metrics.json")):
         metrics = json.loads(path.read_text("utf-8"))
         metrics["pixel_difference"] = metrics["pixel_difference_image_auroc"]
-        rows.append([path.parent.name, *(metrics[metric] for metric in FIGURES)])
+        rows.append([path.parent.name, *(metrics.get(metric) for metric in FIGURES)])
         told.add(f"preset {metrics['preset']}; weights {metrics['backbone']}; {metrics['engine']}")
     return Found(Table(["images", *dict(FIGURES.values())], rows, {}), "; ".join(sorted(told)))
 
@@ -343,6 +346,14 @@ KINDS = {
         "Batches of 8; predict with --maps none --overlays none.",
     ),
     "memory": Kind("Most memory of the whole process, MB", _of_folder(folder.memory), FOLDER),
+    "serving": Kind(
+        "A request to `haloae serve` beside `Detector.predict` on the same JPEG bytes",
+        _of_folder(serving.table),
+        "python -m benchmarks.serving MODEL IMAGE --out runs/serving",
+        "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
+        "of the latencies the most is waiting for them. Processor time of the whole service; "
+        "memory at the beginning and at the end.",
+    ),
     "bad-images": Kind(
         "Small files that cost much to decode",
         _of_folder(bad_images.table),
@@ -398,8 +409,8 @@ KINDS = {
         "Alarms of drift over good images, simulated",
         _of_speed(drift.rate_table),
         "python -m benchmarks.drift alarms --out runs/drift-alarms",
-        "Last column: the median of 10 streams, by the same bets on one measure, with the same "
-        "chance of an alarm, were p-values as they are said to be.",
+        "Ten lines together, all bets on measures and score, without the rules for k of n. Last "
+        "column: the median of 10 streams, by the same bets on one measure alone.",
     ),
     "drift-delays": Kind(
         "Images until a fifth less light is seen",
