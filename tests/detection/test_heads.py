@@ -529,11 +529,11 @@ def test_what_is_counted_is_as_large_as_what_many_images_leave(name: str) -> Non
 def test_errors_of_an_image_branch_are_counted_too(tiny: Config) -> None:
     for parts in ([], [4]):
         config = tiny.replace(network={"image_decoder": parts})
-        side, channels = features_of(config)
+        grid, channels = features_of(config)
         found = AutoencoderHead.sized(config)
         shapes = {name: tuple(tensor.shape) for name, tensor in found.state_dict().items()}
-        image = {"image": (3, side, side)} if parts else {}
-        assert shapes == {"features": (channels, side, side)} | image
+        image = {"image": (3, *grid)} if parts else {}
+        assert shapes == {"features": (channels, *grid)} | image
 
 
 @pytest.mark.parametrize("name", HEADS)
