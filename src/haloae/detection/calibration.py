@@ -50,6 +50,8 @@ class Calibration(BaseModel):
     """Highest value of each image's anomaly map, ascending."""
     false_alarm_rate: Fraction
     """Share of good images that may be called anomalous."""
+    slides: tuple[NonNegativeFloat, ...] = ()
+    """Highest map value of each whole good slide, ascending, see `haloae.detection.highest`."""
     tail: Tail = "all"
     """What a threshold that was never seen is fitted to, see `threshold_at`; files that do not say
     have ``all``."""
@@ -62,8 +64,9 @@ class Calibration(BaseModel):
     def _check(self) -> Self:
         if min(len(self.scores), len(self.peaks)) < MIN_IMAGES:
             raise ValueError(f"needs at least {MIN_IMAGES} held-out images")
-        if list(self.scores) != sorted(self.scores) or list(self.peaks) != sorted(self.peaks):
-            raise ValueError("scores and peaks must be in ascending order")
+        for values in (self.scores, self.peaks, self.slides):
+            if list(values) != sorted(values):
+                raise ValueError("scores, peaks and slides must be in ascending order")
         return self
 
     @cached_property
