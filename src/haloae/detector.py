@@ -173,7 +173,11 @@ class Detector(Predictor):
         return self
 
     def calibrated(
-        self, images: Sequence[ImageLike] | None = None, *, false_alarm_rate: float | None = None
+        self,
+        images: Sequence[ImageLike] | None = None,
+        *,
+        false_alarm_rate: float | None = None,
+        slides: Sequence[float] | None = None,
     ) -> "Detector":
         """A detector with the same network and other thresholds.
 
@@ -183,6 +187,8 @@ class Detector(Predictor):
                 reconstruction (`autoencoder`) is fitted to these images too; any other stays. The
                 guard is fitted to them in any case, as they show what the camera sees now.
             false_alarm_rate: in (0, 1); None keeps it.
+            slides: highest map value of each whole good slide, none of which it was fitted on;
+                None keeps those that there are, unless the images are others.
 
         Scores are those of float32, whatever the detector's precision.
 
@@ -203,6 +209,8 @@ class Detector(Predictor):
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
         scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
         guard = self.guard
+        if slides is None:
+            slides = self.calibration.slides if images is None else ()
         if images is not None:
             looks = Looks(len(images))
             head, scores, peaks = measure_good(
@@ -219,6 +227,7 @@ class Detector(Predictor):
                 scores=scores,
                 peaks=peaks,
                 false_alarm_rate=rate,
+                slides=tuple(sorted(slides)),
                 tail=self.calibration.tail,
             ).fitted(),
             provenance,
@@ -271,6 +280,7 @@ def fit_detector(
     strict: bool = False,
     progress: bool = False,
     workers: int = 0,
+    groups: Sequence[int] | None = None,
 ) -> Fitted:
     """Fit a detector to good images: its network, if it has an auto-encoder, and its head.
 
@@ -286,6 +296,8 @@ def fit_detector(
         strict: True: an image that cannot be read is an error; False: it is skipped.
         progress: True: show bars on stderr.
         workers: processes that make batches ahead, on CUDA.
+        groups: of each image, the number of the slide it is a tile of: where nothing is trained by
+            gradient, thresholds come of heads that saw no other tile of it either.
 
     Raises:
         HaloaeError: what `haloae.training.fit.fit` and `measure_good` raise.
@@ -316,7 +328,9 @@ def fit_detector(
         watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
         return looks.watch(trained.images[index] for index in watched)
 
-    head, scores, peaks = measure_good(trained.network, held_out, config)
+    if config.network.autoencoder:
+        groups = None
+    head, scores, peaks = measure_good(trained.network, held_out, config, groups=groups)
     if config.network.autoencoder:
         # Those held out may be four, and what they all look like was learnt from none.
         everything = (*trained.held_out, *trained.fitted_on)

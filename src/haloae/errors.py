@@ -55,6 +55,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "int8",
+    **dict.fromkeys(("contourpy", "openslide", "pyvips", "tifffile"), "slides"),
 }
 """Which extra installs a package, by the name it is imported by."""
 

@@ -1,6 +1,6 @@
 """What good images look like to a fitted network: a head fitted to them, their scores and peaks."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ def measure_good(
     config: Config,
     *,
     head: Head | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Good:
     """Fit the config's head to good images, and score each of them as a new image would be.
 
@@ -52,6 +53,8 @@ def measure_good(
         images: gives the images anew at every call, (3, S, S) float32 in [0, 1] each.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept: these are new to it already; None: one is fitted.
+        groups: of each image, the number of what it is a part of: it is scored by a head that saw
+            none of that; None: each is on its own.
 
     Raises:
         ConfigError: there is no such head.
@@ -68,11 +71,15 @@ def measure_good(
                 each = see(used, pixels)
             yield each  # out of the mode, which would hold for whoever takes it
 
-    return measure_seen(seen, config, head=head)
+    return measure_seen(seen, config, head=head, groups=groups)
 
 
 def measure_seen(
-    seen: Callable[[], Iterable[Seen]], config: Config, *, head: Head | None = None
+    seen: Callable[[], Iterable[Seen]],
+    config: Config,
+    *,
+    head: Head | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Good:
     """What `measure_good` does, of images that a network has seen; arguments and errors are its.
 
@@ -80,6 +87,7 @@ def measure_seen(
         seen: gives them anew at every call.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept; None: one is fitted.
+        groups: see `measure_good`.
     """
     kind = head_named(config.detection.head)
     judged: Iterable[tuple[Seen, Head]]
@@ -88,7 +96,9 @@ def measure_seen(
         if len(first) < MIN_IMAGES:
             raise _too_few(len(first))
         fitted = kind.fit(config, seen)
-        if kind.leaves_out or len(first) == FEW:
+        if groups is not None and len(set(groups)) > 1:
+            judged = _by_group(seen, groups, kind, config)
+        elif kind.leaves_out or len(first) == FEW:
             judged = _in_turn(seen(), fitted)
         else:
             judged = _crossed(first, kind, config)
@@ -125,6 +135,24 @@ def _crossed(few: list[Seen], kind: type[Head], config: Config) -> Iterator[tupl
         without = kind.fit(config, others.copy)
         for each in few[fold::folds]:
             yield each, without
+
+
+def _by_group(
+    seen: Callable[[], Iterable[Seen]], groups: Sequence[int], kind: type[Head], config: Config
+) -> Iterator[tuple[Seen, Head]]:
+    """Each image, with a head that was fitted to those of other groups."""
+    folds = min(FOLDS, len(set(groups)))
+    order = {group: place % folds for place, group in enumerate(sorted(set(groups)))}
+    fold_of = [order[group] for group in groups]
+    for fold in range(folds):
+
+        def others(fold: int = fold) -> Iterator[Seen]:
+            return (each for each, own in zip(seen(), fold_of, strict=True) if own != fold)
+
+        without = kind.fit(config, others)
+        for each, own in zip(seen(), fold_of, strict=True):
+            if own == fold:
+                yield each, without
 
 
 def _too_few(count: int) -> DataError:

@@ -3,10 +3,10 @@
 A slide has thousands of tiles, each of which may be called anomalous at the rate that one image
 may. Its verdict holds that rate all the same:
 
-- from whole good slides, where there are enough: `p = (1 + slides at least as high) / (slides + 1)`;
+- from whole good slides, where there are enough: p = (1 + slides at least as high) / (slides + 1);
 - else from the peaks of good tiles: the logarithms of the highest quarter are taken as the quartile
-  and something exponentially distributed, whose scale is known as well as so many tiles tell it, and
-  the chance that one of `tiles` is as high is at most `tiles` times that of one, however tiles
+  and something exponentially distributed, whose scale is known as well as so many tiles tell it;
+  and the chance that one of `tiles` is as high is at most `tiles` times that of one, however they
   depend on each other.
 
 The second holds where the new slide's tiles are as the good ones are, of slides that were cut,
@@ -59,7 +59,7 @@ def threshold_of_highest(calibration: Calibration, tiles: int) -> float:
     >>> peaks = tuple(1 + tile / 100 for tile in range(100))
     >>> few = Calibration(scores=peaks, peaks=peaks, false_alarm_rate=0.05)
     >>> [round(threshold_of_highest(few, tiles), 2) for tiles in (1, 100, 10_000)]
-    [2.05, 2.92, 4.45]
+    [1.96, 2.85, 4.49]
     """
     rate = calibration.false_alarm_rate
     if not needs_more_slides(calibration):
@@ -74,7 +74,7 @@ def threshold_of_highest(calibration: Calibration, tiles: int) -> float:
 
 
 def _tail(peaks: Sequence[float]) -> tuple[float, float, int, float]:
-    """Upper quartile of the logarithms, share above it, how many those are, and their mean excess."""
+    """Upper quartile of the logarithms, share above it, count of those, and their mean excess."""
     logs = np.log(np.maximum(np.asarray(peaks, np.float64), TINY))
     quartile = float(np.quantile(logs, 1 - HIGHEST))
     above = logs[logs > quartile] - quartile

@@ -1,4 +1,4 @@
-"""Regions of huge images: tiled TIFF by tifffile, vendors' slides by OpenSlide, the rest by libvips.
+"""Huge images: tiled TIFF is read by tifffile, vendors' slides by OpenSlide, the rest by libvips.
 
 Which of them reads a file follows from its bytes, not from its name. Nothing is read in part: a
 region holds all its pixels, or is refused with an `ImageError` of one sentence.
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 
 from haloae.data.images import shown_path
 from haloae.errors import EXTRAS, ImageError, MissingExtraError
@@ -25,8 +24,6 @@ CACHE_BYTES = 128 * 2**20
 """Most that decoded parts of a TIFF are kept in: neighbouring tiles share them."""
 MOST_PART = 2**28
 """Bytes of one decoded part of a TIFF."""
-BLOCK = 1024
-"""Side of the squares that an overview is made of, in pixels of the level that is read."""
 
 
 class Level(NamedTuple):
@@ -85,6 +82,19 @@ def open_slide(path: Path) -> Slide:
                 return _Tiff(file, path, name)
             file.close()
             return _Vips(path, name)
+
+
+def is_pyramid(path: Path) -> bool:
+    """True: a tiled TIFF in several sizes; False too where that cannot be told."""
+    try:
+        import tifffile
+    except ImportError:
+        return False
+    try:
+        with tifffile.TiffFile(path) as file:
+            return len(_Tiff(file, path, "").levels) > 1 if file.pages.first.is_tiled else False
+    except Exception:  # whatever it is, it will be said when it is read
+        return False
 
 
 @contextmanager
@@ -209,8 +219,8 @@ def _check_page(page: Any, name: str) -> None:  # noqa: ANN401 - not typed
     is_plain = page.planarconfig == 1 and page.photometric in (0, 1, 2, 6)
     if page.dtype not in (np.uint8, np.uint16) or not is_plain:
         raise ImageError(
-            f"{name}: a tiled TIFF of {page.dtype} in colours {getattr(page.photometric, 'name', '')}, "
-            f"planes {page.planarconfig}, is not read: export it as grey or RGB of 8 or 16 bits."
+            f"{name}: a tiled TIFF of {page.dtype}, colours {page.photometric:d} and planes "
+            f"{page.planarconfig:d} is not read: export it as grey or RGB of 8 or 16 bits."
         )
     if page.tilewidth * page.tilelength * page.samplesperpixel * page.dtype.itemsize > MOST_PART:
         raise ImageError(
@@ -230,7 +240,7 @@ def _is_smaller(shape: tuple[int, ...], last: tuple[int, ...], first: tuple[int,
 def _tiff_microns(file: Any) -> tuple[float, float] | None:  # noqa: ANN401 - not typed
     """Of OME's own words, else of the resolution, where that has a unit."""
     if file.is_ome:
-        from xml.etree import ElementTree as Xml  # noqa: S405 - expat limits what entities may do
+        from xml.etree import ElementTree as Xml
 
         units = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4}
         for element in Xml.fromstring(file.ome_metadata).iter():  # noqa: S314
@@ -305,8 +315,8 @@ class _Vips:
             image = image.flatten().cast(image.format)
         if image.interpretation not in ("b-w", "grey16", "srgb", "rgb16", "rgb", "multiband"):
             image = image.colourspace("srgb").cast(image.format)
-        self.levels = (Level(image.width, image.height, 1.0),)
-        self.microns = None
+        self.levels: tuple[Level, ...] = (Level(image.width, image.height, 1.0),)
+        self.microns: tuple[float, float] | None = None
         self._image = image
         self._local = threading.local()
 
@@ -321,101 +331,3 @@ class _Vips:
         found = np.frombuffer(data, dtype).reshape(height, width, -1)
         colours = found[..., :3] if found.shape[2] >= 3 else found[..., :1]
         return np.ascontiguousarray(np.broadcast_to(colours, (height, width, 3)))
-
-
-def as_unit(pixels: Pixels) -> NDArray[np.float32]:
-    """(h, w, 3) of whole numbers → (3, h, w) float32 in [0, 1]."""
-    most = np.float32(np.iinfo(pixels.dtype).max)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / most
-
-
-def read_square(slide: Slide, x: int, y: int, side: int, *, scale: float = 1.0) -> Pixels:
-    """A square of the image at a scale; beyond the image its outermost pixels are repeated.
-
-    Args:
-        slide: the image.
-        x: left edge, in pixels at that scale, as `y` and `side`; may be negative.
-        y: top edge.
-        side: at least 1.
-        scale: size that the image is scored at, in (0, 1] of its own.
-
-    Raises:
-        ImageError: a part of it is missing or damaged.
-    """
-    index = max(
-        place for place, level in enumerate(slide.levels) if level.downsample <= 1.02 / scale
-    )
-    level = slide.levels[index]
-    ratio = 1 / (scale * level.downsample)
-    """Pixels of the level for one at the scale."""
-    edges = [x * ratio, y * ratio, (x + side) * ratio, (y + side) * ratio]
-    left, top = (int(np.floor(edge + 1e-6)) for edge in edges[:2])
-    right, bottom = (int(np.ceil(edge - 1e-6)) for edge in edges[2:])
-    within = (
-        min(max(left, 0), level.width - 1),
-        min(max(top, 0), level.height - 1),
-        max(min(right, level.width), 1),
-        max(min(bottom, level.height), 1),
-    )
-    found = slide.read(index, *within[:2], within[2] - within[0], within[3] - within[1])
-    around = ((within[1] - top, bottom - within[3]), (within[0] - left, right - within[2]), (0, 0))
-    if any(map(any, around)):
-        found = np.pad(found, around, mode="edge")
-    if found.shape[:2] == (side, side):
-        return found
-    box = (edges[0] - left, edges[1] - top, edges[2] - left, edges[3] - top)
-    return _resized(found, (side, side), box)
-
-
-def overview(slide: Slide, most: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The whole image, made small.
-
-    Args:
-        slide: the image.
-        most: longest side in pixels, where the image is larger.
-
-    Returns:
-        (h, w, 3) uint8, and (h, w) True where a part of it could not be read.
-    """
-    longest = max(slide.levels[0][:2])
-    fitting = [place for place, level in enumerate(slide.levels) if max(level[:2]) >= most]
-    index = max(fitting, default=0)
-    level = slide.levels[index]
-    shrink = max(1.0, max(level[:2]) / most)
-    width, height = (max(1, round(side / shrink)) for side in level[:2])
-    small = np.zeros((height, width, 3), np.uint8)
-    is_unread = np.zeros((height, width), np.bool_)
-    step = max(1, int(BLOCK / shrink)) if longest > most else BLOCK
-    for top in range(0, height, step):
-        for left in range(0, width, step):
-            bottom, right = min(top + step, height), min(left + step, width)
-            place = slice(top, bottom), slice(left, right)
-            box = [edge * level.width / width for edge in (left, right)]
-            box += [edge * level.height / height for edge in (top, bottom)]
-            x, y = int(box[0]), int(box[2])
-            x2, y2 = min(level.width, int(np.ceil(box[1]))), min(level.height, int(np.ceil(box[3])))
-            try:
-                found = slide.read(index, x, y, x2 - x, y2 - y)
-            except ImageError:
-                is_unread[place] = True
-                continue
-            inner = (box[0] - x, box[2] - y, min(box[1], x2) - x, min(box[3], y2) - y)
-            if found.dtype != np.uint8:
-                found = (found >> 8).astype(np.uint8)
-            small[place] = _resized(found, (right - left, bottom - top), inner)
-    return small, is_unread
-
-
-def _resized(pixels: Pixels, size: tuple[int, int], box: tuple[float, ...]) -> Pixels:
-    """Bilinear, the filter widened with the scale."""
-    how = PILImage.Resampling.BILINEAR
-    if pixels.dtype == np.uint8:
-        picture = PILImage.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(picture.resize(size, how, box))
-    channels = [
-        PILImage.fromarray(np.ascontiguousarray(pixels[..., channel], np.float32)).resize(
-            size, how, box
-        )
-        for channel in range(3)
-    ]
-    return np.stack([np.asarray(each).round() for each in channels], axis=-1).astype(pixels.dtype)

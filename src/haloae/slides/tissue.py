@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageFilter
 
+OVERVIEW = 2048
+"""Longest side of the picture that content is found in, in pixels."""
 PAPER_VALUE, PAPER_TINT = 200, 26
 """Paper is at least so bright in every channel, and its channels differ by so much at most."""
 LEAST_PAPER = 0.02
@@ -30,7 +32,7 @@ def content_mask(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     140
 
     Args:
-        picture: (h, w, 3) RGB, see `haloae.slides.reader.overview`.
+        picture: (h, w, 3) RGB, see `haloae.slides.regions.overview`.
     """
     low, high = picture.min(2), picture.max(2)
     grey = picture.astype(np.float32).mean(2)
@@ -45,7 +47,7 @@ def content_mask(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
         differs = np.abs(picture - paper.astype(np.float32)).max(2)
         is_content &= differs > UNLIKE_PAPER
     if is_content.all():
-        return is_content
+        return np.asarray(is_content)
     # Two of nine: dust of one pixel goes, and what stays grows by one, as edges are half paper.
     marked = PILImage.fromarray(is_content.astype(np.uint8) * 255)
     grown = marked.filter(ImageFilter.RankFilter(3, 7))

@@ -1,0 +1,115 @@
+"""Squares of a huge image at any scale, and all of it made small."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from haloae.errors import ImageError
+from haloae.slides.reader import Pixels, Slide
+
+BLOCK = 1024
+"""Side of the squares that an overview is made of, in pixels of the level that is read."""
+Edges = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+def as_unit(pixels: Pixels) -> NDArray[np.float32]:
+    """(h, w, 3) of whole numbers → (3, h, w) float32 in [0, 1]."""
+    most = np.float32(np.iinfo(pixels.dtype).max)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / most
+
+
+def read_square(slide: Slide, x: int, y: int, side: int, *, scale: float = 1.0) -> Pixels:
+    """A square of the image at a scale; past its right and lower edge it is mirrored.
+
+    Args:
+        slide: the image.
+        x: left edge, in pixels at that scale, as `y` and `side`; at least 0.
+        y: top edge.
+        side: at least 1.
+        scale: size that the image is scored at, in (0, 1] of its own.
+
+    Raises:
+        ImageError: a part of it is missing or damaged.
+    """
+    index = max(n for n, level in enumerate(slide.levels) if level.downsample <= 1.02 / scale)
+    level = slide.levels[index]
+    ratio = 1 / (scale * level.downsample)
+    """Pixels of the level for one at the scale."""
+    spans = []
+    for start, most in ((x, level.width), (y, level.height)):
+        first = min(int(start * ratio + 1e-6), most - 1)
+        # As many whole pixels of the square as there are, in pixels of the level.
+        inside = min(side, max(1, round(most / ratio) - start))
+        last = min(int(np.ceil((start + inside) * ratio - 1e-6)), most)
+        spans.append((first, last, start * ratio - first, inside))
+    (left, right, dx, wide), (top, bottom, dy, high) = spans
+    found = slide.read(index, left, top, right - left, bottom - top)
+    if found.shape[:2] != (high, wide):
+        box = (dx, dy, min(dx + wide * ratio, right - left), min(dy + high * ratio, bottom - top))
+        found = _resized(found, (wide, high), box)
+    around = ((0, side - high), (0, side - wide), (0, 0))
+    return np.pad(found, around, mode="symmetric") if min(high, wide) < side else found
+
+
+def overview(slide: Slide, most: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The whole image, made small.
+
+    Args:
+        slide: the image.
+        most: longest side in pixels, where the image is larger.
+
+    Returns:
+        (h, w, 3) uint8, and (h, w) True where a part of it could not be read.
+    """
+    longest = max(slide.levels[0][:2])
+    fitting = [place for place, level in enumerate(slide.levels) if max(level[:2]) >= most]
+    index = max(fitting, default=0)
+    level = slide.levels[index]
+    shrink = max(1.0, max(level[:2]) / most)
+    width, height = (max(1, round(side / shrink)) for side in level[:2])
+    small = np.zeros((height, width, 3), np.uint8)
+    is_unread = np.zeros((height, width), np.bool_)
+    step = max(1, int(BLOCK / shrink)) if longest > most else BLOCK
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            place = slice(top, min(top + step, height)), slice(left, min(left + step, width))
+            try:
+                small[place] = _reduced(slide, index, place, (height, width))
+            except ImageError:
+                is_unread[place] = True
+    return small, is_unread
+
+
+def _reduced(
+    slide: Slide, index: int, place: tuple[slice, slice], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """A part of an overview of some height and width, made of one level."""
+    level = slide.levels[index]
+    rows, columns = place
+    spans = []
+    for part, new, old in ((columns, size[1], level.width), (rows, size[0], level.height)):
+        start, stop = part.start * old / new, part.stop * old / new
+        first, last = int(start), min(old, int(np.ceil(stop)))
+        spans.append((first, last, start - first, min(stop, last) - first))
+    (left, right, *across), (top, bottom, *down) = spans
+    found = slide.read(index, left, top, right - left, bottom - top)
+    if found.dtype != np.uint8:
+        found = (found >> 8).astype(np.uint8)
+    box = (across[0], down[0], across[1], down[1])
+    return _resized(found, (columns.stop - columns.start, rows.stop - rows.start), box)
+
+
+def _resized(pixels: Pixels, size: tuple[int, int], box: Edges) -> Pixels:
+    """Bilinear, the filter widened with the scale."""
+    how = PILImage.Resampling.BILINEAR
+    if pixels.dtype == np.uint8:
+        picture = PILImage.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(picture.resize(size, how, box))
+    channels = [
+        PILImage.fromarray(np.ascontiguousarray(pixels[..., channel], np.float32)).resize(
+            size, how, box
+        )
+        for channel in range(3)
+    ]
+    return np.stack([np.asarray(each).round() for each in channels], axis=-1).astype(pixels.dtype)
