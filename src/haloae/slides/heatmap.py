@@ -13,8 +13,8 @@ from haloae.errors import MissingExtraError
 from haloae.files import cannot_write, writing
 from haloae.slides.journal import Journal
 
-PART = 256
-"""Side of the file's own tiles, in cells."""
+PART = 128
+"""Side of the file's own tiles, in cells, where the map has as many both ways."""
 FULL = 65535
 Band = NDArray[np.uint16]
 
@@ -26,6 +26,8 @@ def write_heatmap(
 
     A pixel a cell, 16 bits: half the range is the threshold, and the map is cut off at twice that,
     as in the maps that `haloae predict` writes. A cell of a smaller size is the highest of four.
+    Rows are filled up with zeros to whole tiles of the file: libtiff, which OpenSlide reads it with,
+    shows 16 bits wrongly in a tile that ends early.
 
     Args:
         journal: of the slide.
@@ -54,7 +56,7 @@ def write_heatmap(
                         levels.parts(number),
                         shape=shape,
                         dtype=np.uint16,
-                        tile=(PART, PART),
+                        tile=(part_of(shape),) * 2,
                         photometric="minisblack",
                         compression="zlib",
                         subifds=0 if number else len(sizes) - 1,
@@ -66,11 +68,17 @@ def write_heatmap(
 
 
 def _sizes(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Halved until it fits into one tile of the file."""
-    sizes = [shape]
+    """With whole tiles in each row, then halved until it fits into one tile of the file."""
+    side = part_of(shape)
+    sizes = [(shape[0], -(-shape[1] // side) * side)]
     while max(sizes[-1]) > PART:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     return sizes
+
+
+def part_of(shape: tuple[int, int]) -> int:
+    """Side of the file's own tiles, not larger than the picture."""
+    return max(16, min(PART, min(shape) // 16 * 16))
 
 
 class _Levels:
@@ -88,20 +96,22 @@ class _Levels:
     def parts(self, level: int) -> Iterator[Band]:
         """The tiles of one size, row by row, those at the end filled up with zeros."""
         high, wide = self.sizes[level]
-        for top in range(0, high, PART):
-            band = self._rows(level, top, min(top + PART, high))
+        side = part_of((high, wide))
+        for top in range(0, high, side):
+            band = self._rows(level, top, min(top + side, high))
             if level + 1 < len(self.sizes):
                 self._keep_smaller(level + 1, top // 2, band)
-            for left in range(0, wide, PART):
-                part = np.zeros((PART, PART), np.uint16)
-                inside = band[:, left : left + PART]
+            for left in range(0, wide, side):
+                part = np.zeros((side, side), np.uint16)
+                inside = band[:, left : left + side]
                 part[: inside.shape[0], : inside.shape[1]] = inside
                 yield part
 
     def _rows(self, level: int, start: int, stop: int) -> Band:
         if level == 0:
             shares = np.clip(self.journal.rows(start, stop) / (2 * self.threshold), 0, 1)
-            return np.asarray((shares * FULL).round(), np.uint16)
+            lacking = self.sizes[0][1] - shares.shape[1]
+            return np.pad((shares * FULL).round().astype(np.uint16), ((0, 0), (0, lacking)))
         wide = self.sizes[level][1]
         place = self._starts[level - 1] + 2 * start * wide
         data = os.pread(self._scratch, 2 * (stop - start) * wide, place)

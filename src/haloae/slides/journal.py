@@ -142,7 +142,11 @@ class Journal:
                 for name in (CELLS, JOURNAL):
                     (folder / name).unlink(missing_ok=True)
             journal = cls(folder, tiling)
-            (journal._go_on if goes_on else journal._start)(identity)
+            try:
+                (journal._go_on if goes_on else journal._start)(identity)
+            except BaseException:
+                journal.close()
+                raise
         except OSError as error:
             raise cannot_write(folder / JOURNAL, error) from error
         except ValueError as error:

@@ -6,6 +6,7 @@ region holds all its pixels, or is refused with an `ImageError` of one sentence.
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,12 +76,11 @@ def open_slide(path: Path) -> Slide:
             if vendor not in (None, "generic-tiff"):
                 return _OpenSlide(path, name, vendor)
             try:
-                file = tifffile.TiffFile(path)
-            except (tifffile.TiffFileError, OSError):
-                return _Vips(path, name)
-            if file.pages.first.is_tiled:
-                return _Tiff(file, path, name)
-            file.close()
+                with tifffile.TiffFile(path) as file:
+                    if file.pages.first.is_tiled:
+                        return _Tiff(file, path, name)
+            except tifffile.TiffFileError:  # another format
+                pass
             return _Vips(path, name)
 
 
@@ -144,8 +144,8 @@ class _Tiff:
             for page in self._pages
         )
         self.microns = _tiff_microns(file)
-        self._file = path.open("rb")
-        file.close()
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
         self._lock = threading.Lock()
         self._parts: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self._bytes = 0
@@ -187,7 +187,7 @@ class _Tiff:
         offset, count = page.dataoffsets[index], page.databytecounts[index]
         if not count:
             raise ImageError(f"{self.name}: a part of it was never written: export it again.")
-        data = os.pread(self._file.fileno(), count, offset)
+        data = os.pread(self._file, count, offset)
         if len(data) < count:
             raise ImageError(f"{self.name}: it ends before its last part: copy it again.")
         part = _decode_jpeg(page, data)

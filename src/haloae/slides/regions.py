@@ -9,6 +9,8 @@ from haloae.slides.reader import Pixels, Slide
 
 BLOCK = 1024
 """Side of the squares that an overview is made of, in pixels of the level that is read."""
+SMALLEST = 16
+"""Pixels of an overview that are read alone where others beside them cannot be."""
 Edges = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
@@ -74,15 +76,38 @@ def overview(slide: Slide, most: int) -> tuple[NDArray[np.uint8], NDArray[np.boo
     for top in range(0, height, step):
         for left in range(0, width, step):
             place = slice(top, min(top + step, height)), slice(left, min(left + step, width))
-            try:
-                small[place] = _reduced(slide, index, place, (height, width))
-            except ImageError:
-                is_unread[place] = True
+            _fill(slide, index, place, small, is_unread)
     return small, is_unread
 
 
+def _fill(
+    slide: Slide,
+    index: int,
+    place: tuple[slice, slice],
+    small: NDArray[np.uint8],
+    is_unread: NDArray[np.bool_],
+) -> None:
+    """A part of an overview; where it cannot be read, its quarters, and theirs."""
+    try:
+        small[place] = _reduced(slide, index, place, small.shape[:2])
+    except ImageError:
+        rows, columns = place
+        if max(rows.stop - rows.start, columns.stop - columns.start) <= SMALLEST:
+            is_unread[place] = True
+            return
+        for high in _halves(rows):
+            for wide in _halves(columns):
+                _fill(slide, index, (high, wide), small, is_unread)
+
+
+def _halves(part: slice) -> list[slice]:
+    middle = (part.start + part.stop) // 2
+    halves = slice(part.start, middle), slice(middle, part.stop)
+    return [half for half in halves if half.stop > half.start]
+
+
 def _reduced(
-    slide: Slide, index: int, place: tuple[slice, slice], size: tuple[int, int]
+    slide: Slide, index: int, place: tuple[slice, slice], size: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     """A part of an overview of some height and width, made of one level."""
     level = slide.levels[index]
