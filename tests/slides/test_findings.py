@@ -46,7 +46,7 @@ def test_bands_make_no_difference(tmp_path: Path, seed: int) -> None:
         regions = find_regions(journal, extent=0.4, threshold=0.6)
         assert [(-part.peak, part.cells) for part, _ in regions] == wanted
         for part, polygons in regions:
-            box = ndimage.find_objects(labels == labels[part.place])[0]
+            box = ndimage.find_objects((labels == labels[part.place]).astype(int))[0]
             assert (part.top, part.bottom) == (box[0].start, box[0].stop)
             assert (part.left, part.right) == (box[1].start, box[1].stop)
             assert sum(map(area_of, polygons)) == pytest.approx(part.cells, rel=0.4, abs=6)
