@@ -1,6 +1,7 @@
 """What a cell is rebuilt from: kinds of attention over the memory, at the same window and budget.
 
     python -m benchmarks.attention_kinds ROOT --out runs/attention [--sets A,B] [--seeds 0,1]
+        [--device cuda]
 
 Each kind is a detector head beside `halo`, which differs from it in the attention alone; it leaves
 what `haloae benchmark` does. To import this module is to register them.
@@ -71,11 +72,12 @@ class Anywhere(NearestHaloHead):
         cells_MPC = memory_NKC.float().unflatten(1, (-1, BLOCK**2)).transpose(0, 1).flatten(1, 2)
         count, places, channels = cells_MPC.shape
         order = torch.rand(count, places, generator=torch.Generator().manual_seed(0)).argsort(1)
-        drawn = order[:, : BLOCKS * BLOCK**2, None].expand(-1, -1, channels)
+        drawn = order[:, : BLOCKS * BLOCK**2, None].expand(-1, -1, channels).to(cells_MPC.device)
         keys = cells_MPC.gather(1, drawn)
         # As many groups of keys as there, of as many images each, of which one is a candidate.
         missing = -count % GROUPS
-        source = torch.arange(count + missing)[:, None].expand(-1, keys.shape[1])
+        source = torch.arange(count + missing, device=keys.device)[:, None]
+        source = source.expand(-1, keys.shape[1])
         lengths = F.pad(keys.square().sum(2), (0, 0, 0, missing), value=FAR)
         keys = F.pad(keys, (0, 0, 0, 0, 0, missing))
         self.register_buffer("keys_drawn", _grouped(keys), persistent=False)
@@ -96,7 +98,7 @@ class Anywhere(NearestHaloHead):
         keys = self.keys_drawn.flatten(0, 1)
         squared = self.lengths_drawn - 2 * (queries @ keys.T).unflatten(-1, self.source.shape)
         least, place = squared.min(-1)
-        first = self.source.shape[1] * torch.arange(len(self.source))
+        first = self.source.shape[1] * torch.arange(len(self.source), device=keys.device)
         chosen = least.topk(nearest, dim=-1, largest=False).indices
         return keys[(place + first).gather(-1, chosen)].mean(-2).movedim(-1, 1)
 
@@ -203,6 +205,7 @@ def main() -> None:
     """Measure what is missing."""
     parser = options(__doc__)
     parser.add_argument("--presets", metavar="A,B", default="default")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     set_threads(arguments.threads)
     run_benchmark(
@@ -211,7 +214,7 @@ def main() -> None:
         variants(arguments.presets.split(","), heads=list(KINDS)),
         categories=split(arguments.sets),
         seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        device="cpu",
+        device=arguments.device,
         progress=sys.stderr.isatty(),
         report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
     )

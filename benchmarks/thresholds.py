@@ -1,6 +1,7 @@
 """Whether thresholds hold the false-alarm rate they are made for, on good images alone.
 
     python -m benchmarks.thresholds ROOT --out runs/thresholds [--preset fast] [--splits 20]
+        [--device cuda]
 
 ROOT holds categories in MVTec layout. All good images of one, of training and test, are split at
 random: a detector without auto-encoder is fitted to some, the others are scored. The trunk sees
@@ -47,12 +48,13 @@ BATCH = 16
 
 
 def features_of(category: Category, network: HaloAE, size: int) -> Tensor:
-    """What the trunk sees in all good images: (N, channels, h, w) float16."""
+    """What the trunk sees in all good images: (N, channels, h, w) float16, where the network is."""
     paths = [*category.train, *(each.path for each in category.test if each.label == GOOD)]
+    device = next(network.parameters()).device
     seen = []
     with torch.inference_mode():
         for path in paths:
-            pixels = torch.from_numpy(resize(read_image(path), size)[None])
+            pixels = torch.from_numpy(resize(read_image(path), size)[None]).to(device)
             seen.append(network.extractor(network.normalise(pixels)).half())
     return torch.cat(seen).clone()
 
@@ -80,9 +82,10 @@ def _seen(features: Tensor, reducer: FeatureReducer) -> Iterator[Seen]:
             yield Seen(HaloAEOutput(reduced, reduced, None, None), reduced)
 
 
-def measure(category: Category, config: Config, splits: int) -> list[dict[str, Any]]:
+def measure(category: Category, config: Config, splits: int, device: str) -> list[dict[str, Any]]:
     """Every split of a set."""
     network = HaloAE(config.network, image_size=config.image_size, weights=config.backbone).eval()
+    network.to(device)
     reducer = network.reducer
     if not isinstance(reducer, FeatureReducer):
         raise TypeError("the preset's features are not reduced.")
@@ -140,6 +143,7 @@ def main() -> None:
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     wanted = arguments.sets.split(",") if arguments.sets else None
@@ -147,7 +151,7 @@ def main() -> None:
     for path in sorted(arguments.root.iterdir()):
         if path.is_dir() and (wanted is None or path.name in wanted):
             results["splits"] += measure(
-                load_category(path), preset(arguments.preset), arguments.splits
+                load_category(path), preset(arguments.preset), arguments.splits, arguments.device
             )
             print(path.name, flush=True)
             write_atomic(arguments.out / "results.json", f"{json.dumps(results)}\n".encode())

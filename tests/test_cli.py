@@ -51,6 +51,9 @@ OPTIONS = {
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--set", "--ablations", "--heads", "--seeds", "--backbone"}
     | {"--resume"},
+    "serve": COMMON
+    | {"--host", "--port", "--token-file", "--config", "--limit"}
+    | {"--certificate", "--key"},
     "info": COMMON | {"--json", "--cost", "--image-size"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")

@@ -7,7 +7,7 @@ file. Sizes that follow from others (the features' channels, the grid) are deriv
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -31,6 +31,8 @@ Few = Annotated[int, Field(ge=1, le=256)]
 Fraction = Annotated[float, Field(ge=1e-12, lt=1)]
 Term = Literal["mse", "ssim", "cosine"]
 Precision = Literal["float32", "bfloat16"]
+
+Checked = TypeVar("Checked", bound=BaseModel)
 
 MOST_STAGES = Field(max_length=16)
 MOST_BYTES = 2**20
@@ -291,10 +293,19 @@ def parse_config(values: object) -> Config:
     """Config from plain values, checked.
 
     Raises:
+        ConfigError: see `checked`.
+    """
+    return checked(Config, values)
+
+
+def checked(kind: type[Checked], values: object) -> Checked:
+    """Settings of a kind from plain values.
+
+    Raises:
         ConfigError: names the first setting that is wrong, what was expected and what was given.
     """
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -15,7 +15,8 @@ from haloae.data.folders import good_images
 from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.calibration import Calibration, Tail
+from haloae.detection.calibration import Calibration, StatedCalibration, Tail
+from haloae.detection.calibration_file import in_force
 from haloae.detection.guard import Guard
 from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
@@ -112,8 +113,11 @@ class Detector(Predictor):
         device: str = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
+        streams: int = 1,
     ) -> "Detector":
         """Load a model file: a .safetensors, or an exported .onnx or .xml, which needs no torch.
+
+        Thresholds that somebody has set stand in a file beside it, and take the place of its own.
 
         Args:
             path: of the file.
@@ -121,19 +125,23 @@ class Detector(Predictor):
             precision: of the network's arithmetic. ``bfloat16`` is faster where the processor has
                 it, and moves scores by about a hundredth of themselves (docs/cost.md).
             threads: of an exported model's runtime; None leaves it to that.
+            streams: of an exported model: how many threads of yours will have it predict at one
+                time, each with its share of those threads.
 
         Raises:
-            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model.
+            ModelFileError: missing, truncated, tampered with, of a newer format, or not a model;
+                or the thresholds beside it are of another.
             ConfigError: a device or precision that cannot be had.
             MissingExtraError: torch or the runtime is not installed.
         """
         path = Path(path)
         if is_exported(path):
-            runtime = open_runtime(path, device=device, precision=precision, threads=threads)
-            metadata = runtime.metadata
-            return cls(
-                metadata.config, runtime.calibration, metadata.provenance, runtime, metadata.guard
+            runtime = open_runtime(
+                path, device=device, precision=precision, threads=threads, streams=streams
             )
+            metadata = runtime.metadata
+            calibration = in_force(path, runtime.calibration)
+            return cls(metadata.config, calibration, metadata.provenance, runtime, metadata.guard)
         header, arrays = read_model(path)
         where = resolve_device(device)
         from haloae.detection.native import restore
@@ -149,7 +157,8 @@ class Detector(Predictor):
                 f"{name}: its tensors do not fit its configuration ({reason}): train anew."
             ) from error
         native.to(where)
-        return cls(header.config, header.calibration, header.provenance, native, header.guard)
+        calibration = in_force(path, header.calibration)
+        return cls(header.config, calibration, header.provenance, native, header.guard)
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
@@ -190,7 +199,8 @@ class Detector(Predictor):
             slides: highest map value of each whole good slide, none of which it was fitted on;
                 None keeps those that there are, unless the images are others.
 
-        Scores are those of float32, whatever the detector's precision.
+        Without either, thresholds that somebody has set stay. Scores are those of float32,
+        whatever the detector's precision.
 
         Raises:
             DataError: fewer than 4 images.
@@ -207,10 +217,11 @@ class Detector(Predictor):
         config = self.config.replace(detection={"false_alarm_rate": rate})
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
-        scores, peaks, provenance = self.calibration.scores, self.calibration.peaks, self.provenance
+        known, provenance = self.calibration, self.provenance
+        scores, peaks = known.scores, known.peaks
         guard = self.guard
         if slides is None:
-            slides = self.calibration.slides if images is None else ()
+            slides = known.slides if images is None else ()
         if images is not None:
             looks = Looks(len(images))
             head, scores, peaks = measure_good(
@@ -221,15 +232,19 @@ class Detector(Predictor):
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
             guard = Guard.fit(looks.seen.values())
+        calibration = Calibration(
+            scores=scores,
+            peaks=peaks,
+            false_alarm_rate=rate,
+            tail=known.tail,
+            slides=tuple(sorted(slides)),
+        ).fitted()
+        is_kept = images is None and false_alarm_rate is None
         return Detector(
             config,
-            Calibration(
-                scores=scores,
-                peaks=peaks,
-                false_alarm_rate=rate,
-                slides=tuple(sorted(slides)),
-                tail=self.calibration.tail,
-            ).fitted(),
+            known.model_copy(update={"slides": calibration.slides})
+            if is_kept and isinstance(known, StatedCalibration)
+            else calibration,
             provenance,
             Native(config, network, head, self.native.precision, self.native.source),
             guard,

@@ -56,6 +56,7 @@ EXTRAS = {
     "openvino": "openvino",
     "nncf": "int8",
     **dict.fromkeys(("contourpy", "openslide", "pyvips", "tifffile"), "slides"),
+    **dict.fromkeys(("fastapi", "prometheus_client", "uvicorn"), "serve"),
 }
 """Which extra installs a package, by the name it is imported by."""
 

@@ -1,6 +1,7 @@
 """Reading and writing files: at once, and whole or not at all."""
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -67,6 +68,19 @@ def read_regular(path: Path, *, most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
     return data
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hexadecimal.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    sha = hashlib.sha256()
+    with open_regular(path) as file:
+        while chunk := file.read(2**20):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:

@@ -1,8 +1,10 @@
 """What is asked of the machine, and set once a process for all that it computes."""
 
 import ctypes
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haloae.errors import ConfigError, MissingExtraError
@@ -66,3 +68,11 @@ def resolve_device(device: str) -> "torch.device":
     if device == "cuda" and not has_cuda:
         raise ConfigError("no CUDA device was found: use --device cpu or auto.")
     return torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+
+
+def resident_bytes() -> int:
+    """Memory that this process has; 0 where the system does not tell."""
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0

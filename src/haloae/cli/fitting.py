@@ -1,7 +1,9 @@
 """Commands that fit: the demo, one detector, its thresholds, the benchmark."""
 
+import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from haloae.config import Config
     from haloae.data.source import ImageLike
     from haloae.detector import Detector
+
+log = logging.getLogger(__name__)
 
 
 def demo(
@@ -200,6 +204,7 @@ def calibrate(
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
+    from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 
     prepare(threads)
@@ -215,6 +220,10 @@ def calibrate(
         report_skipped(skipped)
     calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate, slides=slides)
     calibrated.save(out)
+    with suppress(OSError):
+        # Those that were set are of the model that stood there, and no other takes them.
+        calibration_path(out).unlink()
+        log.warning("%s: removed, as the model has new ones.", shown(calibration_path(out)))
     if not quiet:
         print(f"{shown(out)}: calibrated")
         if slides is not None:

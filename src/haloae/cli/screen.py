@@ -19,6 +19,8 @@ SHOWN = 10
 
 def calibration_lines(calibration: "Calibration") -> str:
     """The threshold, where it comes from, and whether to trust it."""
+    if calibration.set_by:
+        return f"  threshold {calibration.threshold.value:.6g}, {calibration.set_by}"
     text = (
         f"  threshold {calibration.threshold.value:.6g}, for a false-alarm rate of "
         f"{calibration.false_alarm_rate:g}, from {len(calibration.scores)} left-out good images"
@@ -80,14 +82,16 @@ def comparison_lines(compared: Iterable[tuple[str, float | None, float | None]],
     return terminal(rows, [title, "before", "after"], indent=True)
 
 
-def model_lines(header: "Header", parameters: int) -> str:
+def model_lines(header: "Header", calibration: "Calibration", parameters: int) -> str:
     """What a model file says of itself.
 
     Args:
         header: of the file.
+        calibration: in force, see `haloae.detection.calibration_file.in_force`.
         parameters: of its network.
     """
-    calibration, provenance, config = header.calibration, header.provenance, header.config
+    provenance, config = header.provenance, header.config
+    by_rate = f"at a false-alarm rate of {calibration.false_alarm_rate:g}"
     rows = {
         "format": f"{header.format_version}, written by haloae {header.package_version}",
         "preset": f"{config.preset}, {config.image_size}² pixels, seed {config.seed}",
@@ -95,8 +99,7 @@ def model_lines(header: "Header", parameters: int) -> str:
         f"(sha256 {provenance.backbone_sha256[:12]})",
         "parameters": f"{parameters:,}",
         "training": provenance.fitted(config.training.steps),
-        "threshold": f"{calibration.threshold.value:.6g} at a false-alarm rate of "
-        f"{calibration.false_alarm_rate:g}",
+        "threshold": f"{calibration.threshold.value:.6g} {calibration.set_by or by_rate}",
         "pixel threshold": f"{calibration.pixel_threshold.value:.6g}",
         "extrapolated": f"yes, {calibration.images_needed} left-out images would be needed"
         if calibration.extrapolated
@@ -113,15 +116,15 @@ def _guard_words(guard: "Guard | None") -> str:
     return f"fitted to {guard.images} good images, {aligned}"
 
 
-def model_values(header: "Header", parameters: int) -> dict[str, Any]:
+def model_values(header: "Header", calibration: "Calibration", parameters: int) -> dict[str, Any]:
     """The same and more, as plain values for a script."""
-    calibration = header.calibration
     return header.model_dump(mode="json") | {
         "parameters": parameters,
         "threshold": calibration.threshold.value,
         "pixel_threshold": calibration.pixel_threshold.value,
         "extrapolated": calibration.extrapolated,
         "images_needed": calibration.images_needed,
+        "set_by": calibration.set_by,
     }
 
 

@@ -249,11 +249,13 @@ def info(
     quiet: options.Quiet = False,
 ) -> int:
     """Say what a model file holds."""
+    from haloae.detection.calibration_file import in_force
     from haloae.detection.model_file import read_model
 
     if image_size is not None and not cost:
         raise ConfigError("--image-size is the size that --cost counts at: give --cost as well.")
     header, tensors = read_model(model)
+    calibration = in_force(model, header.calibration)
     parameters = sum(array.size for name, array in tensors.items() if name.startswith("network."))
     counted = None
     if cost:
@@ -263,11 +265,11 @@ def info(
         head = Detector.load(model, device="cpu").head
         counted = cost_of(header.config, image_size=image_size, head=head)
     if as_json:
-        values = model_values(header, parameters) | ({"cost": counted} if counted else {})
-        print(json.dumps(values, indent=2))
+        values = model_values(header, calibration, parameters)
+        print(json.dumps(values | ({"cost": counted} if counted else {}), indent=2))
         return DONE
     print(shown(model))
-    print(model_lines(header, parameters))
+    print(model_lines(header, calibration, parameters))
     if counted:
         print(cost_table(counted))
     return DONE

@@ -5,6 +5,7 @@ and unharmed, or refused with an `ImageError` of one sentence.
 """
 
 import errno
+import io
 import os
 import stat
 import threading
@@ -115,13 +116,36 @@ def read_image(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
     return Image(pixels, depth, grey)
 
 
-def decode_here(path: Path, name: str, limits: Limits) -> Image:
+def image_from_bytes(data: bytes, name: str, limits: Limits) -> Image:
+    """Decodes a file that is in memory, as `read_image` does, without ever writing it anywhere.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    if not data:
+        raise ImageError(f"{name}: it is empty (0 bytes): send the whole file.")
+    _check_bytes(name, len(data), limits)
+    file = harmless(io.BytesIO(data), len(data))
+    if file is not None:
+        return _decoded(file, name, limits)
+    pixels, depth, grey = decode_apart(data, name, limits)
+    return Image(pixels, depth, grey)
+
+
+def is_quick(data: bytes) -> bool:
+    """True: decoding takes little time and memory whatever is wrong with it, and no process."""
+    return harmless(io.BytesIO(data), len(data)) is not None
+
+
+def decode_here(source: Path | bytes, name: str, limits: Limits) -> Image:
     """Decodes a file in this process, whatever it is; `read_image` is for callers.
 
     Raises:
         ImageError: as `read_image`.
     """
-    with _open_regular(path, name, limits) as file:
+    if isinstance(source, bytes):
+        return _decoded(io.BytesIO(source), name, limits)
+    with _open_regular(source, name, limits) as file:
         return _decoded(file, name, limits)
 
 
@@ -156,7 +180,7 @@ def bytes_of(path: str | os.PathLike[str]) -> int:
 
 
 def image_from(value: object, *, limits: Limits | None = None) -> Image:
-    """Takes whatever a caller has: a path, a Pillow image, an `Image` or an array.
+    """Takes whatever a caller has: a path, a file's bytes, a Pillow image, an `Image`, an array.
 
     An array is (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16, bool, or floats
     in [0, 1]; it is copied. uint16 is divided by 65535, however many of its bits a camera fills:
@@ -177,6 +201,8 @@ def image_from(value: object, *, limits: Limits | None = None) -> Image:
         if not os.fspath(value):
             raise ImageError("the path is empty: give the path of one image file.")
         return read_image(value, limits=limits)
+    if isinstance(value, bytes):
+        return image_from_bytes(value, "the image", limits)
     if isinstance(value, PILImage.Image):
         picture = value
         check_size("the Pillow image", *picture.size, limits)
@@ -229,11 +255,7 @@ def _open_regular(path: Path, name: str, limits: Limits) -> BinaryIO:
             )
         if status.st_size == 0:
             raise ImageError(f"{name}: the file is empty (0 bytes): copy or export it again.")
-        if status.st_size > limits.bytes:
-            raise ImageError(
-                f"{name}: {status.st_size:,} bytes are over the limit of {limits.bytes:,}: crop or "
-                f"shrink it, or raise the limit with --limit bytes={status.st_size}."
-            )
+        _check_bytes(name, status.st_size, limits)
         return path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file: check the path.") from error
@@ -246,6 +268,14 @@ def _open_regular(path: Path, name: str, limits: Limits) -> BinaryIO:
             ) from error
         reason = error.strerror if isinstance(error, OSError) else error
         raise ImageError(f"{name}: cannot be opened ({reason}): check the path.") from error
+
+
+def _check_bytes(name: str, size: int, limits: Limits) -> None:
+    if size > limits.bytes:
+        raise ImageError(
+            f"{name}: {size:,} bytes are over the limit of {limits.bytes:,}: crop or shrink it, or "
+            f"raise the limit with --limit bytes={size}."
+        )
 
 
 def _guarded(name: str, decode: Callable[[], Image], limits: Limits) -> Image:

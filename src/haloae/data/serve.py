@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from haloae.data.images import Image, decode_here
 from haloae.data.limits import Limits
-from haloae.data.worker import MOST_SAID, PATIENCE, READY, log, read, send, write
+from haloae.data.worker import MOST_SAID, PATIENCE, READY, fill, log, read, send, write
 from haloae.errors import ImageError
 
 ORPHAN_SECONDS = 5
@@ -71,9 +71,11 @@ class _Server:
         """Read one request, and write its reply."""
         request = read(self.requests)
         path, name = request.pop("path"), request.pop("name")
+        sent = np.empty(request.pop("size"), np.uint8)
+        fill(self.requests, sent)
         pixels: NDArray[Any] = np.empty(0, np.uint8)
         try:
-            image = self._decode(Path(path), name, Limits(**request))
+            image = self._decode(Path(path) if path else sent.tobytes(), name, Limits(**request))
             pixels = image.pixels
             reply: dict[str, Any] = {"depth": image.depth, "grey": image.grey}
         except ImageError as error:
@@ -85,11 +87,11 @@ class _Server:
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
 
-    def _decode(self, path: Path, name: str, limits: Limits) -> Image:
+    def _decode(self, source: Path | bytes, name: str, limits: Limits) -> Image:
         self._limit(limits)
         self.said.seek(0)
         self.said.truncate()
-        image = decode_here(path, name, limits)
+        image = decode_here(source, name, limits)
         self.said.seek(0)
         complaint = self.said.read(SHOWN).decode("utf-8", "replace").partition("\n")[0]
         if complaint:

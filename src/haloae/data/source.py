@@ -19,7 +19,7 @@ from haloae.data.images import Image, bytes_of, image_from, shown_path
 from haloae.data.views import resize
 from haloae.errors import ImageError
 
-ImageLike = str | Path | Image | PILImage.Image | NDArray[Any]
+ImageLike = str | bytes | Path | Image | PILImage.Image | NDArray[Any]
 """All that an image can be given as."""
 BATCH = 8
 """Images that are used at once, and as many more that are decoded ahead."""

@@ -73,7 +73,9 @@ class _Worker:
         """True: it was ended as it took too long, by its own processor time or by the clock."""
         return self.is_stopped or self.process.returncode in _ENDED_LATE
 
-    def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], NDArray[Any]]:
+    def ask(
+        self, request: dict[str, Any], data: bytes, seconds: float
+    ) -> tuple[dict[str, Any], NDArray[Any]]:
         """The reply to a request, and its pixels, within some time by the clock.
 
         Raises:
@@ -81,6 +83,7 @@ class _Worker:
         """
         with self._within(seconds):
             write(self.requests, request)
+            send(self.requests, data)
             reply = read(self.replies)
             pixels = np.empty(reply.pop("shape"), reply.pop("dtype"))
             fill(self.replies, pixels)
@@ -127,7 +130,9 @@ class _Workers:
         self.waiting: list[_Worker] = []
         self.all: set[_Worker] = set()
 
-    def ask(self, request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], NDArray[Any]]:
+    def ask(
+        self, request: dict[str, Any], data: bytes, limits: Limits
+    ) -> tuple[dict[str, Any], NDArray[Any]]:
         """The reply of any of them.
 
         Raises:
@@ -138,7 +143,7 @@ class _Workers:
             while True:
                 worker, is_new = self._take(name)
                 try:
-                    return worker.ask(request, PATIENCE * limits.seconds)
+                    return worker.ask(request, data, PATIENCE * limits.seconds)
                 except OSError as error:
                     # One that waited may have been ended by someone else: then another is asked.
                     if worker.is_late or is_new:
@@ -188,8 +193,13 @@ if hasattr(os, "register_at_fork"):
 atexit.register(lambda: _workers.end())
 
 
-def decode_apart(path: Path, name: str, limits: Limits) -> tuple[NDArray[Any], int, bool]:
+def decode_apart(source: Path | bytes, name: str, limits: Limits) -> tuple[NDArray[Any], int, bool]:
     """Decodes a file in another process.
+
+    Args:
+        source: its path, or all of it.
+        name: what it is called in messages.
+        limits: of what it may cost.
 
     Returns:
         pixels, depth and grey of an `Image`.
@@ -198,8 +208,10 @@ def decode_apart(path: Path, name: str, limits: Limits) -> tuple[NDArray[Any], i
         ImageError: as `read_image`; also where the libraries complain, or a limit is reached.
     """
     # The folder that a path starts from may have changed since the other process was started.
-    request = {"path": os.path.abspath(path), "name": name, **limits.model_dump()}  # noqa: PTH100
-    reply, pixels = _workers.ask(request, limits)
+    path = "" if isinstance(source, bytes) else os.path.abspath(source)  # noqa: PTH100
+    data = source if isinstance(source, bytes) else b""
+    request = {"path": path, "size": len(data), "name": name, **limits.model_dump()}
+    reply, pixels = _workers.ask(request, data, limits)
     for warning in reply["warnings"]:
         log.warning("%s", warning)
     if "error" in reply:

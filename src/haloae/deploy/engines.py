@@ -46,8 +46,13 @@ class Session(NamedTuple):
     """Of the runtime, with its version."""
 
 
-def open_onnx(path: Path, threads: int | None) -> Session:
+def open_onnx(path: Path, threads: int | None, streams: int = 1) -> Session:
     """A session of ONNX Runtime.
+
+    Args:
+        path: of the .onnx.
+        threads: CPU threads; None leaves it to the runtime.
+        streams: runs that go on side by side, and share the threads.
 
     Raises:
         ModelFileError: damaged, or not a model.
@@ -58,7 +63,7 @@ def open_onnx(path: Path, threads: int | None) -> Session:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is raised as well
     if threads:
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = max(1, threads // streams)
     try:
         session = onnxruntime.InferenceSession(
             os.fspath(path) if _is_utf8(path) else graph[:],
@@ -89,13 +94,16 @@ def open_onnx(path: Path, threads: int | None) -> Session:
     )
 
 
-def open_openvino(path: Path, precision: Precision, threads: int | None) -> Session:
+def open_openvino(
+    path: Path, precision: Precision, threads: int | None, streams: int = 1
+) -> Session:
     """A compiled model of OpenVINO.
 
     Args:
         path: of the .xml.
         precision: of what the file has in float32.
         threads: CPU threads; None leaves it to the runtime.
+        streams: runs that go on side by side, and share the threads.
 
     Raises:
         ModelFileError: damaged, or not a model, or one file of the two is missing.
@@ -115,6 +123,8 @@ def open_openvino(path: Path, precision: Precision, threads: int | None) -> Sess
     options: dict[str, Any] = {PRECISION_HINT: hint}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
+    if streams > 1:
+        options["NUM_STREAMS"] = streams
     core = openvino.Core()
     try:
         model = core.read_model(os.fspath(path), os.fspath(weights))

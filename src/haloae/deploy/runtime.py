@@ -29,7 +29,7 @@ from haloae.deploy.checks import (
     known_of,
 )
 from haloae.deploy.engines import INPUT, Run, Session, Shapes, open_onnx, open_openvino
-from haloae.detection.calibration import Calibration, Threshold
+from haloae.detection.calibration import Calibration, StatedCalibration, Threshold
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
 from haloae.detection.predictor import Measured
@@ -79,23 +79,6 @@ class Metadata(BaseModel):
         calibration = self.calibration
         is_fit = len(calibration.scores) < calibration.images_needed
         return Threshold(value, extrapolated=is_fit and fitted in (None, value))
-
-
-class StatedCalibration(Calibration):
-    """A calibration whose thresholds are those the file states, changed or not."""
-
-    stated_threshold: Threshold
-    stated_pixel_threshold: Threshold
-
-    @cached_property
-    def threshold(self) -> Threshold:
-        """A score above it makes an image anomalous."""
-        return self.stated_threshold
-
-    @cached_property
-    def pixel_threshold(self) -> Threshold:
-        """A map value above it marks a defect."""
-        return self.stated_pixel_threshold
 
 
 class Runtime:
@@ -180,6 +163,7 @@ def open_runtime(
     device: str = "auto",
     precision: Precision = "float32",
     threads: int | None = None,
+    streams: int = 1,
 ) -> Runtime:
     """Load an exported model: .onnx for ONNX Runtime, .xml, beside its .bin, for OpenVINO.
 
@@ -188,6 +172,7 @@ def open_runtime(
         device: ``auto`` or ``cpu``, which are the same.
         precision: of what the file has in float32; ``bfloat16`` is OpenVINO's alone.
         threads: CPU threads; None leaves it to the runtime.
+        streams: calls that go on side by side, and share the threads.
 
     Raises:
         ModelFileError: missing, damaged, of another kind, or not exported by haloae.
@@ -206,14 +191,14 @@ def open_runtime(
         )
     source = shown_path(path)
     if path.suffix.lower() == ".xml":
-        session = open_openvino(path, precision, threads)
+        session = open_openvino(path, precision, threads, streams)
     elif precision != "float32":
         raise ConfigError(
             f"{source}: ONNX Runtime computes it in float32: leave --precision out, or export for "
             f"openvino."
         )
     else:
-        session = open_onnx(path, threads)
+        session = open_onnx(path, threads, streams)
     metadata = _parse(path, session.text)
     _check_shapes(path, metadata, session)
     within = precision if metadata.precision == "float32" else f"{metadata.precision}, {precision}"

@@ -99,6 +99,11 @@ class Calibration(BaseModel):
         return self.threshold.extrapolated
 
     @property
+    def set_by(self) -> str | None:
+        """Who has set the thresholds, when and in which file, in words; None: they were fitted."""
+        return None
+
+    @property
     def images_needed(self) -> int:
         """Held-out images from which the threshold needs no extrapolation."""
         return images_needed(self.false_alarm_rate)
@@ -113,6 +118,30 @@ class Calibration(BaseModel):
     @cached_property
     def _sorted_scores(self) -> np.ndarray:
         return np.asarray(self.scores)
+
+
+class StatedCalibration(Calibration):
+    """A calibration whose thresholds somebody has stated, wherever: they need not be a fit."""
+
+    stated_threshold: Threshold
+    stated_pixel_threshold: Threshold
+    origin: str | None = None
+    """See `set_by`; None: the model file states them."""
+
+    @property
+    def set_by(self) -> str | None:
+        """See `Calibration.set_by`."""
+        return self.origin
+
+    @cached_property
+    def threshold(self) -> Threshold:
+        """A score above it makes an image anomalous."""
+        return self.stated_threshold
+
+    @cached_property
+    def pixel_threshold(self) -> Threshold:
+        """A map value above it marks a defect."""
+        return self.stated_pixel_threshold
 
 
 def _p_value(ascending: np.ndarray, score: float) -> float:

@@ -10,7 +10,7 @@ picture.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, NamedTuple, Self
 
@@ -179,9 +179,17 @@ class Guard(BaseModel):
         >>> guard.why_unusable(good[0]), guard.why_unusable(good[0] / 3)
         (None, 'darker and blurrier than the 30 good images by up to 42 times their range')
         """
+        return self.why(self.measure(image))
+
+    def measure(self, image: View) -> dict[str, float]:
+        """An image's measures, by the names of `MEASURES`."""
         look, (bounds, mean_layout) = look_at(image), self._arrays
         values = look.values | dict(zip(TINTS, _means(look.tints, bounds).tolist(), strict=True))
         values["layout"] = _angle(look.layout, mean_layout)
+        return values
+
+    def why(self, values: Mapping[str, float]) -> str | None:
+        """See `why_unusable`, of an image's measures."""
         beyond = {name: self.limits[name].beyond(value) for name, value in values.items()}
         words = [
             MEASURES[name].less if far < 0 else MEASURES[name].more

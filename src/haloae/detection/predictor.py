@@ -49,6 +49,8 @@ class Prediction:
     unusable: str | None = None
     """Why no verdict can be had of the score, as the image as a whole is too unlike the good ones,
     in words, see `Guard`; None: it can, or the model has no guard."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Of the image as a whole, see `Guard`; none where the model has no guard."""
     unlike: Mapping[str, str] = field(default_factory=dict)
     """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
     ``width``), and how."""
@@ -173,8 +175,8 @@ class Predictor:
         """Score images and outline their defects.
 
         Args:
-            images: a path, a PIL image or an array, (H, W) or (H, W, 3), uint8, uint16 or float in
-                [0, 1]; a list of them gives a list.
+            images: a path, a file's bytes, a PIL image or an array, (H, W) or (H, W, 3), uint8,
+                uint16 or float in [0, 1]; a list of them gives a list.
 
         Raises:
             ImageError: an image cannot be scored; the message names it.
@@ -211,16 +213,28 @@ class Predictor:
         read = decode_ahead(images, self.config.image_size)
         while batch := list(islice(read, BATCH)):
             good = [each for each in batch if isinstance(each, Decoded)]
-            predictions = iter(self._predict_batch(good) if good else ())
+            predictions = iter(self.judge(good) if good else ())
             for entry in batch:
                 if isinstance(entry, ImageError):
                     yield None, entry
                 else:
-                    yield entry.image, self._checked(entry.name, next(predictions))
+                    yield entry.image, next(predictions)
+
+    def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
+        """Predict of images that are decoded and resized already, all measured at once.
+
+        Args:
+            batch: at least one, resized to the config's image size.
+        """
+        predictions = self._predict_batch(batch)
+        return [
+            self._checked(each.name, found) for each, found in zip(batch, predictions, strict=True)
+        ]
 
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
         measured = self.measure(np.stack([each.resized for each in batch]))
-        calibration = self.calibration
+        calibration, guard = self.calibration, self.guard
+        looks = [guard.measure(each.resized) if guard else {} for each in batch]
         return [
             Prediction(
                 score=score,
@@ -230,11 +244,12 @@ class Predictor:
                 grid_map=grid_map,
                 size=(each.image.height, each.image.width),
                 pixel_threshold=calibration.pixel_threshold.value,
-                unusable=None if self.guard is None else self.guard.why_unusable(each.resized),
+                unusable=None if guard is None else guard.why(look),
+                measures=look,
                 unlike=self._unlike(each.image),
             )
-            for each, score, grid_map in zip(
-                batch, measured.scores.tolist(), measured.maps, strict=True
+            for each, look, score, grid_map in zip(
+                batch, looks, measured.scores.tolist(), measured.maps, strict=True
             )
         ]
 

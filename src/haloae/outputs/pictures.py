@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ VERDICT_COLOURS: dict[Verdict, Colour] = {
 }
 TINY = 1e-30
 
+PictureFormat = Literal["jpeg", "png"]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Pixels = NDArray[np.uint8]
 
@@ -116,12 +117,18 @@ def readable(value: float) -> str:
     return f"{value:.0f}" if 1000 <= value < 1e7 else f"{value:.4g}"
 
 
-def draw_overlay(image: Image, prediction: Prediction, calibration: Calibration) -> bytes:
+def draw_overlay(
+    image: Image,
+    prediction: Prediction,
+    calibration: Calibration,
+    *,
+    format: PictureFormat = "jpeg",
+) -> bytes:
     """An image with heat where it is unusual, its defects outlined, and a caption below it.
 
     Returns:
-        a JPEG. The image is enlarged to a width of at least `MIN_WIDTH`, as far as `MAX_SIDE`
-        allows, or reduced to that; a margin holds the outlines at its edges.
+        a JPEG or PNG. The image is enlarged to a width of at least `MIN_WIDTH`, as far as
+        `MAX_SIDE` allows, or reduced to that; a margin holds the outlines at its edges.
     """
     picture = _marked(image, prediction, least=MIN_WIDTH, most=MAX_SIDE)
     width = max(picture.width, MIN_WIDTH, picture.height // 3)
@@ -146,7 +153,7 @@ def draw_overlay(image: Image, prediction: Prediction, calibration: Calibration)
     for number, line in enumerate(lines):
         place = (2 * gap + size, top + number * round(1.4 * size) + size // 2)
         draw.text(place, line, INK, _font(size), "lm")
-    return _jpeg(canvas)
+    return _encoded(canvas, format)
 
 
 def thumbnail(image: Image, prediction: Prediction) -> PILImage.Image:
@@ -208,7 +215,7 @@ def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
         name = entry.name.encode("ascii", "backslashreplace").decode("ascii")
         name = _shortened(name, size - 3, box)
         draw.text((left, text + round(1.4 * size) + middle), name, INK, _font(size - 3), "lm")
-    return _jpeg(canvas)
+    return _encoded(canvas)
 
 
 def _marked(image: Image, prediction: Prediction, *, least: int, most: int) -> PILImage.Image:
@@ -354,7 +361,8 @@ def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def _jpeg(picture: PILImage.Image) -> bytes:
+def _encoded(picture: PILImage.Image, format: PictureFormat = "jpeg") -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=90, subsampling=0)
+    options = {"compress_level": 1} if format == "png" else {"quality": 90, "subsampling": 0}
+    picture.save(buffer, format=format, **options)
     return buffer.getvalue()

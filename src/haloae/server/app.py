@@ -1,0 +1,108 @@
+"""The service as one ASGI application: what it consists of, and its routes put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from haloae._version import __version__
+from haloae.errors import ConfigError, HaloaeError, ImageError
+from haloae.server import requests, status, v2
+from haloae.server.inspector import Inspector
+from haloae.server.metrics import Metrics
+from haloae.server.problems import Problems, RefusedError
+from haloae.server.recipes import Recipes
+from haloae.server.safety import Doorkeeper, Gate, Tokens, refused_response
+from haloae.server.settings import Settings
+from haloae.server.watch import Watch
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """What the routes work with: `app.state.service`."""
+
+    settings: Settings
+    problems: Problems
+    recipes: Recipes
+    inspector: Inspector
+    doorkeeper: Doorkeeper
+    metrics: Metrics
+
+
+def create_app(
+    models: Path, *, settings: Settings | None = None, tokens: Tokens | None = None
+) -> FastAPI:
+    """The service of a model file or a folder of them.
+
+    Whoever wants to hear of inspections puts a `Listener` into
+    ``app.state.service.inspector.listeners`` before it is started.
+
+    Args:
+        models: the file or folder.
+        settings: all of them; None: as they are by default.
+        tokens: that requests must have; None: none, which is for loopback alone.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    settings = settings or Settings()
+    problems = Problems()
+    recipes = Recipes(
+        models,
+        threads=settings.queue.threads,
+        memory=settings.models.memory,
+        look=settings.models.look,
+        problems=problems,
+    )
+    inspector = Inspector(recipes, settings.queue, problems)
+    metrics = Metrics()
+    service = Service(settings, problems, recipes, inspector, Doorkeeper(tokens), metrics)
+    metrics.watch(service)
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        inspector.listeners["metrics"] = metrics.listen  # the last, as it tells of the others
+        recipes.start()
+        inspector.start()
+        yield
+        await run_in_threadpool(inspector.stop, settings.http.stop)
+        await run_in_threadpool(recipes.stop)
+
+    app = FastAPI(
+        title="haloae", version=__version__, lifespan=running, docs_url=None, redoc_url=None
+    )
+    app.state.service = service
+    app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)
+    app.add_middleware(Watch, metrics=metrics)
+    for router in (requests.router, v2.router, status.router):
+        app.include_router(router)
+    for kind in (HaloaeError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer_to)
+    return app
+
+
+def answer_to(request: Request, error: Exception) -> JSONResponse:
+    """What is answered where something is wrong: ``{"error": "a sentence"}``."""
+    return refused_response(_refusal(error))
+
+
+def _refusal(error: Exception) -> RefusedError:
+    if isinstance(error, RefusedError):
+        return error
+    if isinstance(error, ImageError):
+        return RefusedError(422, str(error))
+    if isinstance(error, ConfigError):
+        return RefusedError(400, str(error))
+    if isinstance(error, HTTPException):
+        return RefusedError(error.status_code, f"{error.detail}.")
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return RefusedError(422, f"{where}: {first['msg']}.")
+    return RefusedError(503, str(error))
