@@ -66,9 +66,10 @@ class Anywhere(NearestHaloHead):
         memory_NKC: Tensor,
         images: int,
         *,
+        blocks: tuple[int, int] | None = None,
         kept: list[int] | None = None,
     ) -> None:
-        super().__init__(whitening, memory_NKC, images, kept=kept)
+        super().__init__(whitening, memory_NKC, images, blocks=blocks, kept=kept)
         cells_MPC = memory_NKC.float().unflatten(1, (-1, BLOCK**2)).transpose(0, 1).flatten(1, 2)
         count, places, channels = cells_MPC.shape
         order = torch.rand(count, places, generator=torch.Generator().manual_seed(0)).argsort(1)

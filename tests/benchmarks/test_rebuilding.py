@@ -58,7 +58,7 @@ def map_of(head: HaloHead, features: Tensor) -> Tensor:
 def test_rebuilt_from_a_mean_is_a_gaussian_a_place(name: str) -> None:
     good, features = drawn(14), drawn(2, seed=1)
     found = moments(softened(each[None]) for each in good)
-    plain = GaussianHead.of(found, SIDE, ridge=RIDGE, shrinkage=SHRINKAGE)
+    plain = GaussianHead.of(found, (SIDE, SIDE), ridge=RIDGE, shrinkage=SHRINKAGE)
     wanted = plain.distance(softened(features))
     torch.testing.assert_close(map_of(fitted(name, good), features), wanted, rtol=2e-3, atol=1e-3)
 
