@@ -284,6 +284,19 @@ class Config(_Frozen):
         """True: statistics are those of all places together."""
         return self.view.place == "anywhere"
 
+    @property
+    def seen(self) -> str:
+        """What the network sees of images, in words."""
+        view, (height, width) = self.view, self.canvas
+        if view.kind == "squash":
+            words = f"{self.image_size}² pixels"
+        elif view.kind == "fit":
+            words = f"fitted to {width}×{height} pixels"
+        else:
+            scale = "" if view.scale == 1 else f" at {view.scale:g} of their size"
+            words = f"in tiles of {width}×{height} pixels{scale}, overlapping by {view.overlap}"
+        return f"{words}, the same anywhere" if self.is_anywhere else words
+
     def replace(self, **changes: Any) -> "Config":  # noqa: ANN401 - values of any setting
         """Copy with settings changed, checked anew.
 

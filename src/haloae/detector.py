@@ -322,12 +322,15 @@ def fit_detector(
     where = resolve_device(device)
     from haloae.detection.good import measure_good
     from haloae.detection.native import Native
-    from haloae.detection.viewing import settled
+    from haloae.detection.viewing import regions_of, settled
+    from haloae.training.batches import MIN_GOOD
     from haloae.training.fit import fit
 
     check_names(config)
     config = settled(config, images)
     check_names(config)
+    if config.view.kind == "tiles" and len(images) < MIN_GOOD:
+        images = regions_of(images, config)
     trained = fit(
         images,
         config,

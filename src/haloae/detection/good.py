@@ -101,6 +101,8 @@ def measure_seen(
         first = list(islice(seen(), MIN_IMAGES if kind.leaves_out else FEW))
         if len(first) < MIN_IMAGES:
             raise _too_few(len(first))
+        if kind.leaves_out:
+            first.clear()  # they may be large
         fitted = kind.fit(config, _placed(seen, grid))
         if groups is not None and len(set(groups)) > 1:
             judged = _by_group(seen, groups, kind, config, grid)

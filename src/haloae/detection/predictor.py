@@ -317,6 +317,8 @@ class Predictor:
             unlike["colour"] = "is grey" if image.grey else "is in colour"
         if image.depth not in kinds.depths:
             unlike["depth"] = f"has {image.depth} bits a channel"
+        if self.view.kind == "tiles":
+            return unlike  # of any size, as long as its scale is the same
         for name, word, size, (low, high) in (
             ("height", "high", image.height, kinds.heights),
             ("width", "wide", image.width, kinds.widths),

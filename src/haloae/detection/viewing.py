@@ -3,16 +3,26 @@
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
 
 from haloae.config import Config, Place, ViewKind
 from haloae.data.choosing import Sample, kind_for, place_for, sample
+from haloae.data.images import Image, image_from
+from haloae.data.sampling import Chooser, places
 from haloae.data.source import ImageLike
-from haloae.data.views import LEAST_SIDE
+from haloae.data.views import LEAST_SIDE, Size, resize
 from haloae.detection.tiling import margin_of
+from haloae.errors import ImageError
 from haloae.network.reach import step_of
 
 log = logging.getLogger(__name__)
 
+REGIONS = 64
+"""Of few large images, that stand for good ones."""
+THUMB_SIDE = 64
+"""Side of the square that a region is judged on, in pixels."""
 MOST_TILE = 1536
 """Largest side of a tile that is not asked for, in pixels: half a gigabyte on the way through the
 trunk, and with the usual overlap a pixel is computed twice."""
@@ -59,12 +69,13 @@ def _fitted(config: Config, found: Sample) -> Config:
     step = 2 * config.network.stride
     canvas = config.view.canvas
     if canvas is None:
-        aspect = found.aspect
-        canvas = (
-            _side(config.image_size / math.sqrt(aspect), step),
-            _side(config.image_size * math.sqrt(aspect), step),
+        canvas = canvas_for(found.aspect, config.image_size, step)
+        log.info(
+            "seen at %d×%d pixels: images are usually %.2f times as wide as high",
+            canvas[1],
+            canvas[0],
+            found.aspect,
         )
-        log.info("canvas %d×%d: the usual aspect ratio is %.2f", canvas[1], canvas[0], aspect)
     return config.replace(view={"canvas": canvas, "step": step})
 
 
@@ -94,8 +105,54 @@ def _tile(side: int, step: int, scale: float, overlap: int) -> int:
     return max(min(MOST_TILE, _up(round(side * scale), step)), _up(overlap + step, step))
 
 
-def _side(side: float, step: int) -> int:
-    return max(_up(LEAST_SIDE, step), round(side / step) * step)
+def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image]:
+    """Regions of a tile's size, each to stand for a good image, where large images are few.
+
+    Up to `REGIONS`, as many of every image, drawn with the config's seed; empty ones, and those
+    that look like one that was drawn before, are left out.
+
+    Args:
+        images: those that can be read are used.
+        config: settled, in tiles.
+    """
+    view, found, chooser = config.view, [], Chooser()
+    tile = tuple(round(side / view.scale) for side in config.canvas)
+    share = -(-REGIONS // len(images))
+    generator = np.random.default_rng([config.seed, 4])
+    for item in images:
+        with suppress(ImageError):
+            image = image_from(item)
+            size = image.height, image.width
+            wanted = 0
+            for top, left in places(size, (tile[0], tile[1]), generator):
+                part = image.pixels[top : top + tile[0], left : left + tile[1]].copy()
+                region = Image(part, image.depth, image.grey)
+                if wanted < share and chooser.wants(resize(region, THUMB_SIDE)):
+                    found.append(region)
+                    wanted += 1
+    log.info("%d regions of %d images stand for good images", len(found), len(images))
+    return found
+
+
+def canvas_for(aspect: float, image_size: int, step: int) -> Size:
+    """Height and width in whole steps, of an aspect ratio and of a square's number of pixels.
+
+    A step is coarse: of those sides that fit about as well, the ones are taken that bend the
+    picture least.
+
+    >>> canvas_for(500 / 1260, 256, 16)
+    (400, 160)
+    """
+
+    def misfit(size: Size) -> float:
+        height, width = size
+        bent = abs(math.log(width / height / aspect))
+        return bent + abs(math.log(height * width / image_size**2)) / 4
+
+    least = _up(LEAST_SIDE, step)
+    heights = range(least, max(least, _up(4 * image_size, step)) + 1, step)
+    sizes = [(h, max(least, round(h * aspect / step) * step)) for h in heights]
+    return min(sizes, key=misfit)
 
 
 def _up(side: int, step: int) -> int:

@@ -82,7 +82,7 @@ def count_cost(
         ConfigError: network or detector head cannot take an image of this size.
     """
     if image_size is not None:
-        config = config.replace(image_size=image_size)
+        config = config.replace(image_size=image_size, view={"canvas": None})
     kind = head_of(config)
     kind.check(config)
     with torch.device("meta"):

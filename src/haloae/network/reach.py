@@ -128,6 +128,11 @@ class _Widening(TorchDispatchMode):
         self.side = side
         self._known: dict[int, _Seen] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What torch would else import to compile nothing here takes seconds.
+        return False
+
     def seen(self, tensor: Tensor) -> _Seen:
         """What is known of an activation."""
         return self._known.get(id(tensor), _Seen(tensor))

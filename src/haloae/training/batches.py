@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from haloae.data.limits import Limits, current_limits, limit_images
 from haloae.data.source import ImageKinds, ImageLike, decode_ahead, decoded
-from haloae.data.views import View, tile_of
+from haloae.data.views import Size, View, tile_of
 from haloae.errors import DataError, ImageError
 from haloae.training.cutpaste import VIEWS, cutpaste_views
 
@@ -38,6 +38,8 @@ class GoodImages:
     def __init__(self, items: Sequence[ImageLike], view: View) -> None:
         self.items = list(items)
         self.view = view
+        self.shapes: set[Size] = set()
+        """Heights and widths of what was read of them."""
         self._cache: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -111,6 +113,7 @@ def survey(
         image = read.image
         images.items.append(item)
         images.keep(len(images) - 1, read.shown)
+        images.shapes.add(view.size_of((image.height, image.width)))
         grey.add(image.grey)
         depths.add(image.depth)
         heights.append(image.height)

@@ -24,7 +24,7 @@ from haloae.config import EPOCHS, Config
 from haloae.data.images import image_from
 from haloae.data.source import ImageKinds, ImageLike
 from haloae.data.views import View
-from haloae.errors import ImageError, TrainingError
+from haloae.errors import ConfigError, ImageError, TrainingError
 from haloae.machine import has_bfloat16
 from haloae.network.haloae import HaloAE
 from haloae.network.reducer import FeatureReducer
@@ -145,6 +145,12 @@ def fit(
         if run:
             forget(run)
         return Trained(network, good, everything, everything, kinds, skipped, 0, backbone)
+    if config.view.kind == "fit" and len(good.shapes) > 1:
+        raise ConfigError(
+            f"network.autoencoder = true trains on images of one shape, and fitted these are of "
+            f"{len(good.shapes)}: set view.kind to squash or tiles, or crop them to one aspect "
+            f"ratio."
+        )
     fitted_on, held_out = split(len(good), config.seed)
     state = _state(good, fitted_on, config, device, run, saved=saved, bar=bar)
     batches = StepBatches(

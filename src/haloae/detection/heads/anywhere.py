@@ -4,7 +4,8 @@ Tiles of a web or a slide, parts that lie anyhow, images of many sizes. Each is 
 of its name where `view.place` is ``anywhere`` (docs/adr/0011).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple, Self
 
 import torch
@@ -22,6 +23,8 @@ from haloae.detection.heads.nearest_halo import RIDGE as WHITENING_RIDGE
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.lean import with_parts
 
+FEW = 30
+"""From this many good images on, one is a small part of what their residuals have in common."""
 FITTING_CELLS = 2**18
 """Cells that what follows attention is fitted to, of all images together, at most."""
 
@@ -231,18 +234,23 @@ class SharedHaloHead(Head):
         memory: fitted.
         rebuilding: (C, C), from a whitened cell to a cell of features, less a constant.
         gaussian: of the residuals of good images.
+        own: sums of each image's residuals, where they are few.
     """
 
     reach = 1
-    leaves_out = False
     rebuilding: Tensor
 
     def __init__(
-        self, memory: SharedMemoryHead, rebuilding: Tensor, gaussian: SharedGaussianHead
+        self,
+        memory: SharedMemoryHead,
+        rebuilding: Tensor,
+        gaussian: SharedGaussianHead,
+        own: Sequence[Sums] = (),
     ) -> None:
         super().__init__()
         self.images = gaussian.images
         self.memory = memory
+        self.own = own
         self.register_buffer("rebuilding", rebuilding)
         self.gaussian = gaussian
 
@@ -258,10 +266,13 @@ class SharedHaloHead(Head):
             pairs.append((part.half(), given.half()))
         both, _ = _summed(torch.cat([given, part], 1).float() for part, given in pairs)
         rebuilding = _regression(both)
-        residuals = (softened(f.float() - mapped(g.float(), rebuilding)) for f, g in pairs)
-        sums, images = _summed(residuals)
-        gaussian = SharedGaussianHead(*sums.mean_and_root(RESIDUAL_RIDGE), images)
-        return cls(memory, rebuilding, gaussian)
+        own = [
+            Sums.of(softened(part.float() - mapped(given.float(), rebuilding)))
+            for part, given in pairs
+        ]
+        sums = reduce(Sums.combined, own)
+        gaussian = SharedGaussianHead(*sums.mean_and_root(RESIDUAL_RIDGE), len(own), sums)
+        return cls(memory, rebuilding, gaussian, own if len(own) < FEW else ())
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
@@ -290,8 +301,12 @@ class SharedHaloHead(Head):
         )
 
     def without(self, seen: Seen, index: int) -> "SharedHaloHead":
-        """Attention without one image; in what follows it is of many a small part."""
-        others = with_parts(self, memory=self.memory.without(seen, index))
+        """Attention without one image, and, where they are few, the Gaussian of the others."""
+        gaussian = self.gaussian
+        if self.own and gaussian.sums is not None:
+            sums = gaussian.sums.combined(self.own[index], -1)
+            gaussian = SharedGaussianHead(*sums.mean_and_root(RESIDUAL_RIDGE), self.images - 1)
+        others = with_parts(self, memory=self.memory.without(seen, index), gaussian=gaussian)
         others.images -= 1
         return others
 
