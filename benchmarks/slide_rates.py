@@ -48,7 +48,7 @@ def lognormal(rng: np.random.Generator, tiles: int) -> NDArray[np.float64]:
 def neighbours(rng: np.random.Generator, tiles: int) -> NDArray[np.float64]:
     """Gamma, and 32 tiles in a row have much in common."""
     common = np.convolve(rng.normal(size=tiles + 31), np.full(32, 32**-0.5), "valid")
-    return gamma(rng, tiles) * np.exp(0.15 * common)
+    return np.asarray(gamma(rng, tiles) * np.exp(0.15 * common))
 
 
 def folds(rng: np.random.Generator, tiles: int) -> NDArray[np.float64]:

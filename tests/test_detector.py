@@ -218,7 +218,7 @@ def test_calibrated_with_other_images(detector: Detector, tmp_path: Path) -> Non
         paths.append(tmp_path / f"{seed}.png")
         Image.fromarray(texture(seed)).save(paths[-1])
     other = detector.calibrated(paths)
-    head, scores, peaks = measure_good(
+    head, scores, peaks, _ = measure_good(
         detector.network,
         lambda: (resize(image_from(path), 32) for path in paths),
         detector.config,

@@ -219,13 +219,13 @@ class Detector(Predictor):
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
         known, provenance = self.calibration, self.provenance
-        scores, peaks = known.scores, known.peaks
+        scores, peaks, cells = known.scores, known.peaks, known.cells
         guard = self.guard
         if slides is None:
             slides = known.slides if images is None else ()
         if images is not None:
             looks = Looks(len(images))
-            head, scores, peaks = measure_good(
+            head, scores, peaks, cells = measure_good(
                 network,
                 lambda: looks.watch(_shown(images, View.of(config))),
                 config,
@@ -237,6 +237,7 @@ class Detector(Predictor):
             scores=scores,
             peaks=peaks,
             false_alarm_rate=rate,
+            cells=cells,
             tail=known.tail,
             slides=tuple(sorted(slides)),
         ).fitted()
@@ -296,7 +297,7 @@ def fit_detector(
     strict: bool = False,
     progress: bool = False,
     workers: int = 0,
-    groups: Sequence[int] | None = None,
+    parts_of: Sequence[int] | None = None,
 ) -> Fitted:
     """Fit a detector to good images: its network, if it has an auto-encoder, and its head.
 
@@ -312,21 +313,24 @@ def fit_detector(
         strict: True: an image that cannot be read is an error; False: it is skipped.
         progress: True: show bars on stderr.
         workers: processes that make batches ahead, on CUDA.
-        groups: of each image, the number of the slide it is a tile of: where nothing is trained by
-            gradient, thresholds come of heads that saw no other tile of it either.
+        parts_of: of each image, which slide it is a part of, see `haloae.slides.sample`:
+            thresholds are of heads that saw no other part of it either; None: images are whole.
 
     Raises:
         HaloaeError: what `haloae.training.fit.fit` and `measure_good` raise.
         KeyboardInterrupt: after the checkpoint was saved.
     """
     where = resolve_device(device)
-    from haloae.detection.good import measure_good
+    from haloae.detection.good import Parts, measure_good
     from haloae.detection.native import Native
-    from haloae.detection.viewing import regions_of, settled
+    from haloae.detection.viewing import in_parts, in_slides, regions_of, settled
     from haloae.training.batches import MIN_GOOD
     from haloae.training.fit import fit
 
     check_names(config)
+    wanted = config.view.canvas
+    if parts_of is not None:
+        config = in_parts(config)
     config = settled(config, images)
     check_names(config)
     if config.view.kind == "tiles" and len(images) < MIN_GOOD:
@@ -350,21 +354,25 @@ def fit_detector(
         watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
         return looks.watch(trained.images[index] for index in watched)
 
-    if config.network.autoencoder:
-        groups = None
-    head, scores, peaks = measure_good(trained.network, held_out, config, groups=groups)
+    parts = None
+    if parts_of is not None:
+        parts = Parts([parts_of[index] for index in trained.held_out], config.view.margin or 0)
+    good = measure_good(trained.network, held_out, config, parts=parts)
     if config.network.autoencoder:
         # Those held out may be four, and what they all look like was learnt from none.
         everything = (*trained.held_out, *trained.fitted_on)
         for _ in looks.watch(trained.images[index] for index in everything):
             pass
+    if parts:
+        config = in_slides(config, wanted)
     detector = Detector(
         config,
         Calibration(
-            scores=scores,
-            peaks=peaks,
+            scores=good.scores,
+            peaks=good.peaks,
             false_alarm_rate=config.detection.false_alarm_rate,
-            tail=tail_of(head),
+            cells=good.cells,
+            tail=tail_of(good.head),
         ).fitted(),
         Provenance(
             data=name,
@@ -376,7 +384,7 @@ def fit_detector(
             backbone_sha256=trained.backbone[1],
             images=trained.kinds,
         ),
-        Native(config, trained.network, head),
+        Native(config, trained.network, good.head),
         Guard.fit(looks.seen.values()),
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps

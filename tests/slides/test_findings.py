@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from haloae.data.views import View
 from haloae.slides.findings import BAND, MOST_CELLS, as_findings, as_geojson, find_regions
 from haloae.slides.heatmap import write_heatmap
 from haloae.slides.journal import Journal, Tile, open_journal
@@ -17,7 +18,8 @@ from haloae.slides.tiling import Tiling
 def kept(folder: Path, values: NDArray[np.float32]) -> Iterator[Journal]:
     """A journal that has a map."""
     high, wide = values.shape
-    tiling = Tiling(min(high, wide), 0, 1, 1.0, wide, high)
+    side = min(high, wide)
+    tiling = Tiling(View("tiles", (side, side)), wide, high)
     with open_journal(folder, tiling, {}, goes_on=False) as journal:
         for number in range(tiling.count):
             journal.add(Tile(number, 0.0, 0.0), values[tiling.cells_of(number)])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from haloae.errors import ImageError
 from haloae.slides.reader import open_slide
-from haloae.slides.regions import as_unit, overview, read_square
+from haloae.slides.regions import as_unit, overview, read_part
 from slides.made import MICRONS, damage, tissue, write_slide
 
 WIDTH, HEIGHT = 650, 550
@@ -88,17 +88,17 @@ def test_a_square_at_a_scale_is_that_of_the_image_made_small(
     tmp_path: Path, whole: NDArray[np.uint8]
 ) -> None:
     slide = open_slide(write_slide(tmp_path / "a.tif", DRAW, WIDTH, HEIGHT))
-    np.testing.assert_array_equal(read_square(slide, 40, 60, 128), whole[60:188, 40:168])
+    np.testing.assert_array_equal(read_part(slide, 40, 60, (128, 128)), whole[60:188, 40:168])
     half = whole.reshape(275, 2, 325, 2, 3).mean((1, 3))
     fifth = whole.reshape(110, 5, 130, 5, 3).mean((1, 3))
     for scale, truth in ((0.5, half), (0.2, fifth)):
-        found = read_square(slide, 30, 20, 80, scale=scale)
+        found = read_part(slide, 30, 20, (80, 80), scale=scale)
         assert np.abs(found - truth[20:100, 30:110]).mean() < 5, scale
 
 
 def test_past_the_edge_a_square_is_mirrored(tmp_path: Path, whole: NDArray[np.uint8]) -> None:
     slide = open_slide(write_slide(tmp_path / "a.tif", DRAW, WIDTH, HEIGHT))
-    found = read_square(slide, 630, 530, 32)
+    found = read_part(slide, 630, 530, (32, 32))
     assert found.shape == (32, 32, 3)
     np.testing.assert_array_equal(found[:20, :20], whole[530:, 630:])
     np.testing.assert_array_equal(found[20:, :20], whole[549:537:-1, 630:])

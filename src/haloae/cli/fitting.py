@@ -127,7 +127,7 @@ def train(
             strict=strict,
             progress=wants_progress(quiet),
             workers=workers(),
-            groups=found.groups,
+            parts_of=found.groups,
         )
         report_skipped(fitted.skipped)
         fitted.detector.save(run / MODEL)
@@ -152,7 +152,7 @@ class _Found:
         self.has_skipped = skipped > 0
         self.groups: list[int] | None = None
         """Of each image, which slide it is of."""
-        self.things = f"tiles of {len(slides)} slides" if slides else "images"
+        self.things = f"parts of {len(slides)} slides" if slides else "images"
 
     @classmethod
     def at(cls, data: Path, *, strict: bool) -> "_Found":
@@ -171,10 +171,11 @@ class _Found:
         """To fit on."""
         if not self.slides:
             return self.train
+        from haloae.detection.viewing import in_parts
         from haloae.slides.sample import sample_tiles
 
-        bar = progress_bar("drawing tiles", quiet=quiet)
-        sampled = sample_tiles(self.slides, config, progress=bar)
+        bar = progress_bar("drawing parts", quiet=quiet)
+        sampled = sample_tiles(self.slides, in_parts(config), progress=bar)
         if sampled.skipped and strict:
             raise sampled.skipped[0]
         report_skipped(sampled.skipped)

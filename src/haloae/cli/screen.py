@@ -40,7 +40,7 @@ def slide_lines(calibration: "Calibration") -> str:
     slides, rate = len(calibration.slides), calibration.false_alarm_rate
     if missing := needs_more_slides(calibration):
         return (
-            f"  slides are judged by the tails of {len(calibration.peaks)} good tiles: a "
+            f"  slides are judged by the tail of {len(calibration.peaks)} good regions: a "
             f"false-alarm rate of {rate:g} needs {slides + missing} good slides, and there are "
             f"{slides}"
         )

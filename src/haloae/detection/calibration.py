@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, model_validator
 
 from haloae.config import Fraction
 
@@ -47,9 +47,11 @@ class Calibration(BaseModel):
     scores: tuple[NonNegativeFloat, ...]
     """Image scores, ascending, each with the other images' statistics."""
     peaks: tuple[NonNegativeFloat, ...]
-    """Highest value of each image's anomaly map, ascending."""
+    """Highest value of each image's anomaly map, or of each region of it, ascending."""
     false_alarm_rate: Fraction
     """Share of good images that may be called anomalous."""
+    cells: PositiveInt | None = None
+    """Fewest that a peak is the highest of; None in files that do not say."""
     slides: tuple[NonNegativeFloat, ...] = ()
     """Highest map value of each whole good slide, ascending, see `haloae.detection.highest`."""
     tail: Tail = "all"

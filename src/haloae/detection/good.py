@@ -6,22 +6,37 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from haloae.config import Config
 from haloae.data.views import Size, View
 from haloae.detection.calibration import MIN_IMAGES
 from haloae.detection.heads import Head, Seen, head_of
+from haloae.detection.maps import image_score
 from haloae.detection.scorer import judge, on_grid, see, unusual_of
 from haloae.detection.tiling import see_in_tiles
 from haloae.errors import DataError, TrainingError
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
+from haloae.network.reach import features_reach
 
 FEW = 30
 """From this many good images on, one is a small part of what `Head.without` leaves in."""
 FOLDS = 10
-"""Heads that are fitted anew where images are fewer."""
+"""Heads that are fitted anew where images are fewer, or parts of slides."""
+REGION = 32
+"""Side of the regions of a part that have a peak each, in cells."""
+
+
+class Parts(NamedTuple):
+    """What the images that a detector is fitted to are parts of: slides, of which it sees few."""
+
+    groups: Sequence[int]
+    """Of each image, which slide it is of."""
+    margin: int
+    """Pixels at each edge that are there for the sake of what they surround, and no more."""
 
 
 class Good(NamedTuple):
@@ -32,7 +47,9 @@ class Good(NamedTuple):
     scores: tuple[float, ...]
     """Ascending, each by the head as it would be without the image."""
     peaks: tuple[float, ...]
-    """Highest value of each image's map, ascending, likewise."""
+    """Highest value of each image's map, or of each region of a part's, ascending, likewise."""
+    cells: int
+    """Fewest that a peak is the highest of."""
 
 
 def measure_good(
@@ -41,7 +58,7 @@ def measure_good(
     config: Config,
     *,
     head: Head | None = None,
-    groups: Sequence[int] | None = None,
+    parts: Parts | None = None,
 ) -> Good:
     """Fit the config's head to good images, and score each of them as a new image would be.
 
@@ -55,8 +72,8 @@ def measure_good(
         images: gives the images anew at every call, as `View.show` makes them.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept: these are new to it already; None: one is fitted.
-        groups: of each image, the number of what it is a part of: it is scored by a head that saw
-            none of that; None: each is on its own.
+        parts: of slides: each is scored by a head that saw no other part of its slide either;
+            None: each image is on its own.
 
     Raises:
         ConfigError: there is no such head.
@@ -70,13 +87,15 @@ def measure_good(
     def seen() -> Iterator[Seen]:
         for image in images():
             with torch.inference_mode():
-                if view.kind == "tiles":
+                if view.kind == "tiles" and parts is None:
                     each = see_in_tiles(used, image, view)
                 else:
                     each = see(used, torch.from_numpy(image[None]).to(device))
             yield each  # out of the mode, which would hold for whoever takes it
 
-    return measure_seen(seen, config, head=head, groups=groups)
+    if parts is None:
+        return measure_seen(seen, config, head=head)
+    return _measure_parts(seen, config, parts)
 
 
 def measure_seen(
@@ -84,7 +103,6 @@ def measure_seen(
     config: Config,
     *,
     head: Head | None = None,
-    groups: Sequence[int] | None = None,
 ) -> Good:
     """What `measure_good` does, of images that a network has seen; arguments and errors are its.
 
@@ -92,7 +110,6 @@ def measure_seen(
         seen: gives them anew at every call.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept; None: one is fitted.
-        groups: see `measure_good`.
     """
     kind = head_of(config)
     grid = None if config.is_anywhere else config.grid
@@ -104,29 +121,98 @@ def measure_seen(
         if kind.leaves_out:
             first.clear()  # they may be large
         fitted = kind.fit(config, _placed(seen, grid))
-        if groups is not None and len(set(groups)) > 1:
-            judged = _by_group(seen, groups, kind, config, grid)
-        elif kind.leaves_out or len(first) == FEW:
+        if kind.leaves_out or len(first) == FEW:
             judged = _in_turn(seen(), fitted, grid)
         else:
             judged = _crossed(first, kind, config, grid)
     else:
         fitted = head
         judged = ((each, head) for each in seen())
-    scores, peaks = [], []
+    return _good(fitted, judged, config, grid)
+
+
+def _good(
+    fitted: Head,
+    judged: Iterable[tuple[Seen, Head]],
+    config: Config,
+    grid: Size | None,
+    edge: int = 0,
+) -> Good:
+    """What heads say of images they did not see.
+
+    Args:
+        fitted: to all of them.
+        judged: each image, and the head that judges it.
+        config: how maps and scores are made.
+        grid: see `unusual_of`.
+        edge: cells around the map of a part that do not count; peaks are then those of regions.
+    """
+    scores: list[float] = []
+    peaks: list[float] = []
+    cells: set[int] = set()
     for each, judging in judged:
         with torch.inference_mode():
             score, anomaly = judge(unusual_of(judging, each, grid), config.detection)
+            highest = anomaly.amax((1, 2))
+            if edge:
+                anomaly = anomaly[:, edge:-edge, edge:-edge]
+                score = image_score(anomaly, config.detection.top_share)
+                highest = F.max_pool2d(anomaly, REGION).flatten()
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "
                 "training.learning_rate."
             )
         scores.append(score.item())
-        peaks.append(anomaly.max().item())
+        peaks += highest.tolist()
+        cells.add(REGION**2 if edge else anomaly.numel())
     if len(scores) < MIN_IMAGES:
         raise _too_few(len(scores))
-    return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)))
+    return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)), min(cells))
+
+
+def _measure_parts(seen: Callable[[], Iterable[Seen]], config: Config, parts: Parts) -> Good:
+    """What `measure_good` does, of parts of slides.
+
+    What the trunk sees beyond their edges is not there, and so their edges are left out: first what
+    features need, and then what the head and the smoothing need.
+    """
+    kind, stride = head_of(config), config.network.stride
+    edge = -(-features_reach(config.network) // stride)
+    # A part is seen once: what is kept of it is a few megabytes.
+    kept = [_inside(each, edge, stride) for each in seen()]
+    fitted = kind.fit(config, kept.copy)
+    folds = min(FOLDS, len(set(parts.groups)))
+    order = {group: place % folds for place, group in enumerate(sorted(set(parts.groups)))}
+    fold_of = [order[group] for group in parts.groups]
+
+    def judged() -> Iterator[tuple[Seen, Head]]:
+        if folds == 1:
+            yield from _crossed(kept, kind, config, None)
+            return
+        for fold in range(folds):
+            pairs = [*zip(kept, fold_of, strict=True)]
+            others = [each for each, own in pairs if own != fold]
+            without = kind.fit(config, others.copy)
+            yield from ((each, without) for each, own in pairs if own == fold)
+
+    return _good(fitted, judged(), config, None, -(-parts.margin // stride) - edge)
+
+
+def _inside(seen: Seen, edge: int, cell: int) -> Seen:
+    """Without some cells at each edge."""
+    output, image = seen
+
+    def cut(values: Tensor, width: int) -> Tensor:
+        return values[..., width:-width, width:-width].clone()
+
+    rebuilt = None if output.rebuilt is output.features else cut(output.rebuilt, edge)
+    features = cut(output.features, edge)
+    made = None if output.image is None else cut(output.image, edge * cell)
+    cropped = output._replace(
+        features=features, rebuilt=features if rebuilt is None else rebuilt, image=made
+    )
+    return Seen(cropped, cut(image, edge * cell))
 
 
 def _placed(seen: Callable[[], Iterable[Seen]], grid: Size | None) -> Callable[[], Iterable[Seen]]:
@@ -150,28 +236,6 @@ def _crossed(
         without = kind.fit(config, _placed(others.copy, grid))
         for each in few[fold::folds]:
             yield each, without
-
-
-def _by_group(
-    seen: Callable[[], Iterable[Seen]],
-    groups: Sequence[int],
-    kind: type[Head],
-    config: Config,
-    grid: Size | None,
-) -> Iterator[tuple[Seen, Head]]:
-    """Each image, with a head that was fitted to those of other groups."""
-    folds = min(FOLDS, len(set(groups)))
-    order = {group: place % folds for place, group in enumerate(sorted(set(groups)))}
-    fold_of = [order[group] for group in groups]
-    for fold in range(folds):
-
-        def others(fold: int = fold) -> Iterator[Seen]:
-            return (each for each, own in zip(seen(), fold_of, strict=True) if own != fold)
-
-        without = kind.fit(config, _placed(others, grid))
-        for each, own in zip(seen(), fold_of, strict=True):
-            if own == fold:
-                yield each, without
 
 
 def _too_few(count: int) -> DataError:

@@ -1,15 +1,15 @@
-"""How unlikely the highest value of many tiles is: many tests of one image, and one verdict.
+"""How unlikely the highest value of many regions is: many tests of one image, and one verdict.
 
-A slide has thousands of tiles, each of which may be called anomalous at the rate that one image
+A slide has thousands of regions, each of which may be called anomalous at the rate that one image
 may. Its verdict holds that rate all the same:
 
 - from whole good slides, where there are enough: p = (1 + slides at least as high) / (slides + 1);
-- else from the peaks of good tiles: the logarithms of the highest quarter are taken as the quartile
-  and something exponentially distributed, whose scale is known as well as so many tiles tell it;
-  and the chance that one of `tiles` is as high is at most `tiles` times that of one, however they
+- else from the peaks of good regions: the logarithms of the highest quarter are taken as the
+  quartile and something exponentially distributed, as well as so many tell its scale; and the
+  chance that any of `regions` is as high is at most `regions` times that of one, however they
   depend on each other.
 
-The second holds where the new slide's tiles are as the good ones are, of slides that were cut,
+The second holds where the new slide's regions are as the good ones are, of slides that were cut,
 stained and scanned alike, and where their tail is no heavier than a power (docs/slides.md).
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from haloae.detection.calibration import LARGEST_LOG, TINY, Calibration, images_needed
 
 HIGHEST = 0.25
-"""Share of the good tiles that the tail is fitted to."""
+"""Share of the good regions that the tail is fitted to."""
 
 
 def needs_more_slides(calibration: Calibration) -> int:
@@ -29,13 +29,13 @@ def needs_more_slides(calibration: Calibration) -> int:
     return max(0, images_needed(calibration.false_alarm_rate) - len(calibration.slides))
 
 
-def p_value_of_highest(calibration: Calibration, highest: float, tiles: int) -> float:
-    """Share of good slides, of so many tiles each, whose highest map value is at least this.
+def p_value_of_highest(calibration: Calibration, highest: float, regions: int) -> float:
+    """Share of good slides, of so many regions each, whose highest map value is at least this.
 
     Args:
         calibration: of the detector.
         highest: map value, not negative.
-        tiles: that it is the highest of, at least 1.
+        regions: that it is the highest of, each of the calibration's `cells`; at least 1.
 
     Returns:
         in (0, 1].
@@ -50,15 +50,15 @@ def p_value_of_highest(calibration: Calibration, highest: float, tiles: int) -> 
         return 1.0
     # With the scale integrated out, the tail of an exponential is (1 + x / sum)^-count.
     one = share * math.pow(1 + beyond / (count * mean), -count) if count else 0.0
-    return min(1.0, max(tiles * max(one, seen), math.ulp(0.0)))
+    return min(1.0, max(regions * max(one, seen), math.ulp(0.0)))
 
 
-def threshold_of_highest(calibration: Calibration, tiles: int) -> float:
-    """The map value above which a slide of so many tiles is anomalous, at the calibration's rate.
+def threshold_of_highest(calibration: Calibration, regions: int) -> float:
+    """The map value above which a slide of so many regions is anomalous, at the calibration's rate.
 
-    >>> peaks = tuple(1 + tile / 100 for tile in range(100))
+    >>> peaks = tuple(1 + n / 100 for n in range(100))
     >>> few = Calibration(scores=peaks, peaks=peaks, false_alarm_rate=0.05)
-    >>> [round(threshold_of_highest(few, tiles), 2) for tiles in (1, 100, 10_000)]
+    >>> [round(threshold_of_highest(few, n), 2) for n in (1, 100, 10_000)]
     [1.96, 2.85, 4.49]
     """
     rate = calibration.false_alarm_rate
@@ -67,9 +67,9 @@ def threshold_of_highest(calibration: Calibration, tiles: int) -> float:
         return float(sorted(calibration.slides)[len(calibration.slides) - 1 - allowed])
     peaks = calibration.peaks
     quartile, share, count, mean = _tail(peaks)
-    beyond = count * mean * (math.pow(share * tiles / rate, 1 / count) - 1) if count else 0.0
+    beyond = count * mean * (math.pow(share * regions / rate, 1 / count) - 1) if count else 0.0
     fitted = math.exp(min(quartile + max(beyond, 0.0), LARGEST_LOG))
-    allowed = math.floor(rate / tiles * len(peaks) + 1e-9)
+    allowed = math.floor(rate / regions * len(peaks) + 1e-9)
     return max(fitted, float(peaks[len(peaks) - 1 - allowed]))
 
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -58,19 +59,22 @@ class Outcome:
     p_value: float
     """Share of good slides whose highest value is at least as high."""
     threshold: float
-    """A score above it makes a slide of so many tiles anomalous."""
+    """A score above it makes a slide of so many regions anomalous."""
     pixel_threshold: float
     """How far a region reaches."""
     false_alarm_rate: float
     calibrated_on: str
-    """``slides`` or ``tiles``: which good ones the p-value compares with, and how many."""
+    """``slides`` or ``regions``: which good ones the p-value compares with, and how many."""
+    compared: int
+    """Regions of the slide, of the size of the good ones, that its score is the highest of."""
     regions: int
+    """That were found."""
     scored: int
     """Tiles, as `background` and `unscored`."""
     background: int
     unscored: int
-    tile_side: int
-    """In pixels at `scale`, as `tile_overlap`."""
+    tile: tuple[int, int]
+    """Height and width in pixels at `scale`, as `tile_overlap`."""
     tile_overlap: int
     scale: float
     computed_per_delivered: float
@@ -166,12 +170,16 @@ def _write(
     scored = [tile for tile in tiles if not tile.reason]
     if not scored:
         raise ImageError(f"{tiles[0].reason.rstrip('.')}; and so it is with every other tile.")
-    count, pixel_threshold = len(scored), calibration.pixel_threshold.value
-    threshold = threshold_of_highest(calibration, count)
+    cells = sum(_cells(tiling, tile.number) for tile in scored)
+    compared, pixel_threshold = (
+        _regions(detector, cells),
+        calibration.pixel_threshold.value,
+    )
+    threshold = threshold_of_highest(calibration, compared)
     score = max(tile.peak for tile in scored)
     regions = find_regions(journal, extent=min(pixel_threshold, threshold), threshold=threshold)
     findings = as_findings(
-        regions, tiling, lambda peak: p_value_of_highest(calibration, peak, count)
+        regions, tiling, lambda peak: p_value_of_highest(calibration, peak, compared)
     )
     in_all = bool(needs_more_slides(calibration))
     microns = slide.microns
@@ -183,20 +191,21 @@ def _write(
         microns=microns,
         verdict="anomalous" if score > threshold else "normal",
         score=score,
-        p_value=p_value_of_highest(calibration, score, count),
+        p_value=p_value_of_highest(calibration, score, compared),
         threshold=threshold,
         pixel_threshold=pixel_threshold,
         false_alarm_rate=calibration.false_alarm_rate,
-        calibrated_on=f"{len(calibration.peaks)} tiles"
+        calibrated_on=f"{len(calibration.peaks)} regions"
         if in_all
         else f"{len(calibration.slides)} slides",
+        compared=compared,
         regions=len(findings),
-        scored=count,
+        scored=len(scored),
         background=tiling.count - len(tiles),
-        unscored=len(tiles) - count,
-        tile_side=tiling.side,
-        tile_overlap=tiling.overlap,
-        scale=tiling.scale,
+        unscored=len(tiles) - len(scored),
+        tile=tiling.view.canvas,
+        tile_overlap=tiling.view.overlap,
+        scale=tiling.view.scale,
         computed_per_delivered=round(tiling.cost, 3),
         seconds=round(time.monotonic() - start, 1),
         model=model_of(detector),
@@ -206,30 +215,45 @@ def _write(
     unscored = [(tiling.box(tile.number), tile.reason) for tile in tiles if tile.reason]
     geojson = json.dumps(as_geojson(findings, unscored, microns))
     write_atomic(folder / REGIONS, geojson.encode())
-    write_atomic(folder / TILES, _csv(tiles, detector, tiling, count))
+    write_atomic(folder / TILES, _csv(tiles, detector, tiling, compared))
     write_atomic(folder / MASK, _mask(content, [box for box, _ in unscored], slide))
     write_page(folder / REPORT, outcome, findings, slide, journal, picture, unscored)
     write_atomic(folder / SUMMARY, f"{json.dumps(asdict(outcome), indent=2)}\n".encode())
     return outcome, findings
 
 
-def _csv(tiles: list[Tile], detector: Predictor, tiling: Tiling, count: int) -> bytes:
+def _cells(tiling: Tiling, number: int) -> int:
+    """That a tile delivers."""
+    rows, columns = tiling.cells_of(number)
+    return int((rows.stop - rows.start) * (columns.stop - columns.start))
+
+
+def _regions(detector: Predictor, cells: int) -> int:
+    """How many of the calibration's regions there are in so many cells; at least 1."""
+    each = detector.calibration.cells
+    if each is None:  # a file that does not say: its regions are whole images
+        kinds = detector.provenance.images
+        shown = detector.view.size_of((kinds.heights[0], kinds.widths[0]))
+        each = math.prod(detector.view.cells_of(shown))
+    return max(1, math.ceil(cells / each))
+
+
+def _csv(tiles: list[Tile], detector: Predictor, tiling: Tiling, compared: int) -> bytes:
     """A row for each tile that has content, from left to right and from top to bottom."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = ("x", "y", "width", "height", "status", "score", "p_value", "peak", "slide_p_value")
+    columns = ("x", "y", "width", "height", "status", "score", "peak", "p_value", "slide_p_value")
     writer.writerow((*columns, "reason"))
-    calibration = detector.calibration
     for tile in sorted(tiles):
         box = tiling.box(tile.number)
         if tile.reason:
             writer.writerow((*box, "unscored", "", "", "", "", tile.reason))
             continue
+        own = _regions(detector, _cells(tiling, tile.number))
         p_values = (
-            calibration.p_value(tile.score),
-            p_value_of_highest(calibration, tile.peak, count),
+            p_value_of_highest(detector.calibration, tile.peak, count) for count in (own, compared)
         )
-        values = (tile.score, p_values[0], tile.peak, p_values[1])
+        values = (tile.score, tile.peak, *p_values)
         writer.writerow((*box, "scored", *(f"{value:.6g}" for value in values), ""))
     return text.getvalue().encode()
 

@@ -26,8 +26,8 @@ def write_heatmap(
 
     A pixel a cell, 16 bits: half the range is the threshold, and the map is cut off at twice that,
     as in the maps that `haloae predict` writes. A cell of a smaller size is the highest of four.
-    Rows are filled up with zeros to whole tiles of the file: libtiff, with which OpenSlide reads it,
-    shows 16 bits wrongly in a tile that ends early.
+    Rows are filled up with zeros to whole tiles of the file: libtiff, which is what OpenSlide reads
+    with, shows 16 bits wrongly in a tile that ends early.
 
     Args:
         journal: of the slide.

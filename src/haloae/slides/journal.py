@@ -30,9 +30,9 @@ class Tile(NamedTuple):
 
     number: int
     score: float
-    """Of the whole tile; NaN where it was not scored."""
+    """Mean of the highest values of what it delivers; NaN where it was not scored."""
     peak: float
-    """Highest value of the map in its core; NaN where it was not scored."""
+    """Highest value of what it delivers; NaN where it was not scored."""
     reason: str = ""
     """Why it was not scored."""
 

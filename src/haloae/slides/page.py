@@ -15,7 +15,7 @@ from haloae.outputs.pictures import CASING, FOUND, HEAT, HEAT_ALPHA, HOTTEST
 from haloae.slides.findings import Finding
 from haloae.slides.journal import Journal
 from haloae.slides.reader import Slide
-from haloae.slides.regions import as_unit, read_square
+from haloae.slides.regions import as_unit, read_part
 from haloae.slides.tiling import Box
 
 if TYPE_CHECKING:
@@ -76,7 +76,31 @@ def write_page(
         listed=listed,
         more=len(findings) - len(listed),
         unscored=unscored[:LISTED],
+        facts=_facts(outcome),
     )
+
+
+def _facts(outcome: "Outcome") -> list[tuple[str, str]]:
+    """How the slide was scored."""
+    size = f"{outcome.width} × {outcome.height} pixels"
+    if outcome.microns:
+        size += f", {outcome.microns[0]:.4g} µm each"
+    high, wide = outcome.tile
+    tiles = (
+        f"{wide} × {high} pixels, {outcome.tile_overlap} shared with each neighbour: "
+        f"{outcome.computed_per_delivered:g} pixels computed for one delivered"
+    )
+    compared = f"{outcome.calibrated_on}, all good"
+    if outcome.calibrated_on.endswith("regions"):
+        compared += f"; the score is the highest of {outcome.compared:,} such regions"
+    return [
+        ("Slide", size),
+        ("Read by", outcome.read_by),
+        ("Tiles", tiles),
+        ("Scale", f"{outcome.scale:g}"),
+        ("Compared with", compared),
+        ("Pixel threshold", f"{outcome.pixel_threshold:.4g}"),
+    ]
 
 
 def _small_map(journal: Journal, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -123,7 +147,9 @@ def _crop(slide: Slide, finding: Finding) -> str | None:
     scale = min(1.0, CROP / side)
     shown = round(side * scale)
     try:
-        pixels = read_square(slide, round(left * scale), round(top * scale), shown, scale=scale)
+        pixels = read_part(
+            slide, round(left * scale), round(top * scale), (shown, shown), scale=scale
+        )
     except ImageError:
         return None
     picture = PILImage.fromarray(

@@ -1,4 +1,4 @@
-"""Squares of a huge image at any scale, and all of it made small."""
+"""Parts of a huge image at any scale, and all of it made small."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,14 @@ def as_unit(pixels: Pixels) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / most
 
 
-def read_square(slide: Slide, x: int, y: int, side: int, *, scale: float = 1.0) -> Pixels:
-    """A square of the image at a scale; past its right and lower edge it is mirrored.
+def read_part(slide: Slide, x: int, y: int, size: tuple[int, int], *, scale: float = 1.0) -> Pixels:
+    """A part of the image at a scale; past its right and lower edge it is mirrored.
 
     Args:
         slide: the image.
-        x: left edge, in pixels at that scale, as `y` and `side`; at least 0.
+        x: left edge, in pixels at that scale, as `y` and `size`; at least 0.
         y: top edge.
-        side: at least 1.
+        size: height and width, at least 1.
         scale: size that the image is scored at, in (0, 1] of its own.
 
     Raises:
@@ -39,9 +39,10 @@ def read_square(slide: Slide, x: int, y: int, side: int, *, scale: float = 1.0) 
     ratio = 1 / (scale * level.downsample)
     """Pixels of the level for one at the scale."""
     spans = []
-    for start, most in ((x, level.width), (y, level.height)):
+    tall, broad = size
+    for start, side, most in ((x, broad, level.width), (y, tall, level.height)):
         first = min(int(start * ratio + 1e-6), most - 1)
-        # As many whole pixels of the square as there are, in pixels of the level.
+        # As many whole pixels of it as there are, in pixels of the level.
         inside = min(side, max(1, round(most / ratio) - start))
         last = min(int(np.ceil((start + inside) * ratio - 1e-6)), most)
         spans.append((first, last, start * ratio - first, inside))
@@ -50,8 +51,8 @@ def read_square(slide: Slide, x: int, y: int, side: int, *, scale: float = 1.0) 
     if found.shape[:2] != (high, wide):
         box = (dx, dy, min(dx + wide * ratio, right - left), min(dy + high * ratio, bottom - top))
         found = _resized(found, (wide, high), box)
-    around = ((0, side - high), (0, side - wide), (0, 0))
-    return np.pad(found, around, mode="symmetric") if min(high, wide) < side else found
+    around = ((0, tall - high), (0, broad - wide), (0, 0))
+    return np.pad(found, around, mode="symmetric") if (high, wide) != size else found
 
 
 def overview(slide: Slide, most: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

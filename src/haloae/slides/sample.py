@@ -1,5 +1,6 @@
-"""Tiles to train on, out of a few huge images: by a seed, as many of each, none empty or twice."""
+"""Parts to train on, out of a few huge images: by a seed, as many of each, none empty or twice."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +15,16 @@ from haloae.data.limits import current_limits
 from haloae.data.screening import read_header
 from haloae.errors import DataError, ImageError
 from haloae.slides.reader import Slide, is_pyramid, open_slide
-from haloae.slides.regions import overview, read_square
+from haloae.slides.regions import overview, read_part
 from haloae.slides.tiling import Tiling
 from haloae.slides.tissue import OVERVIEW, content_mask
 
 VENDORS = frozenset({".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu", ".zvi"})
 """Endings of files that nothing but slides have, in any case."""
-LEAST_TILES, TILES_A_SLIDE = 384, 48
-"""Tiles that are wanted of all slides together, and of each where there are many."""
+LEAST, OF_EACH = 96, 12
+"""Parts that are wanted of all slides together, and of each where there are many."""
 MOST_PIXELS = 2**27
-"""Of all tiles together: three bytes each."""
+"""Of all parts together: three bytes each."""
 SMALL = 32
 """Side that tiles are compared at, in pixels."""
 ALIKE = 2.0
@@ -96,7 +97,7 @@ def sample_tiles(
         )
     if not found:
         raise DataError(f"no slide can be read: {skipped[0]}")
-    wanted = min(max(LEAST_TILES, TILES_A_SLIDE * len(found)), MOST_PIXELS // found[0][1].side ** 2)
+    wanted = min(max(LEAST, OF_EACH * len(found)), MOST_PIXELS // math.prod(config.canvas))
     shares = _shares([len(numbers) for _, _, numbers in found], wanted)
     tiles, groups = _Drawn(), []
     for group, ((slide, tiling, numbers), share) in enumerate(zip(found, shares, strict=True)):
@@ -121,12 +122,12 @@ class _Drawn:
 
     def add(self, slide: Slide, tiling: Tiling, number: int) -> None:
         """Keep a tile, unless it is like another one."""
-        start = tiling.start(number)
-        pixels = read_square(slide, *start, tiling.side, scale=tiling.scale)
-        steps = np.arange(SMALL) * tiling.side // SMALL
-        sums = np.add.reduceat(np.add.reduceat(pixels, steps, 0, np.float32), steps, 1)
-        most = 255 / np.iinfo(pixels.dtype).max
-        small = (sums * (most * (SMALL / tiling.side) ** 2)).reshape(1, -1)
+        view = tiling.view
+        pixels = read_part(slide, *tiling.start(number), view.canvas, scale=view.scale)
+        rows, columns = (np.arange(SMALL) * side // SMALL for side in view.canvas)
+        sums = np.add.reduceat(np.add.reduceat(pixels, rows, 0, np.float32), columns, 1)
+        most = 255 * SMALL**2 / math.prod(view.canvas) / np.iinfo(pixels.dtype).max
+        small = (sums * most).reshape(1, -1)
         if not (np.abs(self._small - small).mean(1) < ALIKE).any():
             self._small = np.concatenate([self._small, small])
             self.images.append(image_from(pixels))

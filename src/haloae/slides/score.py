@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haloae.data.source import DECODERS
-from haloae.detection.predictor import Predictor
+from haloae.detection.predictor import Predictor, top_mean
 from haloae.errors import ImageError
 from haloae.slides.journal import Journal, Tile
 from haloae.slides.reader import Slide
-from haloae.slides.regions import as_unit, read_square
+from haloae.slides.regions import as_unit, read_part
 from haloae.slides.tiling import Tiling
 
 BATCH_PIXELS = 8 * 256 * 256
@@ -68,7 +68,7 @@ class _Sized:
 
 def batch_of(tiling: Tiling) -> int:
     """Tiles that are scored at once."""
-    return max(1, BATCH_PIXELS // tiling.side**2)
+    return max(1, BATCH_PIXELS // math.prod(tiling.view.canvas))
 
 
 def _scored(
@@ -87,18 +87,18 @@ def _scored(
             else:
                 assert measured is not None  # noqa: S101 - for the type checker
                 core = tiling.delivered(number, measured.maps[place])
-                tile = _tile(number, float(measured.scores[place]), core)
+                tile = _tile(number, core, detector.config.detection.top_share)
                 journal.add(tile, None if tile.reason else core)
                 place += 1
             yield tile
 
 
-def _tile(number: int, score: float, core: NDArray[np.float32]) -> Tile:
+def _tile(number: int, core: NDArray[np.float32], top_share: float) -> Tile:
     """What is not a number is above no threshold: it would pass for normal."""
     low, high = float(core.min()), float(core.max())
-    if np.isfinite((score, low, high)).all() and min(score, low) >= 0:
-        return Tile(number, score, high)
-    reason = f"the model gives it a score of {score:g} and a map from {low:g} to {high:g}"
+    if np.isfinite((low, high)).all() and low >= 0:
+        return Tile(number, float(top_mean(core, top_share)), high)
+    reason = f"the model makes a map from {low:g} to {high:g} of it"
     return Tile(number, math.nan, math.nan, reason)
 
 
@@ -127,7 +127,7 @@ def read_ahead(slide: Slide, tiling: Tiling, numbers: Iterable[int]) -> Iterator
 
 def _read(slide: Slide, tiling: Tiling, number: int) -> Read:
     try:
-        square = read_square(slide, *tiling.start(number), tiling.side, scale=tiling.scale)
-        return as_unit(square)
+        view = tiling.view
+        return as_unit(read_part(slide, *tiling.start(number), view.canvas, scale=view.scale))
     except ImageError as error:
         return error

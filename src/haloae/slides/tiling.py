@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haloae.config import Config
-from haloae.errors import ImageError
+from haloae.data.views import View
+from haloae.errors import ConfigError, ImageError
 from haloae.slides.reader import Slide
 
-COLUMNS = 16
-"""Tiles go down the image in bands so wide: what neighbours share is decoded once."""
-MOST_COST = 1.6
-"""Pixels computed for one that is delivered."""
+COLUMNS = 4096
+"""Pixels: tiles go down the image in bands so wide; what neighbours share is decoded once."""
 Box = tuple[int, int, int, int]
 """Left, top, width, height."""
 
@@ -31,17 +29,13 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """Equal tiles that overlap, whose delivered cells cover an image without gap or overlap.
+    """The tiles of one image, which deliver its map without gap or overlap.
 
     All in pixels at the scale that the image is scored at.
     """
 
-    side: int
-    overlap: int
-    """That two neighbours share, at least."""
-    cell: int
-    """Side of a cell of the map."""
-    scale: float
+    view: View
+    """In tiles."""
     width: int
     """Of the image."""
     height: int
@@ -51,39 +45,39 @@ class Tiling:
         """As a detector was fitted to see images.
 
         Raises:
+            ConfigError: it does not see them in tiles.
             ImageError: a tile is larger than the image.
         """
-        cell = config.network.stride
-        scale = 1.0
-        # An eighth, whole cells on either side.
-        overlap = config.image_size // (16 * cell) * 2 * cell
-        width, height = (max(1, round(side * scale)) for side in slide.levels[0][:2])
-        if config.image_size > min(width, height):
+        view = View.of(config)
+        if view.kind != "tiles":
+            raise ConfigError(
+                f"the model sees all of an image at once (view.kind {view.kind}), and a slide has "
+                f"to be seen in tiles: train it on slides, or with --view tiles."
+            )
+        height, width = view.size_of((slide.levels[0].height, slide.levels[0].width))
+        if view.canvas[0] > height or view.canvas[1] > width:
             raise ImageError(
                 f"{slide.name}: is {width}×{height} pixels, and a tile of this model has "
-                f"{config.image_size}×{config.image_size}: score it with `haloae predict`."
+                f"{view.canvas[1]}×{view.canvas[0]}: score it with `haloae predict`."
             )
-        return cls(config.image_size, overlap, cell, scale, width, height)
+        return cls(view, width, height)
 
     @cached_property
     def rows(self) -> list[Cut]:
         """From top to bottom."""
-        return self._cuts(self.height)
+        tiles = self.view.tiles((self.height, self.view.canvas[1]))
+        return self._cut([(tile.top, tile.rows) for tile in tiles], self.cells[0])
 
     @cached_property
     def columns(self) -> list[Cut]:
         """From left to right."""
-        return self._cuts(self.width)
+        tiles = self.view.tiles((self.view.canvas[0], self.width))
+        return self._cut([(tile.left, tile.columns) for tile in tiles], self.cells[1])
 
-    def _cuts(self, side: int) -> list[Cut]:
-        side = -(-side // self.cell) * self.cell
-        starts = [*range(0, side - self.side, self.side - self.overlap), side - self.side]
-        middles = [
-            (there + (here + self.side - there) // 2) // self.cell
-            for here, there in pairwise(starts)
-        ]
-        edges = zip([0, *middles], [*middles, side // self.cell], strict=True)
-        return [Cut(start, slice(*ends)) for start, ends in zip(starts, edges, strict=True)]
+    @staticmethod
+    def _cut(tiles: list[tuple[int, slice]], most: int) -> list[Cut]:
+        """Less what is past the end of the image."""
+        return [Cut(start, slice(cells.start, min(cells.stop, most))) for start, cells in tiles]
 
     @property
     def count(self) -> int:
@@ -93,17 +87,18 @@ class Tiling:
     @property
     def cells(self) -> tuple[int, int]:
         """Rows and columns of the map of the whole image."""
-        return self.rows[-1].cells.stop, self.columns[-1].cells.stop
+        return self.view.cells_of((self.height, self.width))
 
     @property
     def cost(self) -> float:
         """Pixels computed for one that is delivered, away from the image's edges."""
-        return (self.side / (self.side - self.overlap)) ** 2
+        tall, wide = self.view.canvas
+        return tall * wide / ((tall - self.view.overlap) * (wide - self.view.overlap))
 
     @property
     def pixels(self) -> float:
         """Side of a cell in pixels of the slide itself."""
-        return self.cell / self.scale
+        return self.view.cell / self.view.scale
 
     def start(self, number: int) -> tuple[int, int]:
         """Left and top edge of a tile."""
@@ -116,8 +111,8 @@ class Tiling:
         return self.rows[row].cells, self.columns[column].cells
 
     def delivered(self, number: int, tile_map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The cells that a tile delivers, of its map, (side / cell, side / cell)."""
-        left, top = (edge // self.cell for edge in self.start(number))
+        """The cells that a tile delivers, of its own map."""
+        left, top = (edge // self.view.cell for edge in self.start(number))
         rows, columns = self.cells_of(number)
         return tile_map[
             rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
@@ -129,7 +124,7 @@ class Tiling:
 
     def box_of(self, rows: slice, columns: slice) -> Box:
         """Where cells lie, in pixels of the slide itself, within it."""
-        wide, high = (round(side / self.scale) for side in (self.width, self.height))
+        wide, high = (round(side / self.view.scale) for side in (self.width, self.height))
         left, right = (
             min(wide, round(edge * self.pixels)) for edge in (columns.start, columns.stop)
         )
@@ -145,7 +140,8 @@ class Tiling:
         wide = self._any_within(mask, self.columns, self.width, axis=1)
         found = self._any_within(wide, self.rows, self.height, axis=0)
         rows, columns = np.nonzero(found)
-        order = np.lexsort((columns, rows, columns // COLUMNS))
+        bands = columns // max(1, COLUMNS // self.view.canvas[1])
+        order = np.lexsort((columns, rows, bands))
         return np.asarray((rows * len(self.columns) + columns)[order])
 
     def _any_within(
@@ -153,7 +149,7 @@ class Tiling:
     ) -> NDArray[np.bool_]:
         """Whether any is True within what each tile delivers of an axis."""
         cells = np.array([(cut.cells.start, cut.cells.stop) for cut in cuts])
-        edges = cells * (self.cell * mask.shape[axis] / side)
+        edges = cells * (self.view.cell * mask.shape[axis] / side)
         first = np.minimum(np.floor(edges[:, 0] + 1e-9).astype(int), mask.shape[axis] - 1)
         last = np.clip(np.ceil(edges[:, 1] - 1e-9).astype(int), first + 1, mask.shape[axis])
         sums = np.insert(np.cumsum(mask, axis=axis, dtype=np.int32), 0, 0, axis=axis)
@@ -161,5 +157,11 @@ class Tiling:
 
     def as_values(self) -> dict[str, Any]:
         """What tells one from another, as JSON holds it."""
-        names = ("side", "overlap", "cell", "scale", "width", "height")
-        return {name: getattr(self, name) for name in names}
+        view = self.view
+        return {
+            "canvas": list(view.canvas),
+            "overlap": view.overlap,
+            "cell": view.cell,
+            "scale": view.scale,
+            "size": [self.width, self.height],
+        }
