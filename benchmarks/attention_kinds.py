@@ -10,6 +10,7 @@ what `haloae benchmark` does. To import this module is to register them.
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -169,7 +170,9 @@ KINDS = {
 """By the name of the head."""
 
 
-def table(runs: Sequence[Mapping[str, Any]]) -> Table:
+def table(
+    runs: Sequence[Mapping[str, Any]], kinds: Mapping[str, str] = MappingProxyType(KINDS)
+) -> Table:
     """A row for each kind: image AUROC of each set, its mean, and mean AUPRO, over sets and seeds.
 
     Papers count as one set; AUPRO is over the sets that have masks.
@@ -177,7 +180,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> Table:
     sets = list(dict.fromkeys(_counted_as(run["category"]) for run in runs))
     rows = []
     for preset in dict.fromkeys(run["variant"].split(", ")[0] for run in runs):
-        for head, kind in KINDS.items():
+        for head, kind in kinds.items():
             names = {f"{preset}, {head}", preset if head == "halo" else ""}
             mine = [run for run in runs if run["variant"] in names]
             if mine:

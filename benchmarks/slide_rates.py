@@ -85,7 +85,7 @@ def rates(
     rng = np.random.default_rng([slides, round(1000 * rate), round(100 * differ)])
 
     def slide(tiles: int) -> NDArray[np.float64]:
-        return world(rng, tiles) * np.exp(rng.normal(0, differ))
+        return np.asarray(world(rng, tiles) * np.exp(rng.normal(0, differ)))
 
     alarms, naive, shares = 0, 0, []
     for _ in range(repeats):

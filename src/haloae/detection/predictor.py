@@ -53,11 +53,11 @@ class Prediction:
     unusable: str | None = None
     """Why no verdict can be had of the score, as the image as a whole is too unlike the good ones,
     in words, see `Guard`; None: it can, or the model has no guard."""
-    measures: Mapping[str, float] = field(default_factory=dict)
-    """Of the image as a whole, see `Guard`; none where the model has no guard."""
     covered: tuple[float, float] = (1.0, 1.0)
     """How many times the image's height and width `grid_map` covers: the last cells of a map in
     tiles may reach past the image."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Of the image as a whole, see `Guard`; none where the model has no guard."""
     unlike: Mapping[str, str] = field(default_factory=dict)
     """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
     ``width``), and how."""
@@ -231,7 +231,6 @@ class Predictor:
         """
         read = decode_ahead(images, self.view)
         while batch := list(islice(read, BATCH)):
-            batch = [self._taken(each) if isinstance(each, Decoded) else each for each in batch]
             good = [each for each in batch if isinstance(each, Decoded)]
             predictions = iter(self.judge(good) if good else ())
             for entry in batch:
@@ -241,21 +240,24 @@ class Predictor:
                     yield entry.image, next(predictions)
 
     def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
-        """Predict of images that are decoded and resized already, all measured at once.
+        """Predict of images that are decoded and shown to the network, measured together.
 
         Args:
-            batch: at least one, resized to the config's image size.
+            batch: at least one, decoded with this detector's `view`.
         """
-        predictions = self._predict_batch(batch)
+        refused = [self._not_taken(each) for each in batch]
+        taken = [each for each, error in zip(batch, refused, strict=True) if error is None]
+        predictions = iter(self._predict_batch(taken) if taken else ())
         return [
-            self._checked(each.name, found) for each, found in zip(batch, predictions, strict=True)
+            self._checked(each.name, next(predictions)) if error is None else error
+            for each, error in zip(batch, refused, strict=True)
         ]
 
-    def _taken(self, image: Decoded) -> Decoded | ImageError:
-        """The image, where the backend takes one of its shape."""
+    def _not_taken(self, image: Decoded) -> ImageError | None:
+        """Why the backend does not take an image of its shape; None: it does."""
         takes, (height, width) = self.backend.takes, image.shown.shape[1:]
         if takes is None or self.view.kind == "tiles" or (height, width) == takes:
-            return image
+            return None
         return ImageError(
             f"{image.name}: its {image.image.width}×{image.image.height} pixels are fitted to "
             f"{width}×{height}, and {self.backend.source} takes {takes[1]}×{takes[0]} alone: use "
