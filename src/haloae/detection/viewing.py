@@ -41,7 +41,7 @@ def in_parts(config: Config) -> Config:
     """
     config = config.replace(view={"kind": "tiles", "place": "anywhere", "canvas": None})
     side = _up(2 * margin_of(config) + PART, step_of(config.network))
-    return config.replace(view={"canvas": (side, side)})
+    return _overlapping(config.replace(view={"canvas": (side, side)}))
 
 
 def in_slides(config: Config, wanted: Size | None) -> Config:
@@ -112,24 +112,26 @@ def _fitted(config: Config, found: Sample) -> Config:
 
 def _tiled(config: Config, found: Sample) -> Config:
     """With tiles as large as images are, up to `MOST_TILE`, and the overlap that is exact."""
+    config = _overlapping(config)
+    view, overlap, step = config.view, config.view.overlap or 0, step_of(config.network)
+    if view.canvas is not None:
+        return config
+    sides = (_tile(side, step, view.scale, overlap) for side in found.largest)
+    return config.replace(view={"canvas": tuple(sides)})
+
+
+def _overlapping(config: Config) -> Config:
+    """With an overlap, of whole steps, and the margin that it is for."""
     step, margin, view = step_of(config.network), margin_of(config), config.view
     exact = _up(2 * margin, step)
     overlap = exact if view.overlap is None else view.overlap
-    canvas = view.canvas
-    if canvas is None:
-        largest = found.largest
-        canvas = (
-            _tile(largest[0], step, view.scale, overlap),
-            _tile(largest[1], step, view.scale, overlap),
-        )
     if overlap < exact:
         log.info(
             "tiles overlap by %d pixels, where %d make a map that has no seams: they are blended",
             overlap,
             exact,
         )
-    changes = {"canvas": canvas, "overlap": overlap, "margin": margin, "step": step}
-    return config.replace(view=changes)
+    return config.replace(view={"overlap": overlap, "margin": margin, "step": step})
 
 
 def _tile(side: int, step: int, scale: float, overlap: int) -> int:

@@ -12,10 +12,11 @@ from haloae.config import Config
 from haloae.data.folders import IMAGE_SUFFIXES
 from haloae.data.images import Image, image_from, shown_path
 from haloae.data.limits import current_limits
+from haloae.data.sampling import Chooser
 from haloae.data.screening import read_header
 from haloae.errors import DataError, ImageError
 from haloae.slides.reader import Slide, is_pyramid, open_slide
-from haloae.slides.regions import overview, read_part
+from haloae.slides.regions import as_unit, overview, read_part
 from haloae.slides.tiling import Tiling
 from haloae.slides.tissue import OVERVIEW, content_mask
 
@@ -25,10 +26,6 @@ LEAST, OF_EACH = 96, 12
 """Parts that are wanted of all slides together, and of each where there are many."""
 MOST_PIXELS = 2**27
 """Of all parts together: three bytes each."""
-SMALL = 32
-"""Side that tiles are compared at, in pixels."""
-ALIKE = 2.0
-"""Levels of 255 that two tiles differ by, as a mean, of which one is enough."""
 
 
 class Sampled(NamedTuple):
@@ -99,38 +96,25 @@ def sample_tiles(
         raise DataError(f"no slide can be read: {skipped[0]}")
     wanted = min(max(LEAST, OF_EACH * len(found)), MOST_PIXELS // math.prod(config.canvas))
     shares = _shares([len(numbers) for _, _, numbers in found], wanted)
-    tiles, groups = _Drawn(), []
+    tiles: list[Image] = []
+    groups: list[int] = []
+    chooser = Chooser()
     for group, ((slide, tiling, numbers), share) in enumerate(zip(found, shares, strict=True)):
-        before = len(tiles.images)
+        left = share
         for number in numbers.tolist():
-            if len(tiles.images) - before == share:
+            if not left:
                 break
+            view = tiling.view
             try:
-                tiles.add(slide, tiling, number)
+                pixels = read_part(slide, *tiling.start(number), view.canvas, scale=view.scale)
             except ImageError as error:
                 skipped.append(error)
-        groups += [group] * (len(tiles.images) - before)
-    return Sampled(tiles.images, groups, skipped)
-
-
-class _Drawn:
-    """Tiles so far, and what they look like in small."""
-
-    def __init__(self) -> None:
-        self.images: list[Image] = []
-        self._small = np.empty((0, 3 * SMALL**2), np.float32)
-
-    def add(self, slide: Slide, tiling: Tiling, number: int) -> None:
-        """Keep a tile, unless it is like another one."""
-        view = tiling.view
-        pixels = read_part(slide, *tiling.start(number), view.canvas, scale=view.scale)
-        rows, columns = (np.arange(SMALL) * side // SMALL for side in view.canvas)
-        sums = np.add.reduceat(np.add.reduceat(pixels, rows, 0, np.float32), columns, 1)
-        most = 255 * SMALL**2 / math.prod(view.canvas) / np.iinfo(pixels.dtype).max
-        small = (sums * most).reshape(1, -1)
-        if not (np.abs(self._small - small).mean(1) < ALIKE).any():
-            self._small = np.concatenate([self._small, small])
-            self.images.append(image_from(pixels))
+                continue
+            if chooser.wants(as_unit(pixels)):
+                tiles.append(image_from(pixels))
+                groups.append(group)
+                left -= 1
+    return Sampled(tiles, groups, skipped)
 
 
 def _shares(available: Sequence[int], wanted: int) -> list[int]:
