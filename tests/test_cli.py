@@ -46,6 +46,7 @@ OPTIONS = {
     | {"--max-minutes", "--false-alarm-rate", "--resume"},
     "calibrate": RUNNING | {"--false-alarm-rate"},
     "predict": RUNNING | {"--maps", "--overlays", "--precision"},
+    "slide": RUNNING - {"--strict", "--limit"} | {"--everything", "--resume", "--precision"},
     "export": RUNNING - {"--device", "--strict"} | {"--format", "--good", "--test", "--input"},
     "evaluate": RUNNING | {"--precision"},
     "benchmark": RUNNING - {"--strict", "--overwrite"}
@@ -485,7 +486,8 @@ def test_a_module_of_ours_that_is_missing_is_no_extra(
 def test_packages_of_every_extra_are_known() -> None:
     from haloae.errors import EXTRAS
 
-    imported = {"scikit-learn": "sklearn"}
+    imported = {"scikit-learn": "sklearn", "openslide-python": "openslide"}
+    imported |= {"openslide-bin": "openslide", "pyvips-binary": "pyvips"}
     found: dict[str, set[str]] = {}
     for requirement in requires("haloae") or ():
         name, _, extra = re.match(r"([\w-]+)(.*extra == '(\w+)')?", requirement).groups()
