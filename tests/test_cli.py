@@ -43,7 +43,7 @@ OPTIONS = {
     "demo": RUNNING - {"--strict", "--limit"} | {"--set"},
     "train": RUNNING
     | {"--preset", "--config", "--set", "--backbone", "--image-size", "--seed", "--max-steps"}
-    | {"--max-minutes", "--false-alarm-rate", "--resume"},
+    | {"--max-minutes", "--false-alarm-rate", "--resume", "--view", "--place"},
     "calibrate": RUNNING | {"--false-alarm-rate"},
     "predict": RUNNING | {"--maps", "--overlays", "--precision"},
     "slide": RUNNING - {"--strict", "--limit"} | {"--everything", "--resume", "--precision"},
@@ -52,10 +52,10 @@ OPTIONS = {
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--set", "--ablations", "--heads", "--seeds", "--backbone"}
     | {"--resume"},
-    "serve": COMMON
-    | {"--host", "--port", "--token-file", "--config", "--limit"}
-    | {"--certificate", "--key"},
     "info": COMMON | {"--json", "--cost", "--image-size"},
+    "serve": COMMON
+    | {"--host", "--port", "--data", "--token-file", "--config", "--limit"}
+    | {"--certificate", "--key"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")
 PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "verdict"]

@@ -56,6 +56,10 @@ EXTRAS = {
     "openvino": "openvino",
     "nncf": "int8",
     **dict.fromkeys(("contourpy", "openslide", "pyvips", "tifffile"), "slides"),
+    "psycopg": "postgres",
+    "asyncua": "opcua",
+    "cv2": "camera",
+    "paho": "mqtt",
     **dict.fromkeys(("fastapi", "prometheus_client", "uvicorn"), "serve"),
 }
 """Which extra installs a package, by the name it is imported by."""

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from haloae._version import __version__
 from haloae.errors import ConfigError, HaloaeError, ImageError
 from haloae.server import requests, status, v2
+from haloae.server.attached import Attached
 from haloae.server.inspector import Inspector
 from haloae.server.metrics import Metrics
 from haloae.server.problems import Problems, RefusedError
@@ -33,10 +34,15 @@ class Service:
     inspector: Inspector
     doorkeeper: Doorkeeper
     metrics: Metrics
+    attached: Attached
 
 
 def create_app(
-    models: Path, *, settings: Settings | None = None, tokens: Tokens | None = None
+    models: Path,
+    *,
+    data: Path | None = None,
+    settings: Settings | None = None,
+    tokens: Tokens | None = None,
 ) -> FastAPI:
     """The service of a model file or a folder of them.
 
@@ -45,11 +51,15 @@ def create_app(
 
     Args:
         models: the file or folder.
+        data: a folder for all that is kept; None: for a service without sources and sinks.
         settings: all of them; None: as they are by default.
         tokens: that requests must have; None: none, which is for loopback alone.
 
     Raises:
         DataError: there is no such file or folder.
+        ConfigError: a source or a sink cannot be used.
+        OutputError: the folder cannot be had.
+        MissingExtraError: what a source or a sink needs is not installed.
     """
     settings = settings or Settings()
     problems = Problems()
@@ -62,7 +72,8 @@ def create_app(
     )
     inspector = Inspector(recipes, settings.queue, problems)
     metrics = Metrics()
-    service = Service(settings, problems, recipes, inspector, Doorkeeper(tokens), metrics)
+    attached = Attached(settings.source, settings.sink, inspector, problems, data)
+    service = Service(settings, problems, recipes, inspector, Doorkeeper(tokens), metrics, attached)
     metrics.watch(service)
 
     @asynccontextmanager
@@ -70,8 +81,11 @@ def create_app(
         inspector.listeners["metrics"] = metrics.listen  # the last, as it tells of the others
         recipes.start()
         inspector.start()
+        attached.start()
         yield
+        await run_in_threadpool(attached.stop_sources, settings.http.stop)
         await run_in_threadpool(inspector.stop, settings.http.stop)
+        await run_in_threadpool(attached.stop_sinks, settings.http.stop)
         await run_in_threadpool(recipes.stop)
 
     app = FastAPI(

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from haloae.config import checked, read_toml
 from haloae.errors import ConfigError
+from haloae.server.kinds import Modules
+from haloae.server.sinks import SinkSettings
+from haloae.server.sources import SourceSettings
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Few = Annotated[int, Field(ge=1, le=4096)]
@@ -82,6 +85,12 @@ class Settings(_Frozen):
     queue: QueueSettings = Field(default_factory=QueueSettings)
     models: ModelSettings = ModelSettings()
     http: HttpSettings = HttpSettings()
+    modules: Modules = ()
+    """Python files with kinds of sources and sinks of one's own; they are run."""
+    source: SourceSettings = ()
+    """Where images come from besides requests."""
+    sink: SinkSettings = ()
+    """What every inspection is handed on to."""
 
 
 def read_settings(path: Path | None) -> Settings:
