@@ -28,7 +28,6 @@ import tifffile
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from benchmarks.curve import STYLE
 from benchmarks.machine import machine
 from benchmarks.tables import ROOT, Table
 from haloae.config import Config
@@ -189,6 +188,8 @@ def table(runs: Sequence[Path]) -> Table:
 
 def figure(results: dict[str, Any]) -> str:
     """Memory against all pixels, and time against pixels of tissue, side by side."""
+    from benchmarks.curve import STYLE  # not above, as it imports torch, whose memory would count
+
     columns = results["columns"]
     rows = [dict(zip(columns, row, strict=True)) for row in results["rows"]]
     drawn = []

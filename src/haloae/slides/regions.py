@@ -22,13 +22,13 @@ def as_unit(pixels: Pixels) -> NDArray[np.float32]:
 
 
 def read_part(slide: Slide, x: int, y: int, size: tuple[int, int], *, scale: float = 1.0) -> Pixels:
-    """A part of the image at a scale; past its right and lower edge it is mirrored.
+    """A part of the image at a scale; past the image's edges it is mirrored.
 
     Args:
         slide: the image.
-        x: left edge, in pixels at that scale, as `y` and `size`; at least 0.
+        x: left edge, in pixels at that scale, as `y` and `size`; may be negative.
         y: top edge.
-        size: height and width, at least 1.
+        size: height and width, of which some is within the image.
         scale: size that the image is scored at, in (0, 1] of its own.
 
     Raises:
@@ -38,21 +38,20 @@ def read_part(slide: Slide, x: int, y: int, size: tuple[int, int], *, scale: flo
     level = slide.levels[index]
     ratio = 1 / (scale * level.downsample)
     """Pixels of the level for one at the scale."""
-    spans = []
-    tall, broad = size
-    for start, side, most in ((x, broad, level.width), (y, tall, level.height)):
-        first = min(int(start * ratio + 1e-6), most - 1)
+    spans, around = [], []
+    for start, side, most in ((y, size[0], level.height), (x, size[1], level.width)):
         # As many whole pixels of it as there are, in pixels of the level.
-        inside = min(side, max(1, round(most / ratio) - start))
-        last = min(int(np.ceil((start + inside) * ratio - 1e-6)), most)
-        spans.append((first, last, start * ratio - first, inside))
-    (left, right, dx, wide), (top, bottom, dy, high) = spans
+        own = max(0, start), min(start + side, max(1, round(most / ratio)))
+        first = min(int(own[0] * ratio + 1e-6), most - 1)
+        last = min(int(np.ceil(own[1] * ratio - 1e-6)), most)
+        spans.append((first, last, own[0] * ratio - first, own[1] - own[0]))
+        around.append((own[0] - start, start + side - own[1]))
+    (top, bottom, dy, high), (left, right, dx, wide) = spans
     found = slide.read(index, left, top, right - left, bottom - top)
     if found.shape[:2] != (high, wide):
         box = (dx, dy, min(dx + wide * ratio, right - left), min(dy + high * ratio, bottom - top))
         found = _resized(found, (wide, high), box)
-    around = ((0, tall - high), (0, broad - wide), (0, 0))
-    return np.pad(found, around, mode="symmetric") if (high, wide) != size else found
+    return np.pad(found, (*around, (0, 0)), mode="symmetric") if any(map(any, around)) else found
 
 
 def overview(slide: Slide, most: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

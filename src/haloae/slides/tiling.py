@@ -22,7 +22,7 @@ class Cut(NamedTuple):
     """A tile along one side of the image."""
 
     start: int
-    """In pixels."""
+    """In pixels; before the image's own first one, where it is surrounded."""
     cells: slice
     """Of the whole map: those that it delivers."""
 
@@ -62,22 +62,37 @@ class Tiling:
             )
         return cls(view, width, height)
 
+    @property
+    def around(self) -> int:
+        """Pixels, mirrored, that the image is surrounded with, in whole steps.
+
+        What the network makes of an image's edge is unlike all that it makes of parts of slides.
+        """
+        return -(-self.view.margin // self.view.step) * self.view.step
+
     @cached_property
     def rows(self) -> list[Cut]:
         """From top to bottom."""
-        tiles = self.view.tiles((self.height, self.view.canvas[1]))
+        tiles = self.view.tiles((self.height + 2 * self.around, self.view.canvas[1]))
         return self._cut([(tile.top, tile.rows) for tile in tiles], self.cells[0])
 
     @cached_property
     def columns(self) -> list[Cut]:
         """From left to right."""
-        tiles = self.view.tiles((self.view.canvas[0], self.width))
+        tiles = self.view.tiles((self.view.canvas[0], self.width + 2 * self.around))
         return self._cut([(tile.left, tile.columns) for tile in tiles], self.cells[1])
 
-    @staticmethod
-    def _cut(tiles: list[tuple[int, slice]], most: int) -> list[Cut]:
-        """Less what is past the end of the image."""
-        return [Cut(start, slice(cells.start, min(cells.stop, most))) for start, cells in tiles]
+    def _cut(self, tiles: list[tuple[int, slice]], most: int) -> list[Cut]:
+        """Without what surrounds the image, and without tiles that deliver nothing of it."""
+        before = self.around // self.view.cell
+        cuts = [
+            Cut(
+                start - self.around,
+                slice(max(0, cells.start - before), min(cells.stop - before, most)),
+            )
+            for start, cells in tiles
+        ]
+        return [cut for cut in cuts if cut.cells.stop > cut.cells.start]
 
     @property
     def count(self) -> int:
@@ -112,6 +127,7 @@ class Tiling:
 
     def delivered(self, number: int, tile_map: NDArray[np.float32]) -> NDArray[np.float32]:
         """The cells that a tile delivers, of its own map."""
+        # Starts are whole cells, of either sign.
         left, top = (edge // self.view.cell for edge in self.start(number))
         rows, columns = self.cells_of(number)
         return tile_map[
