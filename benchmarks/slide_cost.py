@@ -21,7 +21,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
@@ -38,6 +38,9 @@ from haloae.detection.predictor import Measured, Predictor
 from haloae.evaluation.metrics import Curve
 from haloae.outputs.report.charts import Axis, Line, line_chart
 from haloae.presets import DEFAULT
+
+if TYPE_CHECKING:
+    from benchmarks.results import Found
 
 PART = 256
 SIDES = (1000, 2000, 4000, 8000, 16_000, 32_000)
@@ -184,6 +187,15 @@ def table(runs: Sequence[Path]) -> Table:
     ]  # fmt: skip
     digits = {COLUMNS[1]: 1, COLUMNS[5]: 1, COLUMNS[6]: 2, COLUMNS[7]: 3}
     return Table(COLUMNS, rows, digits)
+
+
+def results(runs: Sequence[Path]) -> "Found":
+    """The table, and on what it was measured."""
+    from benchmarks.results import Found  # which imports this
+    from benchmarks.speed_pages import measured as on_what
+
+    first = next(path for run in runs for path in sorted(run.glob("*-*.json")))
+    return Found(table(runs), on_what(json.loads(first.read_text())))
 
 
 def figure(results: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ WORLDS: dict[str, Peaks] = {
     each.__name__: each for each in (gamma, lognormal, neighbours, folds, heavy)
 }
 COLUMNS = (
-    "world", "slides differ by", "calibrated on", "wanted", "got", "tile by tile", "threshold",
+    "world", "slides differ by", "calibrated on", "wanted", "got", "region by region", "threshold",
 )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def table() -> Table:
         for differ in (0.0, 0.05):
             for slides, rate, whole in ((3, 0.01, False), (3, 0.05, False), (19, 0.05, True)):
                 got, naive, share = rates(world, differ, slides, rate, whole=whole)
-                on = f"{slides} whole slides" if whole else f"{TILES} tiles of {slides} slides"
+                on = f"{slides} whole slides" if whole else f"{TILES} regions of {slides} slides"
                 alone = None if whole else naive
                 rows.append([name, differ, on, rate, got, alone, share])
                 print(*rows[-1], file=sys.stderr, flush=True)

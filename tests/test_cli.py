@@ -1272,3 +1272,37 @@ def test_ctrl_c_in_predicting_keeps_whole_lines(haloae: Run, category: Path, mod
     shutil.copytree(category / "test/good", "parts")
     assert haloae(*predict, "--overwrite").code == 0
     assert [path.name for path in Path("p").iterdir()] == ["predictions.jsonl"]
+
+
+# slide
+
+
+def test_a_model_that_sees_whole_images_scores_no_slide(
+    haloae: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(Path("a.png"), np.zeros((300, 400, 3), np.uint8))
+    slide = ("slide", model, "a.png", "--out", "s")
+    refused(haloae(*slide), "view.kind squash", "train it on slides, or with --view tiles")
+    refused(haloae(*slide, "--resume", "--overwrite"), "--resume", "--overwrite")
+    refused(haloae("slide", model, "none.svs", "--out", "s"), "none.svs: no such file")
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    refused(haloae(*slide), "pip install 'haloae[slides]'")
+
+
+def test_good_slides_calibrate_what_scored_them(haloae: Run, model: Path) -> None:
+    from haloae.detector import Detector
+    from haloae.slides.folder import model_of
+
+    for number in range(9):
+        place = Path(f"good/{number}")
+        place.mkdir(parents=True)
+        values = {"score": 3.0 + number, "model": model_of(Detector.load(model, device="cpu"))}
+        (place / "slide.json").write_text(json.dumps(values))
+    result = haloae("calibrate", model, "good", "--out", "m.safetensors")
+    assert "slides are judged by 9 good slides, for a false-alarm rate of 0.1" in result.out
+    stored = json.loads(haloae("info", "m.safetensors", "--json").out)["calibration"]
+    assert stored["slides"] == [3.0 + number for number in range(9)]
+    (place / "slide.json").write_text(json.dumps(values | {"model": "another"}))
+    refused(haloae("calibrate", model, "good", "--out", "n.safetensors"), "by another model")
+    (place / "slide.json").write_text("{")
+    refused(haloae("calibrate", model, "good", "--out", "n.safetensors"), "missing or damaged")
