@@ -33,8 +33,10 @@ from benchmarks import (
     gpu,
     guard,
     halves,
+    mutants,
     paired,
     paper,
+    serving,
     slide_cost,
     slide_rates,
     speed_pages,
@@ -44,9 +46,9 @@ from benchmarks import (
 from benchmarks.tables import ROOT, Table
 from benchmarks.ways import finished
 from haloae.detection.calibration import Calibration
+from haloae.detection.good import tail_of
 from haloae.detection.heads import head_named
 from haloae.detection.model_file import read_model
-from haloae.detector import tail_of
 from haloae.errors import HaloaeError
 from haloae.experiments.benchmark import summarise
 from haloae.experiments.grid import MEAN
@@ -58,6 +60,8 @@ FIGURES = {
     "pixel_difference": ("pixel difference", 3),
     "pixel_auroc": ("pixel AUROC", 3),
     "pixel_aupro": ("AUPRO", 3),
+    "outline_iou": ("outline IoU", 3),
+    "outline_iou_best": ("best outline IoU", 3),
     "detection_rate": ("defects detected", 2),
     "false_alarm_rate": ("false alarms", 2),
 }
@@ -204,7 +208,7 @@ def demo(folders: Sequence[Path]) -> Found:
     for path in sorted(path for each in folders for path in each.glob("*/metrics.json")):
         metrics = json.loads(path.read_text("utf-8"))
         metrics["pixel_difference"] = metrics["pixel_difference_image_auroc"]
-        rows.append([path.parent.name, *(metrics[metric] for metric in FIGURES)])
+        rows.append([path.parent.name, *(metrics.get(metric) for metric in FIGURES)])
         told.add(f"preset {metrics['preset']}; weights {metrics['backbone']}; {metrics['engine']}")
     return Found(Table(["images", *dict(FIGURES.values())], rows, {}), "; ".join(sorted(told)))
 
@@ -244,6 +248,12 @@ def _results(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
     return lambda _: Found(make())
+
+
+def _mutants(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.mutants`: a first run, the same again with new tests, one of another draw."""
+    told, _ = mutants.results(folders[0])
+    return Found(mutants.table(folders), speed_pages.measured(told))
 
 
 def campaign(folders: Sequence[Path]) -> Found:
@@ -338,6 +348,14 @@ KINDS = {
         "Batches of 8; predict with --maps none --overlays none.",
     ),
     "memory": Kind("Most memory of the whole process, MB", _of_folder(folder.memory), FOLDER),
+    "serving": Kind(
+        "A request to `haloae serve` beside `Detector.predict` on the same JPEG bytes",
+        _of_folder(serving.table),
+        "python -m benchmarks.serving MODEL IMAGE --out runs/serving",
+        "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
+        "of the latencies the most is waiting for them. Processor time of the whole service; "
+        "memory at the beginning and at the end.",
+    ),
     "bad-images": Kind(
         "Small files that cost much to decode",
         _of_folder(bad_images.table),
@@ -352,6 +370,16 @@ KINDS = {
         "python -m pytest -m faults --faults-out runs/faults",
         "Before: commit 480f0bc, see faults-before. Seconds by the clock, on a machine that had "
         "other work; memory of the whole process, which holds torch.",
+    ),
+    "mutants": Kind(
+        "Small faults put into the code, and how many of them the tests find",
+        _mutants,
+        "python -m benchmarks.mutants --out runs/mutants; "
+        "python -m benchmarks.mutants --out runs/again --again runs/mutants; "
+        "python -m benchmarks.mutants --out runs/afresh --seed 1",
+        "mutmut's changes, drawn at random. Before: with the tests of then. Now: the same mutants, "
+        "with the tests that were written for those that were not found. Afresh: others, drawn "
+        "after that. In brackets the 95 % interval by Wilson.",
     ),
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
@@ -384,8 +412,8 @@ KINDS = {
         "Alarms of drift over good images, simulated",
         _of_speed(drift.rate_table),
         "python -m benchmarks.drift alarms --out runs/drift-alarms",
-        "Last column: the median of 10 streams, by the same bets on one measure, with the same "
-        "chance of an alarm, were p-values as they are said to be.",
+        "Ten lines together, all bets on measures and score, without the rules for k of n. Last "
+        "column: the median of 10 streams, by the same bets on one measure alone.",
     ),
     "drift-delays": Kind(
         "Images until a fifth less light is seen",

@@ -20,7 +20,7 @@ from haloae.detection.calibration import threshold_at
 from haloae.detection.good import measure_good
 from haloae.detection.heads.autoencoder import AutoencoderHead
 from haloae.detection.maps import Usual, image_score, residual_map, residuals, smooth
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.detector import Detector
 from haloae.errors import ConfigError, DataError, ImageError
 from haloae.machine import resolve_device

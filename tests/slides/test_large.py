@@ -40,7 +40,7 @@ def test_a_slide_of_gigapixels_is_scored_in_a_gigabyte_and_a_half(
     ]
     sampled = sample_tiles(good, in_parts(config))
     fitted = fit_detector(
-        sampled.tiles, config, name="slides", device="cpu", parts_of=sampled.groups
+        sampled.tiles, config, name="slides", device="cpu", slides_of=sampled.groups
     )
     fitted.detector.save(tmp_path / "m.safetensors")
     write_pyramid(tmp_path / "large.tif", SIDE, SIDE // 3)

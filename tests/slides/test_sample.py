@@ -57,7 +57,7 @@ def test_three_slides_make_a_detector_that_scores_slides(
 ) -> None:
     sampled = sample_tiles(find_slides(folder), in_parts(config))
     fitted = fit_detector(
-        sampled.tiles, config, name="slides", device="cpu", parts_of=sampled.groups
+        sampled.tiles, config, name="slides", device="cpu", slides_of=sampled.groups
     )
     fitted.detector.save(tmp_path / "m.safetensors")
     detector = Detector.load(tmp_path / "m.safetensors", device="cpu")

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from haloae.errors import ConfigError, DataError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from haloae.config import Config
+    from haloae.data.folders import Masks
+    from haloae.data.regions import Masked
     from haloae.data.source import ImageLike
     from haloae.detector import Detector
 
@@ -77,6 +80,16 @@ def train(
     max_steps: options.Steps = None,
     max_minutes: options.Minutes = None,
     false_alarm_rate: options.FalseAlarmRate = None,
+    roi: options.Roi = None,
+    ignore: options.Ignore = None,
+    regions: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="of one mask a region, for all images; each is called as its file is, and has a "
+            "threshold of its own",
+        ),
+    ] = None,
     resume: Annotated[bool, Option("--resume", help="go on from RUN's checkpoint")] = False,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
@@ -88,12 +101,14 @@ def train(
     """Fit a detector to good images: writes RUN/model.safetensors."""
     from haloae.claims import unfinished
     from haloae.data.images import shown_path
+    from haloae.data.regions import read_regions, region_words
     from haloae.presets import configure
     from haloae.training.run_folder import LOSS_LOG, MODEL, RUN, claim_run, load_checkpoint
 
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other: choose one.")
-    found = _Found.at(data, strict=strict)
+    masks = read_regions(roi, ignore, regions)
+    found = _Found.at(data, masks, strict=strict)
     saved = load_checkpoint(unfinished(out, RUN)) if resume else None
     flags = {
         "backbone": backbone,
@@ -127,7 +142,7 @@ def train(
             strict=strict,
             progress=wants_progress(quiet),
             workers=workers(),
-            parts_of=found.groups,
+            slides_of=found.groups,
         )
         report_skipped(fitted.skipped)
         fitted.detector.save(run / MODEL)
@@ -138,6 +153,8 @@ def train(
             how = f"in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}"
         print(f"{shown(out / MODEL)}: fitted {how}")
         print(calibration_lines(fitted.detector.calibration))
+        if fitted.detector.region is not None:
+            print(f"  counts: {region_words(fitted.detector.region)}")
         if not fitted.is_finished:
             print("  stopped before the end of its schedule: --resume goes on")
     return SKIPPED if fitted.skipped or found.has_skipped else DONE
@@ -146,7 +163,7 @@ def train(
 class _Found:
     """What there is to fit on: good images, or good slides to draw tiles from."""
 
-    def __init__(self, train: Sequence[Path], slides: Sequence[Path], skipped: int) -> None:
+    def __init__(self, train: "Sequence[ImageLike]", slides: Sequence[Path], skipped: int) -> None:
         self.train = train
         self.slides = slides
         self.has_skipped = skipped > 0
@@ -155,17 +172,20 @@ class _Found:
         self.things = f"parts of {len(slides)} slides" if slides else "images"
 
     @classmethod
-    def at(cls, data: Path, *, strict: bool) -> "_Found":
+    def at(cls, data: Path, masks: "Masks | None", *, strict: bool) -> "_Found":
         """In a folder."""
         from haloae.data.folders import load_category
         from haloae.slides.sample import find_slides
 
         if slides := find_slides(data):
+            if masks is not None:
+                raise ConfigError(f"{data}: holds slides, of which all counts: leave out --roi.")
             return cls((), slides, 0)
-        category = load_category(data, strict=strict)
+        category = replace(load_category(data, strict=strict), masks=masks)
         if not category.train:
             raise DataError(f"{data}: there are no good images in train/good to fit on.")
-        return cls(category.train, (), len(category.skipped))
+        images = [category.item(path) for path in category.train]
+        return cls(images, (), len(category.skipped))
 
     def images(self, config: "Config", *, strict: bool, quiet: bool) -> "Sequence[ImageLike]":
         """To fit on."""
@@ -196,6 +216,8 @@ def calibrate(
     ] = None,
     *,
     false_alarm_rate: options.FalseAlarmRate = None,
+    roi: options.Roi = None,
+    ignore: options.Ignore = None,
     out: Annotated[Path | None, Option(metavar="MODEL2", help="default: MODEL itself")] = None,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
@@ -211,19 +233,24 @@ def calibrate(
         raise OutputError(f"{out}: exists: give --overwrite, or choose another --out.")
     if good_images is None and false_alarm_rate is None:
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
+    if good_images is None and (roi or ignore):
+        raise ConfigError("what counts is of images: give GOOD_IMAGES with --roi and --ignore.")
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
+    from haloae.data.regions import read_regions
     from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 
     prepare(threads)
     detector = Detector.load(model, device=device)
-    images: list[Path] | None = None
+    images: list[Path | Masked] | None = None
     skipped: list[ImageError] = []
     slides = _good_slides(good_images, detector) if good_images is not None else None
     if good_images is not None and slides is None:
-        found = load_held_out(good_images, strict=strict).train
-        images, skipped = readable_images(progress_bar("reading", quiet=quiet)(found))
+        found = load_held_out(good_images, strict=strict)
+        category = replace(found, masks=read_regions(roi, ignore, None))
+        readable, skipped = readable_images(progress_bar("reading", quiet=quiet)(found.train))
+        images = [category.item(path) for path in readable]
         if skipped and strict:
             raise skipped[0]
         report_skipped(skipped)

@@ -10,13 +10,23 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from haloae.config import Fraction
 
 MIN_IMAGES = 4
 """Fewest good images a calibration is made from: three degrees of freedom for the tail fit."""
 TINY = 1e-30
+LEAST = 1e-2
+"""Of the highest value: what is less counts as that. A copy of an image scores next to nothing, and
+by the logarithm of nothing anything at all would be usual."""
 Tail = Literal["all", "upper"]
 LARGEST_LOG = 700.0
 """Its exponential still is a finite float."""
@@ -28,6 +38,18 @@ class Threshold(NamedTuple):
     value: float
     extrapolated: bool
     """True: there were too few images to see the rate; the value is a fit to the tail."""
+
+
+class Unit(BaseModel):
+    """What scores and map of a named part of the image are given in: its own thresholds.
+
+    So that parts of which good images vary little and much are held to limits of their own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    score: PositiveFloat
+    map: PositiveFloat
 
 
 class Calibration(BaseModel):
@@ -47,11 +69,11 @@ class Calibration(BaseModel):
     scores: tuple[NonNegativeFloat, ...]
     """Image scores, ascending, each with the other images' statistics."""
     peaks: tuple[NonNegativeFloat, ...]
-    """Highest value of each image's anomaly map, or of each region of it, ascending."""
+    """Highest value of each image's anomaly map, ascending."""
     false_alarm_rate: Fraction
     """Share of good images that may be called anomalous."""
     cells: PositiveInt | None = None
-    """Fewest that a peak is the highest of; None in files that do not say."""
+    """Fewest that a peak is the highest of; None where peaks are of whole images."""
     slides: tuple[NonNegativeFloat, ...] = ()
     """Highest map value of each whole good slide, ascending, see `haloae.detection.highest`."""
     tail: Tail = "all"
@@ -61,6 +83,8 @@ class Calibration(BaseModel):
     """Of scores, see `fitted`; None in files that do not say, for which it is computed."""
     fitted_pixel_threshold: NonNegativeFloat | None = None
     """Of peaks."""
+    units: tuple[Unit, ...] = ()
+    """Of the named parts of the image, that scores, peaks and their thresholds are in."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -165,10 +189,11 @@ def threshold_at(values: Sequence[float], rate: float, tail: Tail = "upper") -> 
 
     With n ≥ 1 / rate - 1 values it is one of them, so that exceeding it means p ≤ rate (conformal
     prediction). With fewer, the logarithms of the values are taken as normal, and the limit is the
-    upper prediction limit of one more. ``upper``: by the k logarithms above the median, median +
-    t(k) · their root mean square distance from it · √(1 + π / 2n). No low value moves it: an image
-    that is given twice scores next to nothing where its twin is remembered. ``all``: mean +
-    t(n - 1) · std · √(1 + 1 / n).
+    upper prediction limit of one more. ``upper``: by the upper half of the logarithms, k of them,
+    median + t(k) · their root mean square distance from it · √(1 + π / 2n). No low value moves it:
+    an image that is given twice scores next to nothing where its twin is remembered. Where half of
+    them are the lowest, as copies of one image are, it is the highest. ``all``: mean + t(n - 1) ·
+    std · √(1 + 1 / n).
 
     >>> threshold_at([1, 2, 3, 4], rate=0.2)
     Threshold(value=4.0, extrapolated=False)
@@ -187,16 +212,17 @@ def threshold_at(values: Sequence[float], rate: float, tail: Tail = "upper") -> 
         return Threshold(float(sorted(values)[n - 1 - allowed]), extrapolated=False)
     from scipy.special import stdtrit
 
-    logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), TINY))
+    logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), max(TINY, LEAST * max(values))))
     # By symmetry of t: 1 - rate would lose a tiny rate's digits.
     if tail == "all":
         spread = logs.std(ddof=1) * math.sqrt(1 + 1 / n)
         limit = logs.mean() - stdtrit(n - 1, rate) * spread
     else:
+        logs.sort()
+        if logs[(n - 1) // 2] == logs[0]:  # half are copies: too little tells how others vary
+            return Threshold(float(max(values)), extrapolated=True)
         middle = np.median(logs)
-        above = logs[logs > middle] - middle
-        limit = middle
-        if above.size:
-            spread = math.sqrt(np.square(above).mean() * (1 + math.pi / (2 * n)))
-            limit = middle - stdtrit(above.size, rate) * spread
+        above = logs[-(n // 2) :] - middle
+        spread = math.sqrt(np.square(above).mean() * (1 + math.pi / (2 * n)))
+        limit = middle - stdtrit(above.size, rate) * spread
     return Threshold(math.exp(min(limit, LARGEST_LOG)), extrapolated=True)

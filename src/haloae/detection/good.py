@@ -1,42 +1,36 @@
 """What good images look like to a fitted network: a head fitted to them, their scores and peaks."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from haloae.config import Config
+from haloae.data.regions import Mask, Region
 from haloae.data.views import Size, View
-from haloae.detection.calibration import MIN_IMAGES
+from haloae.detection.calibration import MIN_IMAGES, TINY, Tail, Unit, threshold_at
 from haloae.detection.heads import Head, Seen, head_of
-from haloae.detection.maps import image_score
-from haloae.detection.scorer import judge, on_grid, see, unusual_of
+from haloae.detection.native import parts_of
+from haloae.detection.scorer import (
+    Parts,
+    judge_parts,
+    members_in,
+    on_grid,
+    peaks_of,
+    see,
+    unusual_of,
+)
 from haloae.detection.tiling import see_in_tiles
 from haloae.errors import DataError, TrainingError
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
-from haloae.network.reach import features_reach
 
 FEW = 30
 """From this many good images on, one is a small part of what `Head.without` leaves in."""
 FOLDS = 10
-"""Heads that are fitted anew where images are fewer, or parts of slides."""
-REGION = 32
-"""Side of the regions of a part that have a peak each, in cells."""
-
-
-class Parts(NamedTuple):
-    """What the images that a detector is fitted to are parts of: slides, of which it sees few."""
-
-    groups: Sequence[int]
-    """Of each image, which slide it is of."""
-    margin: int
-    """Pixels at each edge that are there for the sake of what they surround, and no more."""
+"""Heads that are fitted anew where images are fewer."""
 
 
 class Good(NamedTuple):
@@ -47,9 +41,9 @@ class Good(NamedTuple):
     scores: tuple[float, ...]
     """Ascending, each by the head as it would be without the image."""
     peaks: tuple[float, ...]
-    """Highest value of each image's map, or of each region of a part's, ascending, likewise."""
-    cells: int
-    """Fewest that a peak is the highest of."""
+    """Highest value of each image's map, ascending, likewise."""
+    units: tuple[Unit, ...] = ()
+    """Of the named parts of the image, which scores and peaks are in."""
 
 
 def measure_good(
@@ -58,7 +52,8 @@ def measure_good(
     config: Config,
     *,
     head: Head | None = None,
-    parts: Parts | None = None,
+    inside: Callable[[int], Mask | None] = lambda number: None,
+    region: Region | None = None,
 ) -> Good:
     """Fit the config's head to good images, and score each of them as a new image would be.
 
@@ -72,8 +67,9 @@ def measure_good(
         images: gives the images anew at every call, as `View.show` makes them.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept: these are new to it already; None: one is fitted.
-        parts: of slides: each is scored by a head that saw no other part of its slide either;
-            None: each image is on its own.
+        inside: gives, for the number of an image in this order, (H, W) bool, True where a pixel
+            counts; None: all do.
+        region: whose named parts have units of their own; None: there are none.
 
     Raises:
         ConfigError: there is no such head.
@@ -85,17 +81,18 @@ def measure_good(
     view = View.of(config)
 
     def seen() -> Iterator[Seen]:
-        for image in images():
+        for number, image in enumerate(images()):
+            mask = inside(number)
             with torch.inference_mode():
-                if view.kind == "tiles" and parts is None:
-                    each = see_in_tiles(used, image, view)
+                if view.kind == "tiles":
+                    each = see_in_tiles(used, image, view, mask)
                 else:
-                    each = see(used, torch.from_numpy(image[None]).to(device))
+                    counts = None if mask is None else torch.from_numpy(mask[None]).to(device)
+                    each = see(used, torch.from_numpy(image[None]).to(device), counts)
             yield each  # out of the mode, which would hold for whoever takes it
 
-    if parts is None:
-        return measure_seen(seen, config, head=head)
-    return _measure_parts(seen, config, parts)
+    parts = parts_of(region, config) if region is not None and region.names else None
+    return measure_seen(seen, config, head=head, parts=None if parts is None else parts.to(device))
 
 
 def measure_seen(
@@ -103,6 +100,7 @@ def measure_seen(
     config: Config,
     *,
     head: Head | None = None,
+    parts: Parts | None = None,
 ) -> Good:
     """What `measure_good` does, of images that a network has seen; arguments and errors are its.
 
@@ -110,109 +108,78 @@ def measure_seen(
         seen: gives them anew at every call.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept; None: one is fitted.
+        parts: the named parts of the images, all of whose cells count; None: there are none.
     """
     kind = head_of(config)
     grid = None if config.is_anywhere else config.grid
+
+    def enough() -> Iterator[Seen]:
+        count = 0
+        for count, each in enumerate(seen(), 1):  # noqa: B007 - it is used behind the last one
+            yield each
+        if count < MIN_IMAGES:
+            raise DataError(
+                f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
+            )
+
     judged: Iterable[tuple[Seen, Head]]
     if head is None:
-        first = list(islice(seen(), MIN_IMAGES if kind.leaves_out else FEW))
-        if len(first) < MIN_IMAGES:
-            raise _too_few(len(first))
-        if kind.leaves_out:
-            first.clear()  # they may be large
-        fitted = kind.fit(config, _placed(seen, grid))
-        if kind.leaves_out or len(first) == FEW:
-            judged = _in_turn(seen(), fitted, grid)
+        fitted = kind.fit(config, _placed(enough, grid))
+        if kind.leaves_out or fitted.images >= FEW:
+            judged = _in_turn(enough(), fitted, grid)
         else:
-            judged = _crossed(first, kind, config, grid)
+            judged = _crossed(list(enough()), kind, config, grid)
     else:
         fitted = head
-        judged = ((each, head) for each in seen())
-    return _good(fitted, judged, config, grid)
-
-
-def _good(
-    fitted: Head,
-    judged: Iterable[tuple[Seen, Head]],
-    config: Config,
-    grid: Size | None,
-    edge: int = 0,
-) -> Good:
-    """What heads say of images they did not see.
-
-    Args:
-        fitted: to all of them.
-        judged: each image, and the head that judges it.
-        config: how maps and scores are made.
-        grid: see `unusual_of`.
-        edge: cells around the map of a part that do not count; peaks are then those of regions.
-    """
-    scores: list[float] = []
-    peaks: list[float] = []
-    cells: set[int] = set()
+        judged = ((each, head) for each in enough())
+    scores, peaks = [], []
     for each, judging in judged:
         with torch.inference_mode():
-            score, anomaly = judge(unusual_of(judging, each, grid), config.detection)
-            highest = anomaly.amax((1, 2))
-            if edge:
-                anomaly = anomaly[:, edge:-edge, edge:-edge]
-                score = image_score(anomaly, config.detection.top_share)
-                highest = F.max_pool2d(anomaly, REGION).flatten()
+            members = members_in(each, parts)
+            unusual = unusual_of(judging, each, grid)
+            score, anomaly = judge_parts(unusual, config.detection, members)
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "
                 "training.learning_rate."
             )
-        scores.append(score.item())
-        peaks += highest.tolist()
-        cells.add(REGION**2 if edge else anomaly.numel())
-    if len(scores) < MIN_IMAGES:
-        raise _too_few(len(scores))
-    return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)), min(cells))
-
-
-def _measure_parts(seen: Callable[[], Iterable[Seen]], config: Config, parts: Parts) -> Good:
-    """What `measure_good` does, of parts of slides.
-
-    What the trunk sees beyond their edges is not there, and so their edges are left out: first what
-    features need, and then what the head and the smoothing need.
-    """
-    kind, stride = head_of(config), config.network.stride
-    edge = -(-features_reach(config.network) // stride)
-    # A part is seen once: what is kept of it is a few megabytes.
-    kept = [_inside(each, edge, stride) for each in seen()]
-    fitted = kind.fit(config, kept.copy)
-    folds = min(FOLDS, len(set(parts.groups)))
-    order = {group: place % folds for place, group in enumerate(sorted(set(parts.groups)))}
-    fold_of = [order[group] for group in parts.groups]
-
-    def judged() -> Iterator[tuple[Seen, Head]]:
-        if folds == 1:
-            yield from _crossed(kept, kind, config, None)
-            return
-        for fold in range(folds):
-            pairs = [*zip(kept, fold_of, strict=True)]
-            others = [each for each, own in pairs if own != fold]
-            without = kind.fit(config, others.copy)
-            yield from ((each, without) for each, own in pairs if own == fold)
-
-    return _good(fitted, judged(), config, None, -(-parts.margin // stride) - edge)
-
-
-def _inside(seen: Seen, edge: int, cell: int) -> Seen:
-    """Without some cells at each edge."""
-    output, image = seen
-
-    def cut(values: Tensor, width: int) -> Tensor:
-        return values[..., width:-width, width:-width].clone()
-
-    rebuilt = None if output.rebuilt is output.features else cut(output.rebuilt, edge)
-    features = cut(output.features, edge)
-    made = None if output.image is None else cut(output.image, edge * cell)
-    cropped = output._replace(
-        features=features, rebuilt=features if rebuilt is None else rebuilt, image=made
+        scores.append(score[0].tolist())
+        peaks.append(peaks_of(anomaly, members)[0].tolist())
+    units = () if parts is None else _units(fitted, config, scores, peaks)
+    return Good(
+        fitted,
+        _highest(scores, [unit.score for unit in units]),
+        _highest(peaks, [unit.map for unit in units]),
+        units,
     )
-    return Seen(cropped, cut(image, edge * cell))
+
+
+def _units(
+    head: Head, config: Config, scores: list[list[float]], peaks: list[list[float]]
+) -> tuple[Unit, ...]:
+    """The thresholds that each part has by itself: together they hold the rate of false alarms."""
+    rate = config.detection.false_alarm_rate / len(scores[0])
+
+    def limits(values: list[list[float]]) -> list[float]:
+        tail = tail_of(head)
+        columns = zip(*values, strict=True)
+        return [max(threshold_at(column, rate, tail).value, TINY) for column in columns]
+
+    both = zip(limits(scores), limits(peaks), strict=True)
+    return tuple(Unit(score=score, map=highest) for score, highest in both)
+
+
+def _highest(values: list[list[float]], units: list[float]) -> tuple[float, ...]:
+    """Of each image, that of its parts which is highest in their units; ascending."""
+    return tuple(sorted((np.array(values) / (units or [1.0])).max(1).tolist()))
+
+
+def tail_of(head: Head | type[Head]) -> Tail:
+    """What a threshold that was never seen is fitted to, with a kind of head.
+
+    Of images that fit and calibrate, two that are alike make each other look too good.
+    """
+    return "all" if head.refits else "upper"
 
 
 def _placed(seen: Callable[[], Iterable[Seen]], grid: Size | None) -> Callable[[], Iterable[Seen]]:
@@ -236,9 +203,3 @@ def _crossed(
         without = kind.fit(config, _placed(others.copy, grid))
         for each in few[fold::folds]:
             yield each, without
-
-
-def _too_few(count: int) -> DataError:
-    return DataError(
-        f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
-    )

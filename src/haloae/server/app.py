@@ -19,6 +19,7 @@ from haloae.server.inspector import Inspector
 from haloae.server.metrics import Metrics
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Recipes
+from haloae.server.requests import REFUSALS
 from haloae.server.safety import Doorkeeper, Gate, Tokens, refused_response
 from haloae.server.settings import Settings
 from haloae.server.watch import Watch
@@ -88,8 +89,14 @@ def create_app(
         await run_in_threadpool(attached.stop_sinks, settings.http.stop)
         await run_in_threadpool(recipes.stop)
 
+    refusals = "; ".join(f"{status}: {meaning}" for status, meaning in REFUSALS.items())
     app = FastAPI(
-        title="haloae", version=__version__, lifespan=running, docs_url=None, redoc_url=None
+        title="haloae",
+        version=__version__,
+        description=f"Inspects images. What is not carried out has a status: {refusals}.",
+        lifespan=running,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -10,15 +11,19 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from haloae.detection.predictor import Verdict
+from haloae.detection.prediction import Verdict
 from haloae.outputs.encode import encode_map
 from haloae.outputs.pictures import draw_overlay
-from haloae.server.inspector import Finished, Given
+from haloae.server.inspector import Finished, Given, Seen
 from haloae.server.problems import RefusedError
 from haloae.server.telemetry import trace
 
 if TYPE_CHECKING:
     from haloae.server.app import Service
+
+
+_DRAWING = BoundedSemaphore(2)
+"""A map of a large image takes twenty times the bytes of its file."""
 
 
 class Refusal(BaseModel):
@@ -28,24 +33,27 @@ class Refusal(BaseModel):
     """A sentence."""
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": meaning}
-    for status, meaning in {
-        400: "It is not what is expected here.",
-        401: "It has no token that is known.",
-        403: "Its token is an operator's, or a page of another origin asks.",
-        404: "There is no recipe of this name.",
-        408: "It did not arrive whole in time.",
-        413: "It has too many bytes.",
-        415: "It is compressed.",
-        421: "It is addressed to another host.",
-        422: "The image cannot be decoded or is over a limit, or a parameter is wrong.",
-        429: "The queue is full: come again after the seconds of the header Retry-After.",
-        503: "The model cannot be loaded or run, or the service is being stopped.",
-        504: "There was no time left to inspect the image.",
-    }.items()
+REFUSALS = {
+    400: "it is not what is expected here",
+    401: "it has no token that is known",
+    403: "its token is an operator's, or a page of another origin asks",
+    404: "there is no recipe of this name, or no such path",
+    405: "the path has no such method",
+    408: "it did not arrive whole in time",
+    409: "the recipe was unloaded: it must be loaded first",
+    413: "it has too many bytes",
+    415: "it is compressed",
+    421: "it is addressed to another host",
+    422: "the image cannot be decoded or is over a limit, or a parameter is wrong",
+    429: "the queue is full: come again after the seconds of the header Retry-After",
+    503: "the model cannot be loaded or run, or the service is being stopped",
+    504: "there was no time left to inspect the image",
 }
-router = APIRouter(prefix="/v1", tags=["haloae"], responses=REFUSALS)
+"""What the statuses of requests that are not carried out mean."""
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Refusal, "description": "It is not carried out, and why."}
+}
+router = APIRouter(prefix="/v1", tags=["haloae"], responses=RESPONSES)
 
 
 class FoundBox(BaseModel):
@@ -139,15 +147,24 @@ async def predict(
     source = "page" if "sec-fetch-site" in request.headers else "request"
     [(inspection, seen)] = await inspected(request, [data], recipe=recipe, source=source)
     record = inspection.as_record()
-    if map:
-        picture = await run_in_threadpool(encode_map, seen.prediction, map)
-        record["map"] = base64.b64encode(picture).decode()
-    if overlay:
-        picture = await run_in_threadpool(
-            draw_overlay, seen.image, seen.prediction, seen.calibration, format=overlay
-        )
-        record["overlay"] = base64.b64encode(picture).decode()
+    if map or overlay:
+        record |= await run_in_threadpool(_pictures, seen, map, overlay)
     return JSONResponse(record)
+
+
+def _pictures(
+    seen: Seen, map: Literal["png"] | None, overlay: Literal["png"] | None
+) -> dict[str, str]:
+    """Those that are asked for, in base64."""
+    found = {}
+    with _DRAWING:
+        if map:
+            found["map"] = encode_map(seen.prediction, map)
+        if overlay:
+            found["overlay"] = draw_overlay(
+                seen.image, seen.prediction, seen.calibration, format=overlay
+            )
+    return {name: base64.b64encode(data).decode() for name, data in found.items()}
 
 
 @router.get("/recipes")
