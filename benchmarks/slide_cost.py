@@ -60,7 +60,9 @@ class Darkness:
     source = name = "darkness"
     takes: tuple[int, int] | None = None
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    def measure(
+        self, images: NDArray[np.float32], inside: NDArray[np.bool_] | None = None
+    ) -> Measured:
         """How dark each cell of 8×8 pixels is."""
         count, _, high, wide = images.shape
         maps = 1 - images.reshape(count, 3, high // 8, 8, wide // 8, 8).mean((1, 3, 5))
@@ -127,10 +129,10 @@ def one_run(slide: Path, model: str, out: Path) -> dict[str, Any]:
     spent = 0.0
     measure = detector.measure
 
-    def timed(images: NDArray[np.float32]) -> Measured:
+    def timed(images: NDArray[np.float32], inside: NDArray[np.bool_] | None = None) -> Measured:
         nonlocal spent
         start = time.thread_time()
-        found = measure(images)
+        found = measure(images, inside)
         spent += time.thread_time() - start
         return found
 

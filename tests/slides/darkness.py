@@ -19,7 +19,9 @@ class Darkness:
     name = "numpy"
     takes = None
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    def measure(
+        self, images: NDArray[np.float32], inside: NDArray[np.bool_] | None = None
+    ) -> Measured:
         """How dark each cell is: 0 is white, 1 black."""
         cells = images.reshape(len(images), 3, images.shape[2] // CELL, CELL, -1, CELL)
         maps = 1 - cells.mean((1, 3, 5))
