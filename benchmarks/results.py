@@ -37,6 +37,8 @@ from benchmarks import (
     paired,
     paper,
     serving,
+    slide_cost,
+    slide_rates,
     speed_pages,
     thresholds,
     views,
@@ -468,6 +470,24 @@ KINDS = {
         _of_speed(gpu.training_table),
         GPU,
         "`paper`: 40 of its 188,250 steps.",
+    ),
+    "slides": Kind(
+        "What slides of many sizes cost",
+        slide_cost.results,
+        "haloae train good/ --out run; python -m benchmarks.slide_cost run/model.safetensors "
+        "--out runs/slides",
+        "Each run is a process of its own, of one thread, on a pyramid in deflate. Network "
+        "`default`: a corner of the slide is tissue, the rest glass; none: all is tissue, and a "
+        "cell's value its darkness. Peak: of the process, 540 MB of it what importing this build "
+        "of torch takes, where there is a network. The network's share: of the processor's time, "
+        "what it takes in the scoring thread.",
+    ),
+    "slide-rates": Kind(
+        "False alarms of whole slides, wanted and got",
+        _counted(slide_rates.table),
+        note="Simulated: 200 detectors a row, five new slides of 1,000 regions each; a region's "
+        "peak is the highest of 256 cells. Slides differ by: standard deviation of the logarithm "
+        "of what all regions of a slide share.",
     ),
     "cost": Kind(
         "Cost of a pass, block by block, of one image in float32",

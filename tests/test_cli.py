@@ -57,15 +57,16 @@ OPTIONS = {
     | {"--roi", "--ignore", "--regions"},
     "calibrate": RUNNING | {"--false-alarm-rate", "--roi", "--ignore"},
     "predict": RUNNING | {"--maps", "--overlays", "--precision", "--roi", "--ignore"},
+    "slide": RUNNING - {"--strict", "--limit"} | {"--everything", "--resume", "--precision"},
     "export": RUNNING - {"--device", "--strict"} | {"--format", "--good", "--test", "--input"},
     "evaluate": RUNNING | {"--precision", "--roi", "--ignore"},
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--set", "--ablations", "--heads", "--seeds", "--backbone"}
     | {"--resume"},
+    "info": COMMON | {"--json", "--cost", "--image-size"},
     "serve": COMMON
     | {"--host", "--port", "--data", "--token-file", "--config", "--limit"}
     | {"--certificate", "--key"},
-    "info": COMMON | {"--json", "--cost", "--image-size"},
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")
 PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "verdict"]
@@ -496,7 +497,8 @@ def test_a_module_of_ours_that_is_missing_is_no_extra(
 def test_packages_of_every_extra_are_known() -> None:
     from haloae.errors import EXTRAS
 
-    imported = {"scikit-learn": "sklearn"}
+    imported = {"scikit-learn": "sklearn", "openslide-python": "openslide"}
+    imported |= {"openslide-bin": "openslide", "pyvips-binary": "pyvips"}
     found: dict[str, set[str]] = {}
     for requirement in requires("haloae") or ():
         name, _, extra = re.match(r"([\w-]+)(.*extra == '(\w+)')?", requirement).groups()
@@ -1281,3 +1283,37 @@ def test_ctrl_c_in_predicting_keeps_whole_lines(haloae: Run, category: Path, mod
     shutil.copytree(category / "test/good", "parts")
     assert haloae(*predict, "--overwrite").code == 0
     assert [path.name for path in Path("p").iterdir()] == ["predictions.jsonl"]
+
+
+# slide
+
+
+def test_a_model_that_sees_whole_images_scores_no_slide(
+    haloae: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(Path("a.png"), np.zeros((300, 400, 3), np.uint8))
+    slide = ("slide", model, "a.png", "--out", "s")
+    refused(haloae(*slide), "view.kind squash", "train it on slides, or with --view tiles")
+    refused(haloae(*slide, "--resume", "--overwrite"), "--resume", "--overwrite")
+    refused(haloae("slide", model, "none.svs", "--out", "s"), "none.svs: no such file")
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    refused(haloae(*slide), "pip install 'haloae[slides]'")
+
+
+def test_good_slides_calibrate_what_scored_them(haloae: Run, model: Path) -> None:
+    from haloae.detector import Detector
+    from haloae.slides.folder import model_of
+
+    for number in range(9):
+        place = Path(f"good/{number}")
+        place.mkdir(parents=True)
+        values = {"score": 3.0 + number, "model": model_of(Detector.load(model, device="cpu"))}
+        (place / "slide.json").write_text(json.dumps(values))
+    result = haloae("calibrate", model, "good", "--out", "m.safetensors")
+    assert "slides are judged by 9 good slides, for a false-alarm rate of 0.1" in result.out
+    stored = json.loads(haloae("info", "m.safetensors", "--json").out)["calibration"]
+    assert stored["slides"] == [3.0 + number for number in range(9)]
+    (place / "slide.json").write_text(json.dumps(values | {"model": "another"}))
+    refused(haloae("calibrate", model, "good", "--out", "n.safetensors"), "by another model")
+    (place / "slide.json").write_text("{")
+    refused(haloae("calibrate", model, "good", "--out", "n.safetensors"), "missing or damaged")

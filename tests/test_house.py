@@ -10,7 +10,7 @@ ROOMS = (
     *("_version", "errors", "files", "claims", "machine", "config", "presets", "data", "demo_set"),
     *("network", "training", "detection", "deploy.checks", "deploy.engines"),
     *("deploy.runtime", "detector", "deploy", "evaluation"),
-    *("outputs", "experiments", "server", "cli"),
+    *("outputs", "slides", "experiments", "server", "cli"),
 )
 """From what knows nothing of the others to what knows them all."""
 

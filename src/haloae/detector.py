@@ -198,7 +198,11 @@ class Detector(Predictor):
         return self
 
     def calibrated(
-        self, images: Sequence[ImageLike] | None = None, *, false_alarm_rate: float | None = None
+        self,
+        images: Sequence[ImageLike] | None = None,
+        *,
+        false_alarm_rate: float | None = None,
+        slides: Sequence[float] | None = None,
     ) -> "Detector":
         """A detector with the same network and other thresholds.
 
@@ -208,6 +212,8 @@ class Detector(Predictor):
                 reconstruction (`autoencoder`) is fitted to these images too; any other stays. The
                 guard is fitted to them in any case, as they show what the camera sees now.
             false_alarm_rate: in (0, 1); None keeps it.
+            slides: highest map value of each whole good slide, none of which it was fitted on;
+                None keeps those that there are, unless the images are others.
 
         Without either, thresholds that somebody has set stay. Scores are those of float32,
         whatever the detector's precision.
@@ -230,6 +236,8 @@ class Detector(Predictor):
         known, provenance = self.calibration, self.provenance
         scores, peaks, units = known.scores, known.peaks, known.units
         guard, region = self.guard, self.region
+        if slides is None:
+            slides = known.slides if images is None else ()
         if images is not None:
             region = region_of(images) or region
             shown = _Shown(images, View.of(config), region)
@@ -246,12 +254,20 @@ class Detector(Predictor):
             guard = Guard.fit(looks.seen.values())
         native, parts = self.native, parts_of(region, config, units)
         calibration = Calibration(
-            scores=scores, peaks=peaks, false_alarm_rate=rate, tail=known.tail, units=units
+            scores=scores,
+            peaks=peaks,
+            false_alarm_rate=rate,
+            tail=known.tail,
+            units=units,
+            cells=known.cells if images is None else None,
+            slides=tuple(sorted(slides)),
         ).fitted()
         is_kept = images is None and false_alarm_rate is None
         return Detector(
             config,
-            known if is_kept and isinstance(known, StatedCalibration) else calibration,
+            known.model_copy(update={"slides": calibration.slides})
+            if is_kept and isinstance(known, StatedCalibration)
+            else calibration,
             provenance,
             Native(config, network, head, native.precision, native.source, parts=parts),
             guard,
@@ -303,6 +319,7 @@ def fit_detector(
     strict: bool = False,
     progress: bool = False,
     workers: int = 0,
+    slides_of: Sequence[int] | None = None,
 ) -> Fitted:
     """Fit a detector to good images: its network, if it has an auto-encoder, and its head.
 
@@ -318,6 +335,8 @@ def fit_detector(
         strict: True: an image that cannot be read is an error; False: it is skipped.
         progress: True: show bars on stderr.
         workers: processes that make batches ahead, on CUDA.
+        slides_of: of each image, which slide it is a part of, see `haloae.slides.sample`:
+            thresholds are of heads that saw no other part of it either; None: images are whole.
 
     Raises:
         HaloaeError: what `haloae.training.fit.fit` and `measure_good` raise.
@@ -326,12 +345,16 @@ def fit_detector(
     where = resolve_device(device)
     from haloae.detection.good import measure_good, tail_of
     from haloae.detection.native import Native, parts_of
-    from haloae.detection.viewing import regions_of, settled
+    from haloae.detection.slide_parts import SlideParts, measure_slide_parts
+    from haloae.detection.viewing import in_parts, in_slides, regions_of, settled
     from haloae.training.batches import MIN_GOOD
     from haloae.training.fit import fit
 
     check_names(config)
     region = region_of(images)
+    wanted = config.view.canvas
+    if slides_of is not None:
+        config = in_parts(config)
     config = settled(config, images)
     check_names(config)
     if config.view.kind == "tiles" and len(images) < MIN_GOOD:
@@ -365,9 +388,16 @@ def fit_detector(
         watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
         return looks.watch(trained.images[index] for index in watched)
 
-    head, scores, peaks, units = measure_good(
-        trained.network, held_out, config, inside=inside, region=_stored(region)
-    )
+    cells = None
+    if slides_of is None:
+        head, scores, peaks, units = measure_good(
+            trained.network, held_out, config, inside=inside, region=_stored(region)
+        )
+    else:
+        whose = SlideParts([slides_of[i] for i in trained.held_out], config.view.margin or 0)
+        measured = measure_slide_parts(trained.network, held_out, config, whose)
+        (head, scores, peaks, units), cells = measured
+        config = in_slides(config, wanted)
     if config.network.autoencoder:
         # Those held out may be four, and what they all look like was learnt from none.
         for _ in looks.watch(trained.images[index] for index in order):
@@ -380,6 +410,7 @@ def fit_detector(
             false_alarm_rate=config.detection.false_alarm_rate,
             tail=tail_of(head),
             units=units,
+            cells=cells,
         ).fitted(),
         Provenance(
             data=name,

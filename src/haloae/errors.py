@@ -60,6 +60,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "int8",
+    **dict.fromkeys(("contourpy", "openslide", "pyvips", "tifffile"), "slides"),
     "psycopg": "postgres",
     "asyncua": "opcua",
     "cv2": "camera",

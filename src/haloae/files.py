@@ -6,7 +6,8 @@ import os
 import secrets
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -149,6 +150,29 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A file that is written piece by piece, whole or not at all: to another name, then renamed.
+
+    Yields the name to write to.
+
+    Raises:
+        OSError: it cannot be written; what stood at `path` before is untouched.
+        OutputError: something that is no file stands there.
+    """
+    require_room(path)
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as held:
+            lock(held)
+            yield temporary
+            os.fsync(held.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from haloae.cli import options
-from haloae.cli.screen import calibration_lines, report_run, report_skipped
+from haloae.cli.screen import calibration_lines, report_run, report_skipped, slide_lines
 from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, shown, wants_progress, workers
 from haloae.errors import ConfigError, DataError, ImageError, OutputError
 
 if TYPE_CHECKING:
+    from haloae.config import Config
+    from haloae.data.folders import Masks
     from haloae.data.regions import Masked
+    from haloae.data.source import ImageLike
+    from haloae.detector import Detector
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +61,9 @@ def demo(
 def train(
     data: Annotated[
         Path,
-        Argument(metavar="DATA", help="folder of good images, or an MVTec-layout category"),
+        Argument(
+            metavar="DATA", help="folder of good images, an MVTec-layout category, or good slides"
+        ),
     ],
     *,
     out: Annotated[Path, Option(metavar="RUN", help="folder of the run")],
@@ -93,7 +100,6 @@ def train(
 ) -> int:
     """Fit a detector to good images: writes RUN/model.safetensors."""
     from haloae.claims import unfinished
-    from haloae.data.folders import load_category
     from haloae.data.images import shown_path
     from haloae.data.regions import read_regions, region_words
     from haloae.presets import configure
@@ -102,10 +108,7 @@ def train(
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other: choose one.")
     masks = read_regions(roi, ignore, regions)
-    category = replace(load_category(data, strict=strict), masks=masks)
-    if not category.train:
-        raise DataError(f"{data}: there are no good images in train/good to fit on.")
-    images = [category.item(path) for path in category.train]
+    found = _Found.at(data, masks, strict=strict)
     saved = load_checkpoint(unfinished(out, RUN)) if resume else None
     flags = {
         "backbone": backbone,
@@ -126,6 +129,7 @@ def train(
     check_names(configured)
     prepare(threads)
     with claim_run(out, resume=resume, overwrite=overwrite) as run:
+        images = found.images(configured, strict=strict, quiet=quiet)
         fitted = fit_detector(
             images,
             configured,
@@ -138,11 +142,12 @@ def train(
             strict=strict,
             progress=wants_progress(quiet),
             workers=workers(),
+            slides_of=found.groups,
         )
         report_skipped(fitted.skipped)
         fitted.detector.save(run / MODEL)
     if not quiet:
-        how = f"to {fitted.detector.provenance.fitted_on} good images"
+        how = f"to {fitted.detector.provenance.fitted_on} good {found.things}"
         if configured.network.autoencoder:
             steps = configured.training.steps
             how = f"in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}"
@@ -152,7 +157,51 @@ def train(
             print(f"  counts: {region_words(fitted.detector.region)}")
         if not fitted.is_finished:
             print("  stopped before the end of its schedule: --resume goes on")
-    return SKIPPED if fitted.skipped or category.skipped else DONE
+    return SKIPPED if fitted.skipped or found.has_skipped else DONE
+
+
+class _Found:
+    """What there is to fit on: good images, or good slides to draw tiles from."""
+
+    def __init__(self, train: "Sequence[ImageLike]", slides: Sequence[Path], skipped: int) -> None:
+        self.train = train
+        self.slides = slides
+        self.has_skipped = skipped > 0
+        self.groups: list[int] | None = None
+        """Of each image, which slide it is of."""
+        self.things = f"parts of {len(slides)} slides" if slides else "images"
+
+    @classmethod
+    def at(cls, data: Path, masks: "Masks | None", *, strict: bool) -> "_Found":
+        """In a folder."""
+        from haloae.data.folders import load_category
+        from haloae.slides.sample import find_slides
+
+        if slides := find_slides(data):
+            if masks is not None:
+                raise ConfigError(f"{data}: holds slides, of which all counts: leave out --roi.")
+            return cls((), slides, 0)
+        category = replace(load_category(data, strict=strict), masks=masks)
+        if not category.train:
+            raise DataError(f"{data}: there are no good images in train/good to fit on.")
+        images = [category.item(path) for path in category.train]
+        return cls(images, (), len(category.skipped))
+
+    def images(self, config: "Config", *, strict: bool, quiet: bool) -> "Sequence[ImageLike]":
+        """To fit on."""
+        if not self.slides:
+            return self.train
+        from haloae.detection.viewing import in_parts
+        from haloae.slides.sample import sample_tiles
+
+        bar = progress_bar("drawing parts", quiet=quiet)
+        sampled = sample_tiles(self.slides, in_parts(config), progress=bar)
+        if sampled.skipped and strict:
+            raise sampled.skipped[0]
+        report_skipped(sampled.skipped)
+        self.groups = sampled.groups
+        self.has_skipped = bool(sampled.skipped)
+        return sampled.tiles
 
 
 def calibrate(
@@ -161,7 +210,8 @@ def calibrate(
         Path | None,
         Argument(
             metavar="GOOD_IMAGES",
-            help="folder of good images, none of which it was fitted on",
+            help="folder of good images, or of what `haloae slide` left of good slides, none of "
+            "which it was fitted on",
         ),
     ] = None,
     *,
@@ -195,7 +245,8 @@ def calibrate(
     detector = Detector.load(model, device=device)
     images: list[Path | Masked] | None = None
     skipped: list[ImageError] = []
-    if good_images is not None:
+    slides = _good_slides(good_images, detector) if good_images is not None else None
+    if good_images is not None and slides is None:
         found = load_held_out(good_images, strict=strict)
         category = replace(found, masks=read_regions(roi, ignore, None))
         readable, skipped = readable_images(progress_bar("reading", quiet=quiet)(found.train))
@@ -203,7 +254,7 @@ def calibrate(
         if skipped and strict:
             raise skipped[0]
         report_skipped(skipped)
-    calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate)
+    calibrated = detector.calibrated(images, false_alarm_rate=false_alarm_rate, slides=slides)
     calibrated.save(out)
     with suppress(OSError):
         # Those that were set are of the model that stood there, and no other takes them.
@@ -211,8 +262,30 @@ def calibrate(
         log.warning("%s: removed, as the model has new ones.", shown(calibration_path(out)))
     if not quiet:
         print(f"{shown(out)}: calibrated")
+        if slides is not None:
+            print(slide_lines(calibrated.calibration))
         print(calibration_lines(calibrated.calibration))
     return SKIPPED if skipped else DONE
+
+
+def _good_slides(folder: Path, detector: "Detector") -> list[float] | None:
+    """Scores of the slides whose results stand in a folder; None: it is none of results.
+
+    Raises:
+        DataError: some are of another detector, or damaged.
+    """
+    from haloae.slides.folder import SUMMARY, model_of, read_outcome
+
+    found = sorted(path.parent for path in folder.glob(f"*/{SUMMARY}"))
+    if not found:
+        return None
+    outcomes = [read_outcome(path) for path in found]
+    for path, outcome in zip(found, outcomes, strict=True):
+        if outcome["model"] != model_of(detector):
+            raise DataError(
+                f"{path}: was scored by another model: score it again with the one to calibrate."
+            )
+    return [outcome["score"] for outcome in outcomes]
 
 
 def benchmark(

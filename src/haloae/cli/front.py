@@ -20,7 +20,7 @@ from haloae._version import __version__
 from haloae.cli.fitting import benchmark, calibrate, demo, train
 from haloae.cli.serving import serve
 from haloae.cli.shared import BAD_INPUT, DONE, INTERRUPTED, shown
-from haloae.cli.using import evaluate, export, info, predict
+from haloae.cli.using import evaluate, export, info, predict, slide
 from haloae.errors import EXTRAS, HaloaeError, MissingExtraError
 from haloae.files import FULL
 
@@ -44,7 +44,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
-for command in (demo, train, calibrate, predict, export, evaluate, benchmark, info, serve):
+for command in (
+    demo, train, calibrate, predict, slide, export, evaluate, benchmark, info, serve,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -33,6 +33,20 @@ def calibration_lines(calibration: "Calibration") -> str:
     return text
 
 
+def slide_lines(calibration: "Calibration") -> str:
+    """What a slide's verdict compares with."""
+    from haloae.detection.highest import needs_more_slides
+
+    slides, rate = len(calibration.slides), calibration.false_alarm_rate
+    if missing := needs_more_slides(calibration):
+        return (
+            f"  slides are judged by the tail of {len(calibration.peaks)} good regions: a "
+            f"false-alarm rate of {rate:g} needs {slides + missing} good slides, and there are "
+            f"{slides}"
+        )
+    return f"  slides are judged by {slides} good slides, for a false-alarm rate of {rate:g}"
+
+
 def highest_scores(counts: "Counts") -> str:
     """The highest scores as a table; names come last, as their width on a screen is not known."""
     from haloae.outputs.pictures import readable

@@ -18,7 +18,7 @@ from haloae.cli.screen import (
     report_skipped,
 )
 from haloae.cli.shared import DONE, SKIPPED, load_any, prepare, progress_bar, shown
-from haloae.errors import ConfigError, DataError
+from haloae.errors import ConfigError, DataError, OutputError
 
 
 def predict(
@@ -79,6 +79,62 @@ def predict(
         if counts.highest:
             print(highest_scores(counts))
     return SKIPPED if skipped or counts.unusable else DONE
+
+
+def slide(
+    model: options.Model,
+    image: Annotated[
+        Path, Argument(metavar="SLIDE", help="one huge image: SVS, NDPI, TIFF, PNG, JPEG, …")
+    ],
+    *,
+    out: options.ResultsFolder,
+    everything: Annotated[
+        bool, Option("--everything", help="score background too, instead of leaving it out")
+    ] = False,
+    resume: Annotated[
+        bool, Option("--resume", help="go on with what was stopped in DIR, if there is any")
+    ] = False,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    precision: options.Precision = "float32",
+    quiet: options.Quiet = False,
+) -> int:
+    """Score a huge image: writes DIR/report.html, regions, heat map."""
+    from haloae.deploy.runtime import is_exported
+    from haloae.detector import load
+    from haloae.outputs.report import REPORT
+    from haloae.slides.folder import HEATMAP, REGIONS, slide_to_folder
+
+    if resume and overwrite:
+        raise OutputError("--resume and --overwrite exclude each other: choose one.")
+    # What is freed goes back to the system here: kept, it is half a gigabyte beside large tiles.
+    detector = load(model, device=device, precision=precision, threads=threads)
+    if threads and not is_exported(model):
+        import torch
+
+        torch.set_num_threads(threads)
+    outcome, _ = slide_to_folder(
+        detector,
+        image,
+        out,
+        everything=everything,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress_bar("scoring", quiet=quiet),
+    )
+    if outcome.unscored:
+        report_skipped([f"{outcome.unscored} tiles of {outcome.slide}: see {out / REGIONS}."])
+    if not quiet:
+        tiles = f"{outcome.scored} tiles scored, {outcome.background} background"
+        print(f"{shown(image)}: {outcome.verdict}, {outcome.regions} regions; {tiles}")
+        print(
+            f"  score {outcome.score:.6g}, threshold {outcome.threshold:.6g}, p-value "
+            f"{outcome.p_value:.2g}, from {outcome.calibrated_on}"
+        )
+        print(f"open in a browser: {shown(out / REPORT)}")
+        print(f"in a viewer of slides: {shown(out / REGIONS)}, {shown(out / HEATMAP)}")
+    return SKIPPED if outcome.unscored else DONE
 
 
 def export(

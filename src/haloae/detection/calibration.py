@@ -10,7 +10,14 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from haloae.config import Fraction
 
@@ -65,6 +72,10 @@ class Calibration(BaseModel):
     """Highest value of each image's anomaly map, ascending."""
     false_alarm_rate: Fraction
     """Share of good images that may be called anomalous."""
+    cells: PositiveInt | None = None
+    """Fewest that a peak is the highest of; None where peaks are of whole images."""
+    slides: tuple[NonNegativeFloat, ...] = ()
+    """Highest map value of each whole good slide, ascending, see `haloae.detection.highest`."""
     tail: Tail = "all"
     """What a threshold that was never seen is fitted to, see `threshold_at`; files that do not say
     have ``all``."""
@@ -79,8 +90,9 @@ class Calibration(BaseModel):
     def _check(self) -> Self:
         if min(len(self.scores), len(self.peaks)) < MIN_IMAGES:
             raise ValueError(f"needs at least {MIN_IMAGES} held-out images")
-        if list(self.scores) != sorted(self.scores) or list(self.peaks) != sorted(self.peaks):
-            raise ValueError("scores and peaks must be in ascending order")
+        for values in (self.scores, self.peaks, self.slides):
+            if list(values) != sorted(values):
+                raise ValueError("scores, peaks and slides must be in ascending order")
         return self
 
     @cached_property

@@ -19,6 +19,11 @@ from haloae.network.reach import step_of
 
 log = logging.getLogger(__name__)
 
+PART = 512
+"""Side of what a part of a slide is fitted to, in pixels; around it there is what that sees."""
+MOST_COST = 1.6
+"""Pixels computed for one that is delivered, where tiles may be so large."""
+
 REGIONS = 64
 """Of few large images, that stand for good ones."""
 THUMB_SIDE = 64
@@ -28,6 +33,40 @@ MOST_TILE = 1536
 trunk, and with the usual overlap a pixel is computed twice."""
 LEAST_COUNTED = 0.5
 """Of a region that stands for a good image, where not all pixels count."""
+
+
+def in_parts(config: Config) -> Config:
+    """As a detector sees the parts of slides that it is fitted to: each of them is a tile.
+
+    Raises:
+        ConfigError: slides cannot be seen in tiles with this network or head.
+    """
+    config = config.replace(view={"kind": "tiles", "place": "anywhere", "canvas": None})
+    side = _up(2 * margin_of(config) + PART, step_of(config.network))
+    step, margin = step_of(config.network), margin_of(config)
+    overlap = config.view.overlap
+    settled_view = {
+        "canvas": (side, side),
+        "overlap": _up(2 * margin, step) if overlap is None else overlap,
+        "margin": margin,
+        "step": step,
+    }
+    return config.replace(view=settled_view)
+
+
+def in_slides(config: Config, wanted: Size | None) -> Config:
+    """As that detector sees whole slides: in tiles so large that their overlap costs little.
+
+    Args:
+        config: settled, of a detector that was fitted to parts.
+        wanted: canvas that somebody asked for; None: nobody did.
+    """
+    if config.network.autoencoder:
+        return config  # it was trained on as much as that
+    overlap = config.view.overlap or 0
+    cheap = _up(math.ceil(overlap / (1 - MOST_COST**-0.5)), step_of(config.network))
+    side = max(min(cheap, MOST_TILE), config.canvas[0])
+    return config.replace(view={"canvas": wanted or (side, side)})
 
 
 def settled(config: Config, images: Sequence[ImageLike]) -> Config:

@@ -73,6 +73,15 @@ def write_benchmark_report(results: Mapping[str, Any], path: Path) -> None:
     )
 
 
+def write_slide_report(path: Path, **values: object) -> None:
+    """Write the page of a slide, given what it shows, see `haloae.slides.page`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    _write(path, "slide.html", title="HaloAE slide", **values)
+
+
 def benchmark_verdict(results: Mapping[str, Any]) -> str:
     """What came out, in one sentence."""
     means = {
