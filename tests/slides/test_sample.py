@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 import tiny_trunk  # noqa: F401 - registers the trunk
 from haloae.config import Config
-from haloae.detection.viewing import in_parts, in_slides
+from haloae.detection.viewing import PART, in_parts, in_slides
 from haloae.detector import Detector, fit_detector
 from haloae.errors import DataError
 from haloae.slides.folder import slide_to_folder
@@ -64,7 +64,8 @@ def test_three_slides_make_a_detector_that_scores_slides(
     view, calibration = detector.config.view, detector.calibration
     assert (view.kind, view.place) == ("tiles", "anywhere")
     assert calibration.cells == 32**2
-    assert len(calibration.peaks) == len(sampled.tiles) * (512 // 8 // 32) ** 2
+    regions = (PART // config.network.stride // 32) ** 2
+    assert len(calibration.peaks) == len(sampled.tiles) * regions
     assert len(calibration.scores) == len(sampled.tiles)
     path = write_slide(tmp_path / "a.tif", tissue(5, SIDE, SIDE), SIDE, SIDE)
     outcome, _ = slide_to_folder(detector, path, tmp_path / "out")
@@ -74,7 +75,7 @@ def test_three_slides_make_a_detector_that_scores_slides(
 
 def test_tiles_of_slides_are_as_large_as_their_overlap_asks_for(config: Config) -> None:
     overlap = 320
-    view = {"overlap": overlap, "margin": 160, "step": 16}
+    view = {"canvas": (576, 576), "overlap": overlap, "margin": 160}
     parts = in_parts(config).replace(view=view)
     side = in_slides(parts, None).canvas[0]
     assert (side / (side - overlap)) ** 2 <= 1.6
