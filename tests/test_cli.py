@@ -52,7 +52,7 @@ OPTIONS = {
     | {"--categories", "--presets", "--set", "--ablations", "--heads", "--seeds", "--backbone"}
     | {"--resume"},
     "serve": COMMON
-    | {"--host", "--port", "--token-file", "--config", "--limit"}
+    | {"--host", "--port", "--data", "--token-file", "--config", "--limit"}
     | {"--certificate", "--key"},
     "info": COMMON | {"--json", "--cost", "--image-size"},
 }

@@ -19,6 +19,9 @@ def serve(
         str, Option(metavar="ADDRESS", help="to listen on; any but loopback needs --token-file")
     ] = "127.0.0.1",
     port: Annotated[int, Option(metavar="N", min=0, max=65535, help="0: any that is free")] = 8080,
+    data: Annotated[
+        Path, Option(metavar="DIR", help="folder for all that is kept: records, images, models")
+    ] = Path("haloae-data"),
     token_file: Annotated[
         Path | None,
         Option(metavar="FILE.toml", help="two lines: the tokens of operator and engineer"),
@@ -40,6 +43,7 @@ def serve(
         models,
         host=host,
         port=port,
+        data=data,
         token_file=token_file,
         config=config,
         certificate=certificate,

@@ -16,8 +16,13 @@ from haloae.errors import ConfigError, HaloaeError, ImageError
 from haloae.server import requests, status, v2
 from haloae.server.inspector import Inspector
 from haloae.server.metrics import Metrics
+from haloae.server.models import Models
+from haloae.server.page import changes, views
+from haloae.server.page.page import Page
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Recipes
+from haloae.server.records import Records
+from haloae.server.retraining import GoodImages, Retraining
 from haloae.server.safety import Doorkeeper, Gate, Tokens, refused_response
 from haloae.server.settings import Settings
 from haloae.server.watch import Watch
@@ -33,10 +38,17 @@ class Service:
     inspector: Inspector
     doorkeeper: Doorkeeper
     metrics: Metrics
+    records: Records
+    models: Models
+    retraining: Retraining
 
 
 def create_app(
-    models: Path, *, settings: Settings | None = None, tokens: Tokens | None = None
+    models: Path,
+    *,
+    data: Path | None = None,
+    settings: Settings | None = None,
+    tokens: Tokens | None = None,
 ) -> FastAPI:
     """The service of a model file or a folder of them.
 
@@ -45,11 +57,13 @@ def create_app(
 
     Args:
         models: the file or folder.
+        data: a folder for all that is kept; None: one that is gone afterwards.
         settings: all of them; None: as they are by default.
         tokens: that requests must have; None: none, which is for loopback alone.
 
     Raises:
         DataError: there is no such file or folder.
+        ConfigError: the page's translation does not fit.
     """
     settings = settings or Settings()
     problems = Problems()
@@ -62,25 +76,46 @@ def create_app(
     )
     inspector = Inspector(recipes, settings.queue, problems)
     metrics = Metrics()
-    service = Service(settings, problems, recipes, inspector, Doorkeeper(tokens), metrics)
+    records = Records(data, settings.keep, problems)
+    changing = Models(recipes, records)
+    retraining = Retraining(
+        changing, recipes, records, GoodImages(records, settings.retraining.good)
+    )
+    service = Service(
+        settings,
+        problems,
+        recipes,
+        inspector,
+        Doorkeeper(tokens),
+        metrics,
+        records,
+        changing,
+        retraining,
+    )
+    page = Page(service)
     metrics.watch(service)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(records.open)
+        inspector.listeners |= records.listeners()
         inspector.listeners["metrics"] = metrics.listen  # the last, as it tells of the others
         recipes.start()
         inspector.start()
         yield
         await run_in_threadpool(inspector.stop, settings.http.stop)
         await run_in_threadpool(recipes.stop)
+        await run_in_threadpool(retraining.stop)
+        await run_in_threadpool(records.close, settings.http.stop)
 
     app = FastAPI(
         title="haloae", version=__version__, lifespan=running, docs_url=None, redoc_url=None
     )
     app.state.service = service
+    app.state.page = page
     app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)
     app.add_middleware(Watch, metrics=metrics)
-    for router in (requests.router, v2.router, status.router):
+    for router in (requests.router, v2.router, status.router, views.router, changes.router):
         app.include_router(router)
     for kind in (HaloaeError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer_to)

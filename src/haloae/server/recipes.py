@@ -13,6 +13,7 @@ from typing import NamedTuple
 from haloae.data.images import shown_path
 from haloae.deploy.checks import mapped, weights_of
 from haloae.deploy.runtime import is_exported
+from haloae.detection.calibration_file import calibration_path
 from haloae.detector import Detector
 from haloae.errors import DataError, HaloaeError, ModelFileError
 from haloae.machine import resident_bytes
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".xml", ".onnx", ".safetensors")
 """Of model files; where a name has several, the first counts, as it is the fastest."""
 Stamp = tuple[tuple[int, int, int], ...]
-"""Of each of a model's files: when it was changed, its size and its number on the disk."""
+"""Of each of a model's files and of the thresholds that stand beside it: when it was changed, its
+size and its number on the disk."""
 
 
 class Loaded(NamedTuple):
@@ -122,6 +124,14 @@ class Recipes:
             RefusedError: 404, there is none of this name.
         """
         return self._listed(name, self._known(name))
+
+    def path_of(self, name: str) -> Path:
+        """One's model file, as it was found: no part of the path comes from who asks.
+
+        Raises:
+            RefusedError: 404, there is none of this name.
+        """
+        return self._known(name).path
 
     def get(self, name: str) -> Loaded:
         """One's model, loaded where it is not; it stays usable whatever happens to its file.
@@ -283,7 +293,8 @@ def _found(models: Path) -> dict[str, Path]:
 def _stamp(path: Path) -> Stamp:
     """Of the model's files as they are now; what is missing has none."""
     stamps = []
-    for part in (path, weights_of(path) if is_exported(path) else None):
+    weights = weights_of(path) if is_exported(path) else None
+    for part in (path, weights, calibration_path(path)):
         with suppress(OSError):
             if part is not None:
                 status = os.stat(part)  # noqa: PTH116 - as the others here

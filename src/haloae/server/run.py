@@ -13,6 +13,7 @@ def run(
     *,
     host: str,
     port: int,
+    data: Path,
     token_file: Path | None = None,
     config: Path | None = None,
     certificate: Path | None = None,
@@ -26,6 +27,7 @@ def run(
         models: a model file, or a folder of them.
         host: address to listen on.
         port: of it; 0: any that is free.
+        data: folder for all that is kept.
         token_file: see `haloae.server.safety.read_tokens`.
         config: `serve.toml`.
         certificate: PEM; with `key`, TLS.
@@ -37,6 +39,7 @@ def run(
         ConfigError: a setting is wrong, the address cannot be had, or others reach it and there
             are no tokens.
         DataError: there are no models.
+        OutputError: the folder for what is kept cannot be had.
         MissingExtraError: what serves is not installed.
     """
     try:
@@ -58,7 +61,8 @@ def run(
             f"--token-file, or listen on 127.0.0.1."
         )
     check_certificate(certificate, key)
-    app = create_app(models, settings=settings, tokens=tokens)
+    app = create_app(models, data=data, settings=settings, tokens=tokens)
+    app.state.service.records.open()  # what is wrong with them is said now
     with listen(host, port) as listening:
         log_as_json()
         start_tracing()
