@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from haloae._version import __version__
 from haloae.data.images import image_from_bytes
 from haloae.data.limits import current_limits
 from haloae.errors import DataError
@@ -63,7 +62,7 @@ class Page:
             lstrip_blocks=True,
         )
         self.html = environment.get_template("page.html").render(
-            t=self.texts, texts=json.dumps(self.texts).replace("<", "\\u003c"), version=__version__
+            t=self.texts, texts=json.dumps(self.texts).replace("<", "\\u003c")
         )
         self.static = {
             each.name: (each.read_bytes(), f"{TYPES[each.name.rpartition('.')[2]]}; charset=utf-8")

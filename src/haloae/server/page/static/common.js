@@ -72,20 +72,19 @@ export function sure(title, words) {
   });
 }
 
-/** Four digits, without an exponent where that can be. */
-export function number(value) {
-  if (value === 0) return "0";
-  return Math.abs(value) >= 1000 && Math.abs(value) < 1e7 ? value.toFixed(0) : String(+value.toPrecision(4));
+/** Four digits or fewer, without an exponent where that can be. */
+export function number(value, digits = 4) {
+  return value >= 1000 && value < 1e7 ? value.toFixed(0) : String(+value.toPrecision(digits));
 }
 
-/** A share as a percentage. */
-export const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
+/** A share as a percentage, on one line. */
+export const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share < 0.1 && share > 0 ? 1 : 0)}\u00a0%`);
 
 /** A time of day; with its date where that is another than today's. */
-export function clock(iso) {
+export function clock(iso, timeStyle = "medium") {
   const time = new Date(iso);
   const isToday = time.toDateString() === new Date().toDateString();
-  const options = isToday ? { timeStyle: "medium" } : { dateStyle: "short", timeStyle: "medium" };
+  const options = { timeStyle, dateStyle: isToday ? undefined : "medium", hourCycle: "h23" };
   return new Intl.DateTimeFormat(texts.language, options).format(time);
 }
 

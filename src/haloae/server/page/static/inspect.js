@@ -7,12 +7,14 @@ let newest = null; // inspection that is shown, unless one is held
 let held = null;
 let listed = "";
 let stream = null;
+let isWaiting = false; // for the verdict on an image that was given by hand
 
 const inspections = (id, kind) => `/page/inspections/${id}/${kind}.jpg`;
 
 function draw() {
   const one = held ?? newest;
   const verdict = $("verdict");
+  if (isWaiting) return;
   $("live").hidden = held === null;
   if (verdict.dataset.id === (one?.id ?? "none")) return;
   verdict.dataset.id = one?.id ?? "none";
@@ -26,7 +28,7 @@ function draw() {
   const numbers = [
     `${text("score")} ${number(one.score)}`,
     `${text("threshold")} ${number(one.threshold)}`,
-    `${text("p_value")} ${number(one.p_value)}`,
+    `${text("p_value")} ${number(one.p_value, 2)}`,
     `${one.source}, ${clock(one.time)}`,
   ].map((words) => element("span", {}, words));
   verdict.replaceChildren(
@@ -72,7 +74,8 @@ export function open(chosen) {
 }
 
 export function update(state) {
-  newest = state.last[0] ?? null;
+  const last = state.last[0] ?? null;
+  if (newest === null || last === null || last.time >= newest.time) newest = last;
   draw();
   const ids = state.last.map((one) => one.id).join();
   if (ids !== listed) {
@@ -81,7 +84,7 @@ export function update(state) {
     $("last").replaceChildren(...state.last.map((one) => known.get(one.id) ?? item(one)));
     mark();
   }
-  $("since").textContent = text("shift", { time: clock(state.since) });
+  $("since").textContent = text("shift", { time: clock(state.since, "short") });
   for (const verdict of Object.keys(VERDICTS)) {
     $(`count-${verdict}`).textContent = state.counts ? state.counts[verdict] : "–";
   }
@@ -90,12 +93,14 @@ export function update(state) {
 
 async function inspectOne(image) {
   held = null;
+  isWaiting = true;
   $("verdict").className = "verdict none";
   $("verdict").dataset.id = "waiting";
   $("verdict").replaceChildren(element("strong", {}, text("waiting")));
   try {
     newest = await ask(path("/v1/predict", { recipe }), { method: "POST", image });
   } finally {
+    isWaiting = false;
     draw();
   }
 }

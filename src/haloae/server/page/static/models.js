@@ -66,7 +66,7 @@ function inUse(found, wrong) {
       [text("fitted_on"), text("images", { count: found.fitted_on })],
       [text("good_now"), found.good === null ? text("cannot_read") : String(found.good)],
       [text("threshold"), `${number(found.threshold)}${found.set_by ? `, ${found.set_by}` : ""}`],
-      ["haloae", `${found.preset}, ${found.engine}`],
+      [text("detector"), `${found.preset}, ${found.engine}`],
     ]),
     element("p", {}, text("retrain_words")),
     element("div", { class: "actions" }, retrain,

@@ -1,6 +1,6 @@
 // The page's frame: who looks, which recipe and view are chosen, and how the service is.
 
-import { $, ask, clock, element, path, text } from "./common.js";
+import { $, ask, element, path, text } from "./common.js";
 import * as inspect from "./inspect.js";
 import * as models from "./models.js";
 import * as review from "./review.js";
@@ -10,6 +10,7 @@ const VIEWS = { inspect, review, threshold, models };
 const PAUSE = 800; // milliseconds between two looks
 let recipe = localStorage.getItem("recipe");
 let shown = null; // view and recipe
+let known = null; // how the service was at the last look
 let isLoggedIn = false;
 
 function show(view) {
@@ -59,7 +60,7 @@ function frame(state) {
 async function look() {
   try {
     const state = await ask(path("/page/state", recipe === null ? {} : { recipe }));
-    document.body.dataset.connection = "yes";
+    known = state;
     frame(state);
     open(state);
   } catch (error) {
@@ -73,7 +74,7 @@ async function look() {
 }
 
 function logIn() {
-  shown = null;
+  shown = known = null;
   show("login");
   $("state").className = "state";
   $("state").textContent = "";
@@ -101,6 +102,7 @@ $("recipe").addEventListener("change", () => {
   recipe = $("recipe").value;
   localStorage.setItem("recipe", recipe);
 });
+addEventListener("hashchange", () => { if (known) open(known); });
 $("who").value = localStorage.getItem("who") ?? "";
 $("who").addEventListener("change", () => localStorage.setItem("who", $("who").value));
 $("theme").addEventListener("click", () => {

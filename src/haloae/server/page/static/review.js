@@ -69,7 +69,7 @@ function draw() {
         facts([
           [text("score"), number(one.score)],
           [text("threshold"), number(one.threshold)],
-          [text("p_value"), number(one.p_value)],
+          [text("p_value"), number(one.p_value, 2)],
           [text("source"), one.source],
           [text("time"), clock(one.time)],
         ]),
