@@ -10,6 +10,7 @@ what `haloae benchmark` does. To import this module is to register them.
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -66,9 +67,10 @@ class Anywhere(NearestHaloHead):
         memory_NKC: Tensor,
         images: int,
         *,
+        blocks: tuple[int, int] | None = None,
         kept: list[int] | None = None,
     ) -> None:
-        super().__init__(whitening, memory_NKC, images, kept=kept)
+        super().__init__(whitening, memory_NKC, images, blocks=blocks, kept=kept)
         cells_MPC = memory_NKC.float().unflatten(1, (-1, BLOCK**2)).transpose(0, 1).flatten(1, 2)
         count, places, channels = cells_MPC.shape
         order = torch.rand(count, places, generator=torch.Generator().manual_seed(0)).argsort(1)
@@ -168,7 +170,9 @@ KINDS = {
 """By the name of the head."""
 
 
-def table(runs: Sequence[Mapping[str, Any]]) -> Table:
+def table(
+    runs: Sequence[Mapping[str, Any]], kinds: Mapping[str, str] = MappingProxyType(KINDS)
+) -> Table:
     """A row for each kind: image AUROC of each set, its mean, and mean AUPRO, over sets and seeds.
 
     Papers count as one set; AUPRO is over the sets that have masks.
@@ -176,7 +180,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> Table:
     sets = list(dict.fromkeys(_counted_as(run["category"]) for run in runs))
     rows = []
     for preset in dict.fromkeys(run["variant"].split(", ")[0] for run in runs):
-        for head, kind in KINDS.items():
+        for head, kind in kinds.items():
             names = {f"{preset}, {head}", preset if head == "halo" else ""}
             mine = [run for run in runs if run["variant"] in names]
             if mine:

@@ -86,11 +86,16 @@ def chart(runs: Sequence[Mapping[str, Any]]) -> str:
         lines, x_label="seconds of fitting", y_label="image AUROC",
         x=Axis.around(seconds), y=Axis.around(qualities),
     )  # fmt: skip
+    return standalone(drawn, lines, top=190)
+
+
+def standalone(drawn: Markup, lines: Sequence[Line], *, top: int) -> str:
+    """A chart as a file of its own, with the names of its lines in it, from a height on."""
     names = Markup("").join(
         Markup('<text x="330" y="{}">{}</text><path class="line k{}" d="M296,{}H324"/>').format(
-            190 + 16 * kind, line.label, kind, 186 + 16 * kind
+            top + 16 * place, line.label, line.kind, top - 4 + 16 * place
         )
-        for kind, line in enumerate(lines)
+        for place, line in enumerate(lines)
     )
     head, body = str(drawn).split(">", 1)
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')

@@ -31,6 +31,7 @@ from PIL import Image as PILImage
 
 from benchmarks.contestants import timed
 from benchmarks.machine import machine
+from benchmarks.tables import Table
 from benchmarks.untrained import textures, untrained
 from haloae.config import Config, Precision
 from haloae.detector import Detector, fit_detector
@@ -78,6 +79,32 @@ def main() -> int:
         out.write_text(json.dumps(results, indent=1) + "\n")
         print(json.dumps({name: results[name]}), flush=True)
     return int(results["tests"]["exit_code"] != 0)
+
+
+def throughput_table(results: Mapping[str, Any]) -> Table:
+    """A row for each preset and precision: images a second by batch, most memory."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in results["throughput"]:
+        found.setdefault((row["preset"], row["precision"]), []).append(row)
+    rows = [
+        [f"`{preset}`", precision, *(row.get("images_per_second") for row in of),
+         of[-1].get("peak_mb")]
+        for (preset, precision), of in found.items()
+    ]  # fmt: skip
+    batches = dict.fromkeys(row["batch"] for row in results["throughput"])
+    columns = [f"images/s, {batch} at a time" for batch in batches]
+    return Table(["preset", "precision", *columns, "MB"], rows, dict.fromkeys([*columns, "MB"], 0))
+
+
+def training_table(results: Mapping[str, Any]) -> Table:
+    """A row for each preset: seconds to fit, steps a second, most memory."""
+    rows = [
+        [f"`{row['preset']}`", row["steps"], row["seconds"], row["steps_per_second"],
+         row["peak_mb"]]
+        for row in results["training"]
+    ]  # fmt: skip
+    digits = {"steps": 0, "seconds": 1, "steps a second": 1, "MB": 0}
+    return Table(["preset", *digits], rows, digits)
 
 
 def described() -> dict[str, Any]:

@@ -14,6 +14,7 @@ it is of, and what was run.
 
 import argparse
 import csv
+import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,18 +29,24 @@ from benchmarks import (
     curve,
     faults,
     folder,
+    gpu,
     guard,
+    halves,
+    paired,
+    paper,
     speed_pages,
     thresholds,
+    views,
 )
 from benchmarks.tables import ROOT, Table
+from benchmarks.ways import finished
 from haloae.detection.calibration import Calibration
 from haloae.detection.heads import head_named
 from haloae.detection.model_file import read_model
 from haloae.detector import tail_of
 from haloae.errors import HaloaeError
 from haloae.experiments.benchmark import summarise
-from haloae.experiments.grid import MEAN, RUN
+from haloae.experiments.grid import MEAN
 from haloae.files import write_atomic
 from haloae.training.run_folder import MODEL
 
@@ -75,7 +82,7 @@ class Kind(NamedTuple):
 
 def benchmark(folders: Sequence[Path]) -> Found:
     """A row for each variant and category, the mean over categories last."""
-    runs = finished(folders)
+    runs = finished(*folders)
     for run in runs:
         run["metrics"] |= rates_now(run["at"])
     results = summarise("", runs)
@@ -93,23 +100,6 @@ def benchmark(folders: Sequence[Path]) -> Found:
         rows.append([found["variant"], shown, *(values[metric] for metric in FIGURES)])
     table = Table(["variant", "set", *dict(FIGURES.values())], rows, dict(FIGURES.values()))
     return Found(table, _circumstances(runs))
-
-
-def finished(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """What each finished run's file holds, and ``at``, its folder; in the order of the names.
-
-    Raises:
-        ValueError: a folder has none.
-    """
-    runs = []
-    for given in folders:
-        paths = sorted(given.rglob(RUN))
-        found = [{**json.loads(path.read_text("utf-8")), "at": path.parent} for path in paths]
-        done = [run for run in found if "metrics" in run]
-        if not done:
-            raise ValueError(f"{given}: no run in it is finished.")
-        runs += done
-    return runs
 
 
 def rates_now(run: Path) -> dict[str, float | None]:
@@ -147,12 +137,15 @@ def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> di
     return {"mean": fmean(found), "n": 1} if found and len(found) == len(wanted) else None
 
 
-def attention_memory(folders: Sequence[Path]) -> Found:
-    """See `benchmarks.attention_kinds`, which is imported late: it adds heads to the table."""
-    from benchmarks import attention_kinds
+def _late(module: str) -> Callable[[Sequence[Path]], Found]:
+    """The table of a module that is imported late: it adds heads to the package's."""
 
-    runs = finished(folders)
-    return Found(attention_kinds.table(runs), _circumstances(runs))
+    def made(folders: Sequence[Path]) -> Found:
+        runs = finished(*folders)
+        make = importlib.import_module(f"benchmarks.{module}").table
+        return Found(make(runs), _circumstances(runs))
+
+    return made
 
 
 def _circumstances(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -166,10 +159,14 @@ def _circumstances(runs: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"{name} {' and '.join(sorted(set(each)))}" for name, each in told.items())
 
 
-def training(folders: Sequence[Path]) -> Found:
-    """See `benchmarks.curve`."""
-    runs = finished(folders)
-    return Found(curve.table(runs), _circumstances(runs))
+def _of_runs(make: Callable[[Sequence[Mapping[str, Any]]], Table]) -> Callable[..., Found]:
+    """A table of the runs of `haloae benchmark`, or of what runs as it does."""
+
+    def made(folders: Sequence[Path]) -> Found:
+        runs = finished(*folders)
+        return Found(make(runs), _circumstances(runs))
+
+    return made
 
 
 def demo(folders: Sequence[Path]) -> Found:
@@ -231,6 +228,7 @@ SPEED = (
     "published,default-float32,default-onnx,default-openvino,fast-float32,fast-onnx,fast-openvino"
 )
 GUARD = "python -m benchmarks.guard ROOT --out runs/guard"
+GPU = "PYTHONPATH=src python -m benchmarks.gpu --out runs/gpu/results.json"
 FOLDER = "python -m benchmarks.folder MODEL CATEGORY --out runs/folder --threads 2"
 KINDS = {
     "benchmark": Kind(
@@ -242,6 +240,30 @@ KINDS = {
         "`default` with three seeds, the others with one. Defects detected and false alarms are of "
         "each run's own scores, with the threshold as the package now fits it to the scores of "
         "good images in the run's model file.",
+    ),
+    "paired": Kind(
+        "Image AUROC of `default` against each rival on the same images",
+        _of_runs(paired.table),
+        "haloae benchmark ROOT --presets default --seeds 0,1,2 --out runs/default; "
+        "haloae benchmark ROOT --presets default --heads gaussian,nearest,nearest_halo "
+        "--out runs/heads",
+        "Intervals: test images were drawn anew 2,000 times, good and defective ones apart, the "
+        "same for both; what other training images would change is not in them. Papers count as "
+        "one set.",
+    ),
+    "halves": Kind(
+        "Arms of heads.json chosen on one half of the sets, and what they do on the other",
+        _counted(halves.table),
+        note="Image AUROC, score the mean of the highest 3 %, points above the Gaussian a place of "
+        "the same screening. Arms with a figure for all these sets; papers, whose figure there is "
+        "of all four, are left out.",
+    ),
+    "paper": Kind(
+        "The published network, trained by its losses",
+        _of_runs(paper.table),
+        "python -m benchmarks.paper ROOT --out runs/paper --sets cookie,tire --device cuda "
+        "--image-size 128 --steps 800; the same with --image-size 256 --steps 300",
+        "bfloat16, batches of 4, one seed, on one H200, several runs side by side.",
     ),
     "demo": Kind(
         "What `haloae demo` measures",
@@ -326,10 +348,23 @@ KINDS = {
     ),
     "attention-memory": Kind(
         "Kinds of attention over the memory, all else equal",
-        attention_memory,
+        _late("attention_kinds"),
         "python -m benchmarks.attention_kinds ROOT --out runs/attention",
         "Image AUROC; AUPRO over the sets that have masks; papers count as one set. Means of place "
         "and window do not look at the cell: both are a Gaussian a place.",
+    ),
+    "ingredients": Kind(
+        "The paper's ingredients in the design of `default`: each out of it, or put into it",
+        _late("ingredients"),
+        "python -m benchmarks.ingredients ROOT --out runs/ingredients "
+        "--sets cookie,pill,tire,magnetic_tile",
+        "Image AUROC; AUPRO over the sets that have masks; one seed.",
+    ),
+    "views": Kind(
+        "What is seen of images: squashed, fitted, as chosen by the training images",
+        _of_runs(views.table),
+        "python -m benchmarks.views ROOT --sets kolektor,tire,magnetic_tile,cookie "
+        "--out runs/views",
     ),
     "copy-index": Kind(
         "How much of a patch that is pasted into the features comes back in what is rebuilt",
@@ -342,9 +377,22 @@ KINDS = {
     ),
     "curve": Kind(
         "Image AUROC of `autoencoder` by the number of training steps",
-        training,
+        _of_runs(curve.table),
         "python -m benchmarks.curve ROOT --sets cookie,paper_pa_bdp01_tl --out runs/curve",
         "Seconds are those of the whole fit.",
+    ),
+    "gpu-throughput": Kind(
+        "On one NVIDIA H200",
+        _of_speed(gpu.throughput_table),
+        GPU,
+        "Pixels in and maps out in the computer's memory, untrained, 4 good images known; MB: most "
+        "that tensors took, at the largest batch.",
+    ),
+    "gpu-fit": Kind(
+        "Fitting to 64 images of 512² on one NVIDIA H200, reading to calibration",
+        _of_speed(gpu.training_table),
+        GPU,
+        "`paper`: 40 of its 188,250 steps.",
     ),
     "cost": Kind(
         "Cost of a pass, block by block, of one image in float32",

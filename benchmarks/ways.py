@@ -1,6 +1,7 @@
-"""Many ways of scoring, each from one pass over a test set: what `ablation` measures by."""
+"""What experiments share: many ways of scoring from one pass, what is asked, what was left."""
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from haloae.evaluation.evaluate import pixel_difference
 from haloae.evaluation.metrics import ImageMetrics, PixelMetrics, area_resize
 from haloae.experiments.grid import (
     MEAN,
+    RUN,
     Measure,
     Point,
     baseline,
@@ -73,6 +75,23 @@ def measure_ways(
         "pixel_aupro": {way: each.aupro for way, each in outlined.items()},
         "pixel_difference_image_auroc": pixel_difference(category).auroc,
     }
+
+
+def finished(*folders: Path) -> list[dict[str, Any]]:
+    """What each finished run's file holds, and ``at``, its folder; in the order of the names.
+
+    Raises:
+        ValueError: a folder has none.
+    """
+    runs = []
+    for given in folders:
+        paths = sorted(given.rglob(RUN))
+        found = [{**json.loads(path.read_text("utf-8")), "at": path.parent} for path in paths]
+        done = [run for run in found if "metrics" in run]
+        if not done:
+            raise ValueError(f"{given}: no run in it is finished.")
+        runs += done
+    return runs
 
 
 def options(description: str | None) -> argparse.ArgumentParser:

@@ -30,6 +30,11 @@ Few = Annotated[int, Field(ge=1, le=256)]
 """Heads, sides of blocks and the like."""
 Fraction = Annotated[float, Field(ge=1e-12, lt=1)]
 Term = Literal["mse", "ssim", "cosine"]
+ViewKind = Literal["auto", "squash", "fit", "tiles"]
+Place = Literal["auto", "aligned", "anywhere"]
+Side = Annotated[int, Field(ge=32, le=2**20)]
+"""Of what the network sees, in pixels."""
+Pixels = Annotated[int, Field(ge=0, le=2**20)]
 Precision = Literal["float32", "bfloat16"]
 
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -68,6 +73,48 @@ class AttentionConfig(_Frozen):
     block: Few = 8
     halo: Few = 2
     head_dim: Few = 16
+
+
+class ViewConfig(_Frozen):
+    """What the network sees of an image (docs/views.md).
+
+    What is None, or ``auto``, is settled by the training images when a detector is fitted, and
+    stands settled in its model file.
+    """
+
+    kind: ViewKind = "squash"
+    """``squash``: a square of `image_size`. ``fit``: of its own aspect ratio, with as many pixels.
+    ``tiles``: at its own resolution, a tile at a time."""
+    place: Place | None = None
+    """``aligned``: what good images look like is learned place by place. ``anywhere``: once for all
+    places. None: ``aligned`` where images are squashed, ``anywhere`` in tiles, else ``auto``."""
+    scale: Annotated[float, Field(ge=1 / 256, le=16)] = 1.0
+    """Of the images that are cut into tiles; 1 is their own resolution."""
+    canvas: tuple[Side, Side] | None = None
+    """Height and width of what the network is given at once: of the image, or of a tile."""
+    overlap: Pixels | None = None
+    """Of neighbouring tiles; None: so much that the map is that of the whole image."""
+    margin: Pixels | None = None
+    """Pixels from a tile's cut within which its map is not that of the whole image."""
+    step: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    """Pixels that sides of what the network sees, and places of tiles, are whole multiples of."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "tiles" and self.place == "aligned":
+            raise ValueError(
+                "a tile has no place that it shares with those of other images: leave view.place "
+                "out, or set view.kind to fit"
+            )
+        sides = (*(self.canvas or ()), self.overlap or 0)
+        if self.step and any(side % self.step for side in sides):
+            raise ValueError(f"canvas and overlap must be whole multiples of {self.step}")
+        if self.canvas and min(self.canvas) <= (self.overlap or 0):
+            raise ValueError(
+                f"tiles of {self.canvas[0]}×{self.canvas[1]} that overlap by {self.overlap} do not "
+                "get on: set a larger view.canvas, or a smaller view.overlap"
+            )
+        return self
 
 
 class NetworkConfig(_Frozen):
@@ -190,10 +237,12 @@ class Config(_Frozen):
     preset: str
     """The preset it was made from; its settings may have been changed since."""
     image_size: Annotated[int, Field(ge=32, le=4096)]
-    """Side of the square every image is brought to, in pixels."""
+    """Side of the square every image is brought to, in pixels; of a fitted one, the square has as
+    many pixels."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     backbone: str = "auto"
     """Where the trunk's weights come from: auto, bundled, imagenet, random or a file."""
+    view: ViewConfig = ViewConfig()
     network: NetworkConfig
     loss: LossConfig
     training: TrainingConfig
@@ -213,6 +262,40 @@ class Config(_Frozen):
         if self.loss.fixed_weights is not None and not self.loss.fixed_weights[1]:
             raise ValueError("loss.fixed_weights must give the features, its second, some weight")
         return self
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of what the network is given at once, in pixels.
+
+        Before they are settled, those of a square.
+        """
+        if self.view.kind == "squash" or self.view.canvas is None:
+            return self.image_size, self.image_size
+        return self.view.canvas
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of feature cells of the canvas."""
+        height, width = self.canvas
+        return height // self.network.stride, width // self.network.stride
+
+    @property
+    def is_anywhere(self) -> bool:
+        """True: statistics are those of all places together."""
+        return self.view.place == "anywhere"
+
+    @property
+    def seen(self) -> str:
+        """What the network sees of images, in words."""
+        view, (height, width) = self.view, self.canvas
+        if view.kind == "squash":
+            words = f"{self.image_size}² pixels"
+        elif view.kind == "fit":
+            words = f"fitted to {width}×{height} pixels"
+        else:
+            scale = "" if view.scale == 1 else f" at {view.scale:g} of their size"
+            words = f"in tiles of {width}×{height} pixels{scale}, overlapping by {view.overlap}"
+        return f"{words}, the same anywhere" if self.is_anywhere else words
 
     def replace(self, **changes: Any) -> "Config":  # noqa: ANN401 - values of any setting
         """Copy with settings changed, checked anew.

@@ -14,6 +14,7 @@ from haloae.config import Config, Precision
 from haloae.data.folders import good_images
 from haloae.data.images import shown_path
 from haloae.data.source import ImageLike, decode_ahead
+from haloae.data.views import View
 from haloae.deploy.runtime import is_exported, open_runtime
 from haloae.detection.calibration import Calibration, StatedCalibration, Tail
 from haloae.detection.calibration_file import in_force
@@ -218,7 +219,7 @@ class Detector(Predictor):
             looks = Looks(len(images))
             head, scores, peaks = measure_good(
                 network,
-                lambda: looks.watch(_resized(images, config.image_size)),
+                lambda: looks.watch(_shown(images, View.of(config))),
                 config,
                 head=None if head.refits else head,
             )
@@ -259,13 +260,13 @@ def check_names(config: Config) -> None:
         ConfigError: there is no such trunk, kind of attention or detector head, or the head cannot
             be fitted with this config.
     """
-    from haloae.detection.heads import head_named
+    from haloae.detection.heads import head_of
     from haloae.network.attention import attention_named
     from haloae.network.trunks import trunk_named
 
     trunk_named(config.network.trunk)
     attention_named(config.network.attention.mode)
-    head_named(config.detection.head).check(config)
+    head_of(config).check(config)
 
 
 def fit_detector(
@@ -304,9 +305,15 @@ def fit_detector(
     where = resolve_device(device)
     from haloae.detection.good import measure_good
     from haloae.detection.native import Native
+    from haloae.detection.viewing import regions_of, settled
+    from haloae.training.batches import MIN_GOOD
     from haloae.training.fit import fit
 
     check_names(config)
+    config = settled(config, images)
+    check_names(config)
+    if config.view.kind == "tiles" and len(images) < MIN_GOOD:
+        images = regions_of(images, config)
     trained = fit(
         images,
         config,
@@ -365,8 +372,8 @@ def tail_of(head: "Head | type[Head]") -> Tail:
     return "all" if head.refits else "upper"
 
 
-def _resized(images: Sequence[ImageLike], size: int) -> Iterator[NDArray[np.float32]]:
-    for read in decode_ahead(images, size):
+def _shown(images: Sequence[ImageLike], view: View) -> Iterator[NDArray[np.float32]]:
+    for read in decode_ahead(images, view):
         if isinstance(read, ImageError):
             raise read
-        yield read.resized
+        yield read.shown

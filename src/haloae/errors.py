@@ -55,6 +55,10 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "int8",
+    "psycopg": "postgres",
+    "asyncua": "opcua",
+    "cv2": "camera",
+    "paho": "mqtt",
     **dict.fromkeys(("fastapi", "prometheus_client", "uvicorn"), "serve"),
 }
 """Which extra installs a package, by the name it is imported by."""

@@ -10,6 +10,7 @@ from benchmarks.attention_kinds import KINDS, Anywhere, table
 from benchmarks.copying import copy_index, rebuilding
 from torch import Tensor
 
+from benchmarks import ingredients
 from conftest import PLAIN, texture
 from haloae.config import Config
 from haloae.detection.heads import Seen, head_named
@@ -18,6 +19,7 @@ from haloae.detection.heads.halo import RIDGE, SHRINKAGE, HaloHead
 from haloae.detection.heads.moments import moments, softened
 from haloae.detector import Detector
 from haloae.network.haloae import HaloAEOutput
+from haloae.network.trunks import trunk_named
 
 SIDE, CHANNELS = 8, 6
 CONFIG = PLAIN.replace(
@@ -39,7 +41,10 @@ def drawn(count: int, *, seed: int = 0) -> Tensor:
 def seeing(features: Tensor) -> Callable[[], Iterator[Seen]]:
     def seen() -> Iterator[Seen]:
         for each in features:
-            yield Seen(HaloAEOutput(each[None], each[None], None, None), torch.zeros(1, 3, 8, 8))
+            yield Seen(
+                HaloAEOutput(each[None], each[None], None, None),
+                torch.zeros(1, 3, 8 * SIDE, 8 * SIDE),
+            )
 
     return seen
 
@@ -51,14 +56,15 @@ def fitted(name: str, good: Tensor) -> HaloHead:
 
 
 def map_of(head: HaloHead, features: Tensor) -> Tensor:
-    return head(HaloAEOutput(features, features, None, None), features)
+    image = torch.zeros(len(features), 3, 8 * SIDE, 8 * SIDE)
+    return head(HaloAEOutput(features, features, None, None), image)
 
 
 @pytest.mark.parametrize("name", ["place_mean", "window_mean"])
 def test_rebuilt_from_a_mean_is_a_gaussian_a_place(name: str) -> None:
     good, features = drawn(14), drawn(2, seed=1)
     found = moments(softened(each[None]) for each in good)
-    plain = GaussianHead.of(found, SIDE, ridge=RIDGE, shrinkage=SHRINKAGE)
+    plain = GaussianHead.of(found, (SIDE, SIDE), ridge=RIDGE, shrinkage=SHRINKAGE)
     wanted = plain.distance(softened(features))
     torch.testing.assert_close(map_of(fitted(name, good), features), wanted, rtol=2e-3, atol=1e-3)
 
@@ -97,6 +103,49 @@ def test_the_attended_cell_itself_is_of_the_features_scale() -> None:
     keys = head.memory.attend(good[:1], nearest=1)
     as_it_was = torch.einsum("cd,ndhw->nchw", head.rebuilding, keys)
     torch.testing.assert_close(as_it_was, good[:1], rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", [name for name in ingredients.ROWS if name.startswith("halo_")])
+def test_ingredients_are_heads_that_score_what_they_add(name: str) -> None:
+    good, features = drawn(14), drawn(2, seed=1)
+    head = fitted(name, good)
+    plain = map_of(head, features)
+    assert torch.isfinite(plain).all()
+    assert (plain >= 0).all()
+    first = next(seeing(good)())
+    assert (head.without(first, 0)(*first) != head(*first)).any()
+    spoilt = torch.zeros(2, 3, SIDE * 8, SIDE * 8)
+    spoilt[..., :8, :8] = 3
+    with_colours = head(HaloAEOutput(features, features, None, None), spoilt)
+    changed = with_colours[:, 0, 0] > plain[:, 0, 0] + 1
+    assert changed.all() if name == "halo_image" else not changed.any()
+
+
+def test_the_distance_to_pasted_cells_is_taken_from_that_to_good_ones() -> None:
+    good, features = drawn(14), drawn(2, seed=1)
+    head, plain = fitted("halo_pasted", good), map_of(fitted("halo", good), features)
+    assert isinstance(head, ingredients.WithPasted)
+    assert head.pasted_mean.any()
+    told = map_of(head, features)
+    head.pasted_root.zero_()
+    alone = map_of(head, features)
+    torch.testing.assert_close(alone, torch.nn.functional.softplus(plain.square()).sqrt())
+    assert (told < alone).all()
+
+
+def test_one_tap_of_a_trunk_is_that_of_the_whole() -> None:
+    whole = trunk_named("efficientnet_lite0")
+    layers = whole.build()
+    for parameter in layers.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    for place, name in enumerate(("finest", "middle", "coarsest")):
+        one = trunk_named(f"efficientnet_lite0_{name}")
+        alone = one.build()
+        alone.load_state_dict(layers.state_dict())
+        (tap,) = alone(image)
+        torch.testing.assert_close(tap, list(layers(image))[place])
+        assert tap.shape[1] == one.channels == whole.taps[place].channels
 
 
 def test_papers_count_as_one_set() -> None:

@@ -27,6 +27,7 @@ from faults.bad_images import (
 from haloae.data.images import read_image
 from haloae.data.limits import Limits, limit_images
 from haloae.data.source import decode_ahead
+from haloae.data.views import View
 from haloae.errors import ImageError
 
 SMALL = {
@@ -116,7 +117,7 @@ def test_one_slow_file_leaves_the_others_their_places(tmp_path: Path, fine: Path
     slow = tmp_path / "slow.jpg"
     slow.write_bytes(scans_jpeg(14, side=3_000))
     limit_images(seconds=0.5)
-    found = list(decode_ahead([fine, slow, fine, fine], 16))
+    found = list(decode_ahead([fine, slow, fine, fine], View("squash", (16, 16))))
     said = [str(each) if isinstance(each, ImageError) else "" for each in found]
     assert [bool(text) for text in said] == [False, True, False, False]
     assert said[1].startswith(f"{slow}: decoding it takes more than the limit of 0.5 seconds:")

@@ -267,6 +267,7 @@ class TestMeasureGood:
     )
     def test_equals_a_loop(self, kind: str, network: HaloAE, arrays: list[np.ndarray]) -> None:
         config = PLAIN.replace(
+            image_size=32,
             network={"image_decoder": [4]},
             detection={"normalisation": kind, "sigma": 0.0, "top_share": 0.5, "image_weight": 0.3},
         )
@@ -299,7 +300,7 @@ class TestMeasureGood:
         assert abs(left_out - left_in) > 0.002 * left_in
 
     def test_too_few(self, network: HaloAE, arrays: list[np.ndarray]) -> None:
-        config = PLAIN
+        config = PLAIN.replace(image_size=32)
         for count in (0, 3):
             with pytest.raises(DataError, match=f"{count} good images are too few"):
                 measure_good(network, lambda count=count: iter(arrays[:count]), config)

@@ -367,7 +367,7 @@ def test_blocks_need_an_even_grid(name: str) -> None:
 @pytest.mark.parametrize("name", ["gaussian", "nearest_halo", "halo"])
 def test_covariances_that_memory_does_not_hold(name: str) -> None:
     config = config_of(name, side=100).replace(network={"reduced_channels": None})
-    with pytest.raises(ConfigError, match=r"100² places and 704 channels is too much"):
+    with pytest.raises(ConfigError, match=r"100×100 places and 704 channels is too much"):
         check_names(config)
 
 

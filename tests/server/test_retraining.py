@@ -17,6 +17,7 @@ from haloae.files import sha256_of
 from haloae.presets import preset
 from haloae.server import retraining
 from haloae.server.app import Service, create_app
+from haloae.server.inspection import Inspection
 from haloae.server.models import ABOUT, Person
 from haloae.server.problems import RefusedError
 from haloae.server.retrain import Job, retrain
@@ -68,14 +69,13 @@ def test_without_reviewed_images_there_is_nothing_to_compare(
 
 
 def test_what_a_word_says_of_an_image() -> None:
-    def said(verdict: object, word: str) -> bool | None:
-        return is_defective(
-            Stored(1, verdict, Review(word, (), "Ada", "operator", datetime.now(UTC)))
-        )  # type: ignore[arg-type]
+    def said(one: Inspection) -> list[bool | None]:
+        words = [Review(w, (), "Ada", "operator", one.time) for w in ("confirm", "overrule")]
+        return [is_defective(Stored(1, one, word)) for word in words]
 
-    assert [said(anomalous(), word) for word in ("confirm", "overrule")] == [True, False]
-    assert [said(inspection(), word) for word in ("confirm", "overrule")] == [False, True]
-    assert [said(unusable(), word) for word in ("confirm", "overrule")] == [None, None]
+    assert said(anomalous()) == [True, False]
+    assert said(inspection()) == [False, True]
+    assert said(unusable()) == [None, None]
     assert is_defective(Stored(1, anomalous(), None)) is None
 
 

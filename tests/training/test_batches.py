@@ -10,18 +10,19 @@ from PIL import Image
 
 from haloae.data.images import read_image
 from haloae.data.source import Decoded, ImageLike, decoded
-from haloae.data.views import resize
+from haloae.data.views import View, resize
 from haloae.errors import DataError, ImageError
 from haloae.training import batches
 from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey
 from haloae.training.cutpaste import cutpaste_views
 
 SIZE = 16
+VIEW = View("squash", (SIZE, SIZE))
 
 
 def step_batches(paths: list[Path], *, seed: int = 5, pasted: bool = True) -> StepBatches:
     indices = [0, 2, 3, 5, 7, 8, 11]
-    return StepBatches(GoodImages(paths, SIZE), indices, batch_size=3, seed=seed, pasted=pasted)
+    return StepBatches(GoodImages(paths, VIEW), indices, batch_size=3, seed=seed, pasted=pasted)
 
 
 def used(of: StepBatches, steps: int) -> list[int]:
@@ -33,7 +34,7 @@ def used(of: StepBatches, steps: int) -> list[int]:
             taken.append(index)
             return super().__getitem__(index)
 
-    of.images = Recorder(of.images.items, SIZE)
+    of.images = Recorder(of.images.items, VIEW)
     for step in range(steps):
         of[step]
     return list(taken)
@@ -84,7 +85,7 @@ def test_every_image_once_a_lap_in_a_new_order(good_paths: list[Path]) -> None:
 
 
 def test_more_images_a_step_than_there_are(good_paths: list[Path]) -> None:
-    of = StepBatches(GoodImages(good_paths, SIZE), [1, 4], batch_size=5, seed=0, pasted=False)
+    of = StepBatches(GoodImages(good_paths, VIEW), [1, 4], batch_size=5, seed=0, pasted=False)
     assert Counter(used(of, 2)) == {1: 5, 4: 5}
 
 
@@ -124,12 +125,12 @@ def test_cache_holds_images_up_to_its_limit(
 ) -> None:
     one = 3 * SIZE * SIZE * 4
     monkeypatch.setattr(batches, "CACHE_BYTES", 3 * one + one // 2)
-    images, _, _ = survey(good_paths, SIZE)
+    images, _, _ = survey(good_paths, VIEW)
     read_again: list[object] = []
 
-    def counting(item: ImageLike, size: int) -> Decoded | ImageError:
+    def counting(item: ImageLike, view: View) -> Decoded | ImageError:
         read_again.append(item)
-        return decoded(item, size)
+        return decoded(item, view)
 
     monkeypatch.setattr(batches, "decoded", counting)
     for index in range(len(images)):
@@ -142,9 +143,9 @@ def test_cache_holds_images_up_to_its_limit(
 def test_cached_images_are_not_read_again(
     good_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, _, _ = survey(good_paths, SIZE)
+    images, _, _ = survey(good_paths, VIEW)
 
-    def fail(path: Path, size: int) -> None:
+    def fail(path: Path, view: View) -> None:
         raise AssertionError(f"{path} is read again")
 
     monkeypatch.setattr(batches, "decoded", fail)
@@ -162,7 +163,7 @@ def test_batches_leave_cached_images_as_they_are(good_paths: list[Path]) -> None
 def test_survey_says_what_images_are_like(good_paths: list[Path], tmp_path: Path) -> None:
     grey = tmp_path / "grey.png"
     Image.fromarray(np.zeros((20, 70), np.uint8)).save(grey)
-    images, kinds, skipped = survey([*good_paths, grey], SIZE)
+    images, kinds, skipped = survey([*good_paths, grey], VIEW)
     assert len(images) == 13
     assert skipped == []
     assert kinds.grey == (False, True)
@@ -174,20 +175,20 @@ def test_survey_says_what_images_are_like(good_paths: list[Path], tmp_path: Path
 def test_unreadable_images_are_skipped_and_named(good_paths: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(good_paths[0].read_bytes()[:100])
-    images, _, skipped = survey([good_paths[0], broken, *good_paths[1:]], SIZE)
+    images, _, skipped = survey([good_paths[0], broken, *good_paths[1:]], VIEW)
     assert images.items == good_paths
     assert len(skipped) == 1
     assert "broken.png" in str(skipped[0])
     # indices stay those of the images that can be read
     assert np.array_equal(images[1], resize(read_image(good_paths[1]), SIZE))
     with pytest.raises(ImageError, match=r"broken\.png"):
-        survey([good_paths[0], broken], SIZE, strict=True)
+        survey([good_paths[0], broken], VIEW, strict=True)
 
 
 def test_too_few_images(good_paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="7 good images are too few: give at least 8"):
-        survey(good_paths[:7], SIZE)
+        survey(good_paths[:7], VIEW)
     missing = tmp_path / "missing.png"
     with pytest.raises(DataError, match=r"7 good images .*1 more cannot be read"):
-        survey([*good_paths[:7], missing], SIZE)
-    assert len(survey(good_paths[:8], SIZE)[0]) == 8
+        survey([*good_paths[:7], missing], VIEW)
+    assert len(survey(good_paths[:8], VIEW)[0]) == 8

@@ -62,6 +62,8 @@ def train(
     ] = None,
     settings: options.Assignments = None,
     backbone: options.Backbone = None,
+    view: options.View = None,
+    place: options.Place = None,
     image_size: Annotated[int | None, Option(metavar="N", help="side in pixels")] = None,
     seed: Annotated[int | None, Option(metavar="N", help="of all randomness (default: 0)")] = None,
     max_steps: options.Steps = None,
@@ -88,7 +90,13 @@ def train(
     if not category.train:
         raise DataError(f"{data}: there are no good images in train/good to fit on.")
     saved = load_checkpoint(unfinished(out, RUN)) if resume else None
-    flags = {"backbone": backbone, "image_size": image_size, "seed": seed}
+    flags = {
+        "backbone": backbone,
+        "view.kind": view,
+        "view.place": place,
+        "image_size": image_size,
+        "seed": seed,
+    }
     configured = configure(
         preset,
         base=saved.config if saved else None,

@@ -100,6 +100,22 @@ FalseAlarmRate = Annotated[
         help="share of good images that may be called anomalous (default: 0.01)",
     ),
 ]
+View = Annotated[
+    Literal["auto", "squash", "fit", "tiles"] | None,
+    Option(
+        "--view",
+        help="what is seen of an image: squashed to a square, its aspect ratio kept, or all of its "
+        "pixels in tiles; auto: chosen by the good images (default: the preset's)",
+    ),
+]
+Place = Annotated[
+    Literal["auto", "aligned", "anywhere"] | None,
+    Option(
+        "--place",
+        help="aligned: what is good is learned place by place; anywhere: once for all places "
+        "(default: as the view asks for)",
+    ),
+]
 Steps = Annotated[
     int | None,
     Option("--max-steps", metavar="N", help="stop training after N steps", callback=_positive),

@@ -80,7 +80,7 @@ def model_lines(header: "Header", calibration: "Calibration", parameters: int) -
     by_rate = f"at a false-alarm rate of {calibration.false_alarm_rate:g}"
     rows = {
         "format": f"{header.format_version}, written by haloae {header.package_version}",
-        "preset": f"{config.preset}, {config.image_size}² pixels, seed {config.seed}",
+        "preset": f"{config.preset}, {config.seen}, seed {config.seed}",
         "backbone": f"{config.network.trunk}, {provenance.backbone} "
         f"(sha256 {provenance.backbone_sha256[:12]})",
         "parameters": f"{parameters:,}",

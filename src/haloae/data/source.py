@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from pydantic import BaseModel, ConfigDict, Field
 
 from haloae.data.images import Image, bytes_of, image_from, shown_path
-from haloae.data.views import resize
+from haloae.data.views import View
 from haloae.errors import ImageError
 
 ImageLike = str | bytes | Path | Image | PILImage.Image | NDArray[Any]
@@ -49,21 +49,21 @@ class Decoded(NamedTuple):
     """An image, and its pixels as the network takes them."""
 
     image: Image
-    resized: NDArray[np.float32]
-    """(3, S, S) in [0, 1]."""
+    shown: NDArray[np.float32]
+    """(3, H, W) in [0, 1], see `View.show`."""
     name: str
     """What it is called in messages."""
 
 
-def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | ImageError]:
-    """Decode and resize images by threads, in order; an `ImageError` in the place of a bad one.
+def decode_ahead(items: Iterable[ImageLike], view: View) -> Iterator[Decoded | ImageError]:
+    """Images, decoded by threads, in order; an `ImageError` in the place of a bad one.
 
     Up to twice `BATCH` images are asked for before the first batch has been used; fewer where they
     are large, as their headers say.
 
     Args:
         items: whatever `image_from` takes.
-        size: side of the square they are brought to, in pixels.
+        view: what is seen of them.
     """
     remaining = iter(items)
     waiting: deque[tuple[Future[Decoded | ImageError], int]] = deque()
@@ -81,7 +81,7 @@ def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | Im
                 if waiting and waiting_bytes + expected > AHEAD_BYTES:
                     break
                 item = held.pop()
-                waiting.append((pool.submit(decoded, item, size), expected))
+                waiting.append((pool.submit(decoded, item, view), expected))
                 waiting_bytes += expected
             if not waiting:
                 return
@@ -92,7 +92,7 @@ def decode_ahead(items: Iterable[ImageLike], size: int) -> Iterator[Decoded | Im
         pool.shutdown(cancel_futures=True)
 
 
-def decoded(item: ImageLike, size: int) -> Decoded | ImageError:
+def decoded(item: ImageLike, view: View) -> Decoded | ImageError:
     """One image as `decode_ahead` gives it."""
     # A Pillow image is read when it is first used, which two threads must not do at once.
     guard = _PILLOW if isinstance(item, PILImage.Image) else nullcontext()
@@ -102,7 +102,7 @@ def decoded(item: ImageLike, size: int) -> Decoded | ImageError:
     except ImageError as error:
         return error
     name = shown_path(item) if isinstance(item, str | os.PathLike) else "the image"
-    return Decoded(image, resize(image, size), name)
+    return Decoded(image, view.show(image), name)
 
 
 def _expected_bytes(item: ImageLike) -> int:

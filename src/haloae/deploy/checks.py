@@ -47,12 +47,13 @@ class Known(NamedTuple):
     """Highest value of the map."""
 
 
-def known_image(size: int) -> NDArray[np.float32]:
-    """Squares of all sizes and colours in whole 255ths: (3, size, size).
+def known_image(size: int | tuple[int, int]) -> NDArray[np.float32]:
+    """Squares of all sizes and colours in whole 255ths: (3, height, width), of both or of one.
 
     Made of integers alone, so that it is the same everywhere; files hold what was said of it.
     """
-    rows, columns = np.mgrid[:size, :size]
+    height, width = (size, size) if isinstance(size, int) else size
+    rows, columns = np.mgrid[:height, :width]
     planes = [(rows * (5 + c) ^ columns * (3 + 2 * c)) % 256 for c in range(3)]
     return np.stack(planes).astype(np.float32) / np.float32(WHITE)
 

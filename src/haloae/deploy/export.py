@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from haloae.claims import finish_writing, write_together
 from haloae.data.images import read_image
-from haloae.data.views import WHITE, resize
+from haloae.data.views import WHITE, Size, View, pieces
 from haloae.deploy.checks import UNSEALED, Known, known_image, seal
 from haloae.deploy.engines import INPUT, METADATA_KEY, OUTPUTS
 from haloae.deploy.quantise import quantised
@@ -120,11 +120,10 @@ def export_model(
     is_int8 = export.precision == "int8"
     if is_int8 and not good:
         raise ConfigError("int8 takes its ranges from good images: give a folder with --good.")
-    size = detector.config.image_size
-    # Evenly spread, since names are often in the order of recording.
-    most = min(len(good), QUANTISED_ON if is_int8 else COMPARED)
-    chosen = [good[i * len(good) // most] for i in range(most)]
-    images = np.stack([resize(read_image(f), size) for f in chosen]) if good else _textures(size)
+    canvas = detector.config.canvas
+    images = _inputs(good, detector.view, QUANTISED_ON if is_int8 else COMPARED)
+    if not len(images):
+        images = _textures(canvas)
     detector = detector.calibrated().to("cpu")
     model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
@@ -139,12 +138,31 @@ def export_model(
                 f"{parity.score:.1e} in the score and {parity.map:.1e} in the map, and "
                 f"{export.tolerance:g} is allowed: {_way_out(is_int8)}."
             )
-        said = runtime.measure(known_image(size)[None])
+        said = runtime.measure(known_image(canvas)[None])
         seal(made, Known(float(said.scores[0]), float(said.maps.max())))
         write_together(
             {path.with_suffix(s): made.with_suffix(s).read_bytes() for s in export.suffixes}
         )
     return parity
+
+
+def _inputs(good: Sequence[Path], view: View, most: int) -> NDArray[np.float32]:
+    """What the graph would be given of good images: (n, 3, H, W) of the canvas, n at most so many.
+
+    Evenly spread, since names are often in the order of recording. Fitted images of other shapes
+    are left out, as the graph does not take them.
+
+    Raises:
+        ImageError: one of the images cannot be read.
+    """
+    most_images = min(len(good), most)
+    found: list[NDArray[np.float32]] = []
+    for i in range(most_images):
+        shown = view.show(read_image(good[i * len(good) // most_images]))
+        tiles = [pixels for _, pixels in pieces(shown, view)] if view.kind == "tiles" else [shown]
+        found += tiles[: -(-most // most_images)]
+    fitting = [pixels for pixels in found if pixels.shape[1:] == view.canvas][:most]
+    return np.stack(fitting) if fitting else np.empty((0, 3, *view.canvas), np.float32)
 
 
 def _way_out(is_int8: bool) -> str:
@@ -191,7 +209,7 @@ def _to_onnx(detector: Detector, input_type: InputType) -> "onnx.ModelProto":
             __import__(package)
         except ImportError as error:
             raise MissingExtraError(package, "train", error) from error
-    size = detector.config.image_size
+    height, width = detector.config.canvas
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -201,7 +219,7 @@ def _to_onnx(detector: Detector, input_type: InputType) -> "onnx.ModelProto":
             program = torch.onnx.export(
                 detector.native.scorer_for(torch.float32, detector.calibration.scores),
                 # Of two: a batch of one would be taken for a constant.
-                (torch.zeros(2, 3, size, size, dtype=getattr(torch, input_type)),),
+                (torch.zeros(2, 3, height, width, dtype=getattr(torch, input_type)),),
                 dynamo=True,
                 external_data=False,
                 input_names=[INPUT],
@@ -271,15 +289,15 @@ def _compare(detector: Detector, runtime: Runtime, images: NDArray[np.float32]) 
     return Parity(float(scores.max()), float(maps.max()), len(images))
 
 
-def _textures(size: int) -> NDArray[np.float32]:
-    """Seeded stripes under noise that grows from image to image: (COMPARED, 3, size, size)."""
+def _textures(size: Size) -> NDArray[np.float32]:
+    """Seeded stripes under noise that grows from image to image: (COMPARED, 3, *size)."""
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:size, :size] / size
+    rows, columns = np.mgrid[: size[0], : size[1]] / max(size)
     images = []
     for noise in np.linspace(0, 0.5, COMPARED):
         frequency = rng.uniform(10, 80, (3, 1, 1))
         stripes = 0.5 + 0.3 * np.sin(frequency * (rows + rng.uniform(-1, 1) * columns))
-        images.append(stripes + noise * rng.normal(size=(3, size, size)))
+        images.append(stripes + noise * rng.normal(size=(3, *size)))
     # In whole 255ths, as most images are, so that an export that takes uint8 sees the same.
     rounded: NDArray[np.float32] = np.rint(np.stack(images).clip(0, 1) * WHITE).astype(np.float32)
     return rounded / np.float32(WHITE)

@@ -19,7 +19,7 @@ from haloae._version import __version__
 from haloae.claims import finish_writing
 from haloae.config import Config, Precision, without_retired
 from haloae.data.images import shown_path
-from haloae.data.views import WHITE
+from haloae.data.views import WHITE, Size
 from haloae.deploy.checks import (
     SEAL,
     TOLERANCE,
@@ -58,7 +58,7 @@ class Metadata(BaseModel):
     seal: Annotated[str, Field(pattern=f"^{SEAL.pattern}$")] | None = None
     """See `haloae.deploy.checks`; None in files of before there were any."""
     image_size: PositiveInt
-    """Side of the input, in pixels."""
+    """Side of the input, in pixels, where it is a square; see `canvas` of the config."""
     labels: tuple[str, str] = LABELS
     """Of a score up to the threshold, and above it."""
     threshold: NonNegativeFloat
@@ -96,6 +96,7 @@ class Runtime:
         self.run = run
         self.name = name
         self.source = source
+        self.takes: Size | None = metadata.config.canvas
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -116,8 +117,9 @@ class Runtime:
             ModelFileError: the graph cannot be run, or its outputs are not those of a model.
         """
         outputs = self.run(as_input(images, self.metadata.input_type))
-        count, grid = len(images), _grid(self.metadata)
-        return checked_outputs(self.source, outputs, [(count,), (count,), (count, grid, grid)])
+        count = len(images)
+        shapes = [(count,), (count,), (count, *self.metadata.config.grid)]
+        return checked_outputs(self.source, outputs, shapes)
 
     def check_known(self, precision: Precision) -> None:
         """Run the image that the seal knows, where it knows one.
@@ -131,7 +133,7 @@ class Runtime:
         known = known_of(self.metadata.seal or UNSEALED)
         if not any(known):
             return
-        score, anomaly_map = self.measure(known_image(self.metadata.image_size)[None])
+        score, anomaly_map = self.measure(known_image(self.metadata.config.canvas)[None])
         within = precision if self.metadata.precision == "float32" else self.metadata.precision
         usual = self.metadata.calibration
         for found, told, highest in (
@@ -245,8 +247,8 @@ def _stored(values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 def _check_shapes(path: Path, metadata: Metadata, session: Session) -> None:
-    size, grid = metadata.image_size, _grid(metadata)
-    wanted: Shapes = {"score": [], "p_value": [], "anomaly_map": [grid, grid]}
+    height, width = metadata.config.canvas
+    wanted: Shapes = {"score": [], "p_value": [], "anomaly_map": [*metadata.config.grid]}
     inputs, found = (
         {name: shape[1:] for name, shape in side.items()}
         for side in (session.inputs, session.outputs)
@@ -255,15 +257,10 @@ def _check_shapes(path: Path, metadata: Metadata, session: Session) -> None:
     if (
         has_fixed_batch
         or session.types != {metadata.input_type}
-        or inputs != {INPUT: [3, size, size]}
+        or inputs != {INPUT: [3, height, width]}
         or any(found.get(name) != shape for name, shape in wanted.items())
     ):
         raise ModelFileError(
             f"{shown_path(path)}: its inputs and outputs are not those of a haloae model of "
-            f"{size}² pixels in {metadata.input_type} and any batch: export again."
+            f"{height}×{width} pixels in {metadata.input_type} and any batch: export again."
         )
-
-
-def _grid(metadata: Metadata) -> int:
-    """Side of the map, in cells."""
-    return metadata.image_size // metadata.config.network.stride

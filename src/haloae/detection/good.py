@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from haloae.config import Config
+from haloae.data.views import Size, View
 from haloae.detection.calibration import MIN_IMAGES
-from haloae.detection.heads import Head, Seen, head_named
-from haloae.detection.scorer import judge, see
+from haloae.detection.heads import Head, Seen, head_of
+from haloae.detection.scorer import judge, on_grid, see, unusual_of
+from haloae.detection.tiling import see_in_tiles
 from haloae.errors import DataError, TrainingError
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
@@ -49,7 +51,7 @@ def measure_good(
 
     Args:
         network: fitted.
-        images: gives the images anew at every call, (3, S, S) float32 in [0, 1] each.
+        images: gives the images anew at every call, as `View.show` makes them.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept: these are new to it already; None: one is fitted.
 
@@ -60,12 +62,15 @@ def measure_good(
     """
     used = lean(network, image=config.detection.image_weight > 0)
     device = next(network.parameters()).device
+    view = View.of(config)
 
     def seen() -> Iterator[Seen]:
         for image in images():
-            pixels = torch.from_numpy(image[None]).to(device)
             with torch.inference_mode():
-                each = see(used, pixels)
+                if view.kind == "tiles":
+                    each = see_in_tiles(used, image, view)
+                else:
+                    each = see(used, torch.from_numpy(image[None]).to(device))
             yield each  # out of the mode, which would hold for whoever takes it
 
     return measure_seen(seen, config, head=head)
@@ -81,24 +86,27 @@ def measure_seen(
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept; None: one is fitted.
     """
-    kind = head_named(config.detection.head)
+    kind = head_of(config)
+    grid = None if config.is_anywhere else config.grid
     judged: Iterable[tuple[Seen, Head]]
     if head is None:
         first = list(islice(seen(), MIN_IMAGES if kind.leaves_out else FEW))
         if len(first) < MIN_IMAGES:
             raise _too_few(len(first))
-        fitted = kind.fit(config, seen)
+        if kind.leaves_out:
+            first.clear()  # they may be large
+        fitted = kind.fit(config, _placed(seen, grid))
         if kind.leaves_out or len(first) == FEW:
-            judged = _in_turn(seen(), fitted)
+            judged = _in_turn(seen(), fitted, grid)
         else:
-            judged = _crossed(first, kind, config)
+            judged = _crossed(first, kind, config, grid)
     else:
         fitted = head
         judged = ((each, head) for each in seen())
     scores, peaks = [], []
     for each, judging in judged:
         with torch.inference_mode():
-            score, anomaly = judge(judging(*each), config.detection)
+            score, anomaly = judge(unusual_of(judging, each, grid), config.detection)
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "
@@ -111,18 +119,25 @@ def measure_seen(
     return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)))
 
 
-def _in_turn(seen: Iterable[Seen], head: Head) -> Iterator[tuple[Seen, Head]]:
+def _placed(seen: Callable[[], Iterable[Seen]], grid: Size | None) -> Callable[[], Iterable[Seen]]:
+    """The same images, each on all of a grid."""
+    return seen if grid is None else lambda: (on_grid(each, grid) for each in seen())
+
+
+def _in_turn(seen: Iterable[Seen], head: Head, grid: Size | None) -> Iterator[tuple[Seen, Head]]:
     """Each image, with the head as it would be without it."""
     for index, each in enumerate(seen):
-        yield each, head.without(each, index)
+        yield each, head.without(each if grid is None else on_grid(each, grid), index)
 
 
-def _crossed(few: list[Seen], kind: type[Head], config: Config) -> Iterator[tuple[Seen, Head]]:
+def _crossed(
+    few: list[Seen], kind: type[Head], config: Config, grid: Size | None
+) -> Iterator[tuple[Seen, Head]]:
     """Each image, with a head that was fitted to those of the other folds."""
     folds = min(FOLDS, len(few))
     for fold in range(folds):
         others = [each for index, each in enumerate(few) if index % folds != fold]
-        without = kind.fit(config, others.copy)
+        without = kind.fit(config, _placed(others.copy, grid))
         for each in few[fold::folds]:
             yield each, without
 

@@ -89,6 +89,11 @@ def _branch_map(squared: Tensor, usual: Tensor, count: int, config: DetectionCon
     return result
 
 
+def smoothing_reach(config: DetectionConfig) -> int:
+    """Cells beyond its own that one of a smoothed map is made of, in any direction."""
+    return 1 if config.smoothing == "published" else _radius(config.sigma)
+
+
 def smoothed(anomaly: Tensor, config: DetectionConfig) -> Tensor:
     """A map smoothed as the config says: (B, h, w) → the same shape."""
     if config.smoothing == "published":
@@ -126,13 +131,18 @@ def smooth(anomaly: Tensor, sigma: float) -> Tensor:
     """
     if not sigma:
         return anomaly
-    radius = math.ceil(1.25 * sigma)
+    radius = _radius(sigma)
     offsets = torch.arange(-radius, radius + 1, dtype=anomaly.dtype, device=anomaly.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     x = F.pad(anomaly.unsqueeze(1), (radius,) * 4, mode="replicate")
     x = F.conv2d(x, kernel.view(1, 1, -1, 1))
     return F.conv2d(x, kernel.view(1, 1, 1, -1)).squeeze(1)
+
+
+def _radius(sigma: float) -> int:
+    """Cells that the Gaussian is cut off after."""
+    return math.ceil(1.25 * sigma)
 
 
 def image_score(anomaly: Tensor, top_share: float) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from haloae.config import Config, Precision
-from haloae.detection.heads import Head, head_named
+from haloae.data.views import Size
+from haloae.detection.heads import Head, head_of
 from haloae.detection.model_file import Header
 from haloae.detection.predictor import Measured
 from haloae.detection.scorer import Scorer
@@ -49,6 +50,7 @@ class Native:
         self.head = head.eval()
         self.precision = precision
         self.source = source
+        self.takes: Size | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +67,8 @@ class Native:
         detection = self.config.detection
         used = lean(self.network, image=detection.image_weight > 0, dtype=dtype)
         device = next(self.network.parameters()).device
-        return Scorer(used, self.head, detection, good_scores).eval().to(device)
+        grid = None if self.config.is_anywhere else self.config.grid
+        return Scorer(used, self.head, detection, good_scores, grid=grid).eval().to(device)
 
     def to(self, device: torch.device) -> None:
         """Move to a device."""
@@ -114,10 +117,10 @@ def restore(
         RuntimeError, LookupError, ValueError, TypeError: the tensors do not fit the config.
     """
     config = header.config
-    kind = head_named(config.detection.head)
+    kind = head_of(config)
     _check_tensors(config, kind, arrays)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    network = HaloAE(config.network, image_size=config.image_size, weights=None)
+    network = HaloAE(config.network, image_size=config.canvas, weights=None)
     network.load_state_dict(_under(NETWORK, tensors))
     head = kind.restore(config, _under(kind.prefix, tensors), header.usual_images)
     return Native(config, network, head, precision, source)
@@ -132,7 +135,7 @@ def _check_tensors(config: Config, kind: type[Head], arrays: Mapping[str, NDArra
         ValueError: says which does not fit.
     """
     with torch.device("meta"), _Blank():
-        network = HaloAE(config.network, image_size=config.image_size, weights=None)
+        network = HaloAE(config.network, image_size=config.canvas, weights=None)
     wanted = {
         f"{NETWORK}{name}": f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
         for name, tensor in network.state_dict().items()

@@ -1,6 +1,7 @@
 """Images in, predictions out: what every detector does, whatever computes its maps."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from haloae.config import Config
 from haloae.data.images import Image
 from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead
+from haloae.data.views import Size, View, join, pieces
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
@@ -21,6 +23,8 @@ from haloae.errors import ImageError
 
 log = logging.getLogger(__name__)
 
+TILES_PIXELS = 2**20
+"""Of the tiles that are measured at once, where a tile has no more of its own."""
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
 Verdict = Literal["normal", "anomalous", "unusable"]
@@ -49,6 +53,9 @@ class Prediction:
     unusable: str | None = None
     """Why no verdict can be had of the score, as the image as a whole is too unlike the good ones,
     in words, see `Guard`; None: it can, or the model has no guard."""
+    covered: tuple[float, float] = (1.0, 1.0)
+    """How many times the image's height and width `grid_map` covers: the last cells of a map in
+    tiles may reach past the image."""
     measures: Mapping[str, float] = field(default_factory=dict)
     """Of the image as a whole, see `Guard`; none where the model has no guard."""
     unlike: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +72,11 @@ class Prediction:
     @cached_property
     def anomaly_map(self) -> NDArray[np.float32]:
         """(H, W): `grid_map` at the image's own size; made when it is first asked for."""
-        return resize_map(self.grid_map, self.size)
+        return self.map_at(self.size)
+
+    def map_at(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """The map at another size that the image is shown in, (H, W)."""
+        return resize_map(self.grid_map, size, self.covered)
 
     @cached_property
     def defects(self) -> NDArray[np.bool_]:
@@ -102,7 +113,7 @@ class UnlikeCounts:
 
 
 class Measured(NamedTuple):
-    """What a backend makes of a batch of resized images."""
+    """What a backend makes of a batch of images as the network sees them."""
 
     scores: NDArray[np.float32]
     """(B,)."""
@@ -115,16 +126,19 @@ class Backend(Protocol):
 
     source: str
     """What it was loaded from, as it is named in messages."""
+    takes: Size | None
+    """Height and width of the images that it takes, no others; None: any."""
 
     @property
     def name(self) -> str:
         """Which one, with its version, and in which precision."""
 
     def measure(self, images: NDArray[np.float32]) -> Measured:
-        """Scores and maps of resized images.
+        """Scores and maps of images as the network sees them.
 
         Args:
-            images: (B, 3, S, S) RGB in [0, 1], S the config's image size.
+            images: (B, 3, H, W) RGB in [0, 1], of the size of the config's canvas; torch takes
+                smaller ones too.
         """
 
 
@@ -162,8 +176,13 @@ class Predictor:
         return self.backend.name
 
     def measure(self, images: NDArray[np.float32]) -> Measured:
-        """Scores and maps of resized images, see `Backend.measure`."""
+        """Scores and maps of images as the network sees them, see `Backend.measure`."""
         return self.backend.measure(images)
+
+    @cached_property
+    def view(self) -> View:
+        """What the network sees of an image."""
+        return View.of(self.config)
 
     @overload
     def predict(self, images: ImageLike) -> Prediction: ...
@@ -210,7 +229,7 @@ class Predictor:
         Nothing is logged: the predictions say it. The next batch is decoded by threads while one is
         measured.
         """
-        read = decode_ahead(images, self.config.image_size)
+        read = decode_ahead(images, self.view)
         while batch := list(islice(read, BATCH)):
             good = [each for each in batch if isinstance(each, Decoded)]
             predictions = iter(self.judge(good) if good else ())
@@ -221,20 +240,33 @@ class Predictor:
                     yield entry.image, next(predictions)
 
     def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
-        """Predict of images that are decoded and resized already, all measured at once.
+        """Predict of images that are decoded and shown to the network, measured together.
 
         Args:
-            batch: at least one, resized to the config's image size.
+            batch: at least one, decoded with this detector's `view`.
         """
-        predictions = self._predict_batch(batch)
+        refused = [self._not_taken(each) for each in batch]
+        taken = [each for each, error in zip(batch, refused, strict=True) if error is None]
+        predictions = iter(self._predict_batch(taken) if taken else ())
         return [
-            self._checked(each.name, found) for each, found in zip(batch, predictions, strict=True)
+            self._checked(each.name, next(predictions)) if error is None else error
+            for each, error in zip(batch, refused, strict=True)
         ]
 
+    def _not_taken(self, image: Decoded) -> ImageError | None:
+        """Why the backend does not take an image of its shape; None: it does."""
+        takes, (height, width) = self.backend.takes, image.shown.shape[1:]
+        if takes is None or self.view.kind == "tiles" or (height, width) == takes:
+            return None
+        return ImageError(
+            f"{image.name}: its {image.image.width}×{image.image.height} pixels are fitted to "
+            f"{width}×{height}, and {self.backend.source} takes {takes[1]}×{takes[0]} alone: use "
+            f"the model.safetensors it was exported from, or images of one aspect ratio."
+        )
+
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        measured = self.measure(np.stack([each.resized for each in batch]))
         calibration, guard = self.calibration, self.guard
-        looks = [guard.measure(each.resized) if guard else {} for each in batch]
+        looks = [guard.measure(each.shown) if guard else {} for each in batch]
         return [
             Prediction(
                 score=score,
@@ -243,15 +275,41 @@ class Predictor:
                 extrapolated=calibration.extrapolated,
                 grid_map=grid_map,
                 size=(each.image.height, each.image.width),
+                covered=self.view.covered((each.image.height, each.image.width)),
                 pixel_threshold=calibration.pixel_threshold.value,
                 unusable=None if guard is None else guard.why(look),
                 measures=look,
                 unlike=self._unlike(each.image),
             )
-            for each, look, score, grid_map in zip(
-                batch, looks, measured.scores.tolist(), measured.maps, strict=True
+            for each, look, (score, grid_map) in zip(
+                batch, looks, self._measured(batch), strict=True
             )
         ]
+
+    def _measured(self, batch: Sequence[Decoded]) -> list[tuple[float, NDArray[np.float32]]]:
+        """Score and map of each image; those of a size are measured together."""
+        if self.view.kind == "tiles":
+            return [self._in_tiles(each) for each in batch]
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for place, each in enumerate(batch):
+            by_size.setdefault(each.shown.shape, []).append(place)
+        found: dict[int, tuple[float, NDArray[np.float32]]] = {}
+        for places in by_size.values():
+            scores, maps = self.measure(np.stack([batch[place].shown for place in places]))
+            found |= zip(places, zip(scores.tolist(), maps, strict=True), strict=True)
+        return [found[place] for place in range(len(batch))]
+
+    def _in_tiles(self, image: Decoded) -> tuple[float, NDArray[np.float32]]:
+        """Score and map of one image, of those of its tiles."""
+        view = self.view
+        at_once = max(1, TILES_PIXELS // math.prod(view.canvas))
+        tiles = (pixels for _, pixels in pieces(image.shown, view))
+        maps: list[NDArray[np.float32]] = []
+        while batch := list(islice(tiles, at_once)):
+            maps += [*self.measure(np.stack(batch)).maps]
+        height, width = image.shown.shape[1:]
+        whole = join(maps, view, (height, width))
+        return top_mean(whole, self.config.detection.top_share), whole
 
     def _unlike(self, image: Image) -> dict[str, str]:
         """See `Prediction.unlike`."""
@@ -261,6 +319,8 @@ class Predictor:
             unlike["colour"] = "is grey" if image.grey else "is in colour"
         if image.depth not in kinds.depths:
             unlike["depth"] = f"has {image.depth} bits a channel"
+        if self.view.kind == "tiles":
+            return unlike  # of any size, as long as its scale is the same
         for name, word, size, (low, high) in (
             ("height", "high", image.height, kinds.heights),
             ("width", "wide", image.width, kinds.widths),
@@ -292,18 +352,34 @@ class Predictor:
         )
 
 
-def resize_map(anomaly: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def top_mean(anomaly: NDArray[np.float32], share: float) -> float:
+    """Mean of the highest share of a map, as `haloae.detection.maps.image_score` has it."""
+    flat = anomaly.ravel()
+    count = max(1, round(share * flat.size))
+    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())
+
+
+def resize_map(
+    anomaly: NDArray[np.float32],
+    size: tuple[int, int],
+    covered: tuple[float, float] = (1.0, 1.0),
+) -> NDArray[np.float32]:
     """Bilinear resize, (h, w) → `size`, as torch's interpolate does with align_corners=False.
 
     Pillow's would widen its filter when shrinking, and lower the map's peaks.
+
+    Args:
+        anomaly: the map.
+        size: (H, W) that it is brought to.
+        covered: how many times that size the map covers, each way; what is beyond is cut off.
     """
-    rows, columns = (_bilinear(*sides) for sides in zip(anomaly.shape, size, strict=True))
+    rows, columns = (_bilinear(*sides) for sides in zip(anomaly.shape, size, covered, strict=True))
     return np.asarray(rows @ anomaly @ columns.T, dtype=np.float32)
 
 
-def _bilinear(old: int, new: int) -> NDArray[np.float32]:
+def _bilinear(old: int, new: int, covered: float) -> NDArray[np.float32]:
     """(new, old): the weights of the old cells in each new one, two a row at most."""
-    centres = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    centres = np.clip((np.arange(new) + 0.5) * (old / (covered * new)) - 0.5, 0, old - 1)
     below = np.minimum(centres.astype(np.intp), max(old - 2, 0))
     share = (centres - below).astype(np.float32)
     weights = np.zeros((new, old), np.float32)

@@ -4,13 +4,14 @@ Held-out images, predictions and exports all run this one module.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from haloae.config import DetectionConfig
-from haloae.data.views import WHITE
+from haloae.data.views import WHITE, Size
 from haloae.detection.heads import Head, Seen
 from haloae.detection.maps import image_score, smoothed
 from haloae.network.haloae import HaloAE
@@ -34,6 +35,7 @@ class Scorer(nn.Module):
         network: as it is used, see `haloae.network.lean`.
         head: fitted.
         config: how maps and scores are made.
+        grid: (h, w) of what the head has learned place by place; None: it is the same anywhere.
         good_scores: of held-out good images; of none, every p-value is 1.
     """
 
@@ -45,21 +47,24 @@ class Scorer(nn.Module):
         head: Head,
         config: DetectionConfig,
         good_scores: Sequence[float] = (),
+        *,
+        grid: Size | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.head = head
         self.config = config
+        self.grid = grid
         self.register_buffer("good_scores", torch.tensor(good_scores))
 
     def forward(self, pixels: Tensor) -> Scored:
         """Score a batch.
 
         Args:
-            pixels: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
+            pixels: (B, 3, H, W) RGB, float32 in [0, 1] or uint8.
         """
-        output, image = see(self.network, pixels)
-        score, anomaly = judge(self.head(output, image), self.config)
+        unusual = unusual_of(self.head, see(self.network, pixels), self.grid)
+        score, anomaly = judge(unusual, self.config)
         # A count, as `Calibration.p_value` finds by bisection: the scores are few.
         at_least = (self.good_scores[None, :] >= score[:, None]).sum(1)
         p_value = (1 + at_least) / (len(self.good_scores) + 1)
@@ -71,12 +76,44 @@ def see(network: HaloAE, pixels: Tensor) -> Seen:
 
     Args:
         network: any, trained or as it is used.
-        pixels: (B, 3, S, S) RGB, float32 in [0, 1] or uint8.
+        pixels: (B, 3, H, W) RGB, float32 in [0, 1] or uint8.
     """
     if pixels.dtype == torch.uint8:
         pixels = pixels.float() / WHITE
     image = network.normalise(pixels)
     return Seen(network(image.to(next(network.parameters()).dtype)), image)
+
+
+def on_grid(seen: Seen, grid: Size) -> Seen:
+    """The same on all of a grid: past the end of a smaller one its last cells, again and again.
+
+    So places that an image does not reach know of its nearest ones.
+    """
+    height, width = seen.output.features.shape[-2:]
+    if (height, width) == grid:
+        return seen
+    more = grid[0] - height, grid[1] - width
+
+    def extended(x: Tensor) -> Tensor:
+        cell = x.shape[-1] // width
+        return F.pad(x, (0, cell * more[1], 0, cell * more[0]), mode="replicate")
+
+    output = seen.output
+    wider = output._replace(
+        features=extended(output.features),
+        rebuilt=extended(output.rebuilt),
+        image=None if output.image is None else extended(output.image),
+    )
+    return Seen(wider, extended(seen.image))
+
+
+def unusual_of(head: Head, seen: Seen, grid: Size | None) -> Tensor:
+    """What a head says of a batch, on the batch's own grid; `grid` as in `Scorer`."""
+    if grid is None:
+        return cast("Tensor", head(*seen))
+    height, width = seen.output.features.shape[-2:]
+    unusual: Tensor = head(*on_grid(seen, grid))
+    return unusual if (height, width) == grid else unusual[:, :height, :width]
 
 
 def judge(unusual: Tensor, config: DetectionConfig) -> tuple[Tensor, Tensor]:

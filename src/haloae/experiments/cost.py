@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from haloae.config import Config
-from haloae.detection.heads import Head, head_named
+from haloae.detection.heads import Head, head_of
 from haloae.network.branches import RGB
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
@@ -82,14 +82,14 @@ def count_cost(
         ConfigError: network or detector head cannot take an image of this size.
     """
     if image_size is not None:
-        config = config.replace(image_size=image_size)
-    kind = head_named(config.detection.head)
+        config = config.replace(image_size=image_size, view={"canvas": None})
+    kind = head_of(config)
     kind.check(config)
     with torch.device("meta"):
         head = copy.deepcopy(head).to("meta") if head else kind.sized(config)
     needed = _Counter(_build(config, in_use=True), head)
     counter = needed if in_use else _Counter(_build(config, in_use=False), head)
-    image = torch.empty(1, RGB, config.image_size, config.image_size, device="meta")
+    image = torch.empty(1, RGB, *config.canvas, device="meta")
     # Without autograd, operations arrive whole: attention is seen before it is taken apart.
     with torch.inference_mode(), counter:
         output = counter.network(image)
@@ -104,7 +104,7 @@ def count_cost(
 
 def _build(config: Config, *, in_use: bool) -> HaloAE:
     with torch.device("meta"):
-        network = HaloAE(config.network, image_size=config.image_size, weights=None)
+        network = HaloAE(config.network, image_size=config.canvas, weights=None)
         network.to("meta").eval()
         return lean(network, image=config.detection.image_weight > 0) if in_use else network
 

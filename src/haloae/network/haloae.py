@@ -34,7 +34,8 @@ class HaloAE(nn.Module):
 
     Args:
         config: widths, kernels, heads; which branches there are.
-        image_size: side of the square images, in pixels: the classifier depends on it.
+        image_size: height and width of the images, in pixels, on which the classifier depends; one
+            number is both.
         weights: the trunk's, see `FeatureExtractor`; None leaves all weights to be loaded.
         generator: draws the initial weights; None takes torch's global one.
 
@@ -47,7 +48,7 @@ class HaloAE(nn.Module):
         self,
         config: NetworkConfig,
         *,
-        image_size: int,
+        image_size: int | tuple[int, int],
         weights: str | Path | None = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -75,9 +76,10 @@ class HaloAE(nn.Module):
             )
         self.classifier: Classifier | None = None
         if config.classifier:
-            grid = image_size // config.stride
+            height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+            cells = (height // config.stride) * (width // config.stride)
             self.classifier = Classifier(
-                RGB * image_size**2 if self.image_decoder else channels * grid**2
+                RGB * height * width if self.image_decoder else channels * cells
             )
         if weights is None:
             return  # all weights are about to be loaded

@@ -15,7 +15,7 @@ from PIL import ImageDraw, ImageFilter, ImageFont
 
 from haloae.data.images import Image, shown_path
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Verdict, resize_map
+from haloae.detection.predictor import Prediction, Verdict
 
 Colour = tuple[int, int, int]
 
@@ -259,7 +259,7 @@ def _in_thresholds(
 ) -> NDArray[np.float32]:
     """(height, width): the map of that size in pixel thresholds, cut off at the most."""
     limit = np.float32(max(prediction.pixel_threshold, TINY))
-    values = resize_map(prediction.grid_map, (size[1], size[0]))
+    values = prediction.map_at((size[1], size[0]))
     return np.asarray(np.clip(values, 0, most * limit) / limit)
 
 

@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from haloae._version import __version__
 from haloae.errors import ConfigError, HaloaeError, ImageError
 from haloae.server import requests, status, v2
+from haloae.server.attached import Attached
+from haloae.server.drift import Drift
 from haloae.server.inspector import Inspector
 from haloae.server.metrics import Metrics
 from haloae.server.models import Models
@@ -38,7 +40,9 @@ class Service:
     inspector: Inspector
     doorkeeper: Doorkeeper
     metrics: Metrics
+    attached: Attached
     records: Records
+    drift: Drift
     models: Models
     retraining: Retraining
 
@@ -63,9 +67,31 @@ def create_app(
 
     Raises:
         DataError: there is no such file or folder.
-        ConfigError: the page's translation does not fit.
+        ConfigError: a source, a sink or the page's translation cannot be used.
+        OutputError: the folder cannot be had.
+        MissingExtraError: what a source or a sink needs is not installed.
     """
     settings = settings or Settings()
+    service = _service(models, data, settings, tokens)
+    app = FastAPI(
+        title="haloae",
+        version=__version__,
+        lifespan=lambda _: _running(service),
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.page = Page(service)
+    app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)
+    app.add_middleware(Watch, metrics=service.metrics)
+    for router in (requests.router, v2.router, status.router, views.router, changes.router):
+        app.include_router(router)
+    for kind in (HaloaeError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer_to)
+    return app
+
+
+def _service(models: Path, data: Path | None, settings: Settings, tokens: Tokens | None) -> Service:
     problems = Problems()
     recipes = Recipes(
         models,
@@ -76,11 +102,10 @@ def create_app(
     )
     inspector = Inspector(recipes, settings.queue, problems)
     metrics = Metrics()
+    attached = Attached(settings.source, settings.sink, inspector, problems, data)
     records = Records(data, settings.keep, problems)
     changing = Models(recipes, records)
-    retraining = Retraining(
-        changing, recipes, records, GoodImages(records, settings.retraining.good)
-    )
+    good = GoodImages(records, settings.retraining.good)
     service = Service(
         settings,
         problems,
@@ -88,38 +113,36 @@ def create_app(
         inspector,
         Doorkeeper(tokens),
         metrics,
+        attached,
         records,
+        Drift(lambda name: recipes.get(name).detector),
         changing,
-        retraining,
+        Retraining(changing, recipes, records, good),
     )
-    page = Page(service)
     metrics.watch(service)
+    return service
 
-    @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(records.open)
-        inspector.listeners |= records.listeners()
-        inspector.listeners["metrics"] = metrics.listen  # the last, as it tells of the others
-        recipes.start()
-        inspector.start()
-        yield
-        await run_in_threadpool(inspector.stop, settings.http.stop)
-        await run_in_threadpool(recipes.stop)
-        await run_in_threadpool(retraining.stop)
-        await run_in_threadpool(records.close, settings.http.stop)
 
-    app = FastAPI(
-        title="haloae", version=__version__, lifespan=running, docs_url=None, redoc_url=None
+@asynccontextmanager
+async def _running(service: Service) -> AsyncIterator[None]:
+    inspector, seconds = service.inspector, service.settings.http.stop
+    await run_in_threadpool(service.records.open)
+    # The store first, as nothing that comes later may keep an inspection from it.
+    inspector.listeners = service.records.listeners() | inspector.listeners
+    inspector.listeners["drift"] = lambda one, seen: service.drift.add(
+        one, seen.prediction.measures
     )
-    app.state.service = service
-    app.state.page = page
-    app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)
-    app.add_middleware(Watch, metrics=metrics)
-    for router in (requests.router, v2.router, status.router, views.router, changes.router):
-        app.include_router(router)
-    for kind in (HaloaeError, HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, answer_to)
-    return app
+    inspector.listeners["metrics"] = service.metrics.listen  # the last, as it tells of the others
+    service.recipes.start()
+    inspector.start()
+    service.attached.start()
+    yield
+    await run_in_threadpool(service.attached.stop_sources, seconds)
+    await run_in_threadpool(inspector.stop, seconds)
+    await run_in_threadpool(service.attached.stop_sinks, seconds)
+    await run_in_threadpool(service.recipes.stop)
+    await run_in_threadpool(service.retraining.stop)
+    await run_in_threadpool(service.records.close, seconds)
 
 
 def answer_to(request: Request, error: Exception) -> JSONResponse:

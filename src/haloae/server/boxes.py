@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from haloae.detection.predictor import Prediction, resize_map
+from haloae.detection.predictor import Prediction
 from haloae.server.inspection import Box
 
 LONGEST = 2048
@@ -25,7 +25,7 @@ def boxes_of(prediction: Prediction) -> tuple[Box, ...]:
     scale = max(1.0, max(height, width) / LONGEST)
     if scale > 1:
         shape = max(1, round(height / scale)), max(1, round(width / scale))
-        anomaly_map = resize_map(prediction.grid_map, shape)
+        anomaly_map = prediction.map_at(shape)
     else:
         anomaly_map = prediction.anomaly_map
     rows, columns = (old / new for old, new in zip((height, width), anomaly_map.shape, strict=True))

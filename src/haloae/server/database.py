@@ -14,11 +14,13 @@ from haloae.files import require_room
 
 APPLICATION = 0x48414C4F
 """In the file's header: it is a store of haloae."""
-NEAR = 0.1
-"""A score of this share of the threshold below it is near it; it stands in an index, too."""
-TO_REVIEW = f"(verdict != 'normal' OR score >= {1 - NEAR} * threshold)"
+NEAR = 0.9
+"""A score of this share of the threshold is near it; it stands in an index, too."""
+TO_REVIEW = f"(verdict != 'normal' OR score >= {NEAR} * threshold)"
+"""What somebody should look at; it stands in an index, too."""
 VERSIONS = (
     f"""
+    CREATE TABLE identity AS SELECT lower(hex(randomblob(16))) AS id; -- of this file among others
     CREATE TABLE inspections (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,

@@ -26,24 +26,15 @@ from haloae.server.inspection import Inspection
 from haloae.server.inspector import Seen
 from haloae.server.problems import Problems
 from haloae.server.settings import KeepSettings
+from haloae.server.sinks.folder import SUFFIXES, suffix_of
 
 PART = "stored images"
 """What is reported as wrong where they cannot be written."""
 MOST_WAITING = 2**28
 """Bytes of images that wait for the disk; of more, the oldest are left out."""
-SUFFIXES = {
-    b"\x89PNG": "png",
-    b"\xff\xd8\xff": "jpg",
-    b"II": "tif",
-    b"MM": "tif",
-    b"RIFF": "webp",
-    b"GIF8": "gif",
-    b"BM": "bmp",
-} | {b"P%d" % digit: "pnm" for digit in range(1, 7)}
-"""Of image files, by how they begin."""
 ID = re.compile("[0-9a-f]{32}")
 DAY = re.compile(r"\d{4}-\d\d-\d\d")
-OURS = re.compile(rf"{ID.pattern}\.(npy|{'|'.join(sorted({*SUFFIXES.values()}))})")
+OURS = re.compile(rf"{ID.pattern}\.[a-z]{{3,4}}")
 """What is removed when it is old: nothing that anybody else has put there."""
 MAP = "npy"
 LARGEST = 60_000.0
@@ -118,7 +109,7 @@ class KeptImages:
         prediction = seen.prediction
         limit = max(prediction.pixel_threshold, TINY)
         grid_map = np.minimum(prediction.grid_map / limit, LARGEST)
-        kept = Kept(seen.data, _suffix(seen.data), grid_map.astype(np.float16).astype(np.float32))
+        kept = Kept(seen.data, suffix_of(seen.data), grid_map.astype(np.float16).astype(np.float32))
         with self._changed:
             self._waiting[inspection.id] = inspection, kept
             self._waiting_bytes += len(kept.data)
@@ -152,7 +143,7 @@ class KeptImages:
 
     def _is_wanted(self, inspection: Inspection) -> bool:
         if self._settings.images == "to_review":
-            is_near = inspection.score >= (1 - NEAR) * inspection.threshold
+            is_near = inspection.score >= NEAR * inspection.threshold
             return inspection.verdict != "normal" or is_near
         return self._settings.images == "all"
 
@@ -214,7 +205,3 @@ def _found(folder: Path) -> Iterator[_File]:
             found = [(e.stat(follow_symlinks=False), e) for e in entries if OURS.fullmatch(e.name)]
         for status, entry in sorted(found, key=lambda each: each[0].st_mtime_ns):
             yield _File(Path(entry.path), status.st_size)
-
-
-def _suffix(data: bytes) -> str:
-    return next(suffix for start, suffix in SUFFIXES.items() if data.startswith(start))

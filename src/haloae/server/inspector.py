@@ -27,6 +27,7 @@ from PIL import Image as PILImage
 
 from haloae.data.images import Image, is_quick
 from haloae.data.source import Decoded, decoded
+from haloae.data.views import View
 from haloae.data.worker import MOST_WORKERS
 from haloae.detection.calibration import Calibration
 from haloae.detection.predictor import Prediction
@@ -96,6 +97,8 @@ class _Item:
     taken_in: float = field(default_factory=time.monotonic)
     image: Decoded | None = None
     """Where it was decoded by another process already."""
+    view: View | None = None
+    """What it was decoded for."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -260,7 +263,7 @@ class Inspector:
         ready: list[_Item] = []
         held = 0
         for item in wanted:
-            if self._decode(item, model.detector.config.image_size) and item.image:
+            if self._decode(item, model.detector.view) and item.image:
                 ready.append(item)
                 held += item.image.image.pixels.nbytes
             if held > MOST_DECODED or (item is wanted[-1] and ready):
@@ -269,30 +272,30 @@ class Inspector:
         if ready:
             self._measure(ready, model)
 
-    def _decode(self, item: _Item, size: int) -> bool:
+    def _decode(self, item: _Item, view: View) -> bool:
         """Whether the image is decoded now; one that may take long is decoded elsewhere."""
-        if item.image is not None and item.image.resized.shape[-1] == size:
+        if item.image is not None and item.view == view:
             return True
         if isinstance(item.given, bytes) and not is_quick(item.given):
             with suppress(RuntimeError):  # being stopped: then here
-                self._apart.submit(self._decode_apart, item, size)
+                self._apart.submit(self._decode_apart, item, view)
                 return False
-        return self._decode_now(item, size)
+        return self._decode_now(item, view)
 
-    def _decode_now(self, item: _Item, size: int) -> bool:
+    def _decode_now(self, item: _Item, view: View) -> bool:
         began = time.monotonic()
-        found = decoded(item.given, size)
+        found = decoded(item.given, view)
         item.seconds["decode"] = time.monotonic() - began
         if isinstance(found, ImageError):
             _fail(item, found)
             return False
-        item.image = found
+        item.image, item.view = found, view
         return True
 
-    def _decode_apart(self, item: _Item, size: int) -> None:
+    def _decode_apart(self, item: _Item, view: View) -> None:
         """Decode what another process does, and put it in the first place of the queue."""
         try:
-            is_decoded = self._decode_now(item, size)
+            is_decoded = self._decode_now(item, view)
         except Exception as error:
             log.exception("an image was not decoded")
             _fail(item, RefusedError(500, f"the image was not decoded ({type(error).__name__})."))

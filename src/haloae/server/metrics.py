@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -98,7 +98,35 @@ class _Moment(Collector):
         for problem in service.problems.now():
             problems.add_metric([problem.part], problem.times)
         yield problems
+        drift = GaugeMetricFamily(
+            "haloae_drift_alarm", "1: something has changed", labels=["recipe", "what"]
+        )
+        for alarm in service.drift.alarms():
+            drift.add_metric([alarm.recipe, alarm.what], 1)
+        yield drift
         loaded = GaugeMetricFamily("haloae_recipe_loaded", "1: in memory", labels=["recipe"])
         for recipe in service.recipes.listed():
             loaded.add_metric([recipe.name], int(recipe.is_loaded))
         yield loaded
+        yield from _attached(service)
+
+
+def _attached(service: "Service") -> Iterator[Metric]:
+    """Of sources and sinks, by name."""
+    works = GaugeMetricFamily("haloae_source_works", "1: it is not broken", labels=["source"])
+    dropped = CounterMetricFamily("haloae_source_dropped", "Of a live one", labels=["source"])
+    for source in service.attached.sources.states():
+        works.add_metric([source.name], int(source.status != "retrying"))
+        dropped.add_metric([source.name], source.dropped)
+    yield works
+    yield dropped
+    works = GaugeMetricFamily("haloae_sink_works", "1: it is not broken", labels=["sink"])
+    waiting = GaugeMetricFamily("haloae_sink_waiting", "Inspections", labels=["sink"])
+    dropped = CounterMetricFamily("haloae_sink_dropped", "For want of room", labels=["sink"])
+    for sink in service.attached.sinks.states():
+        works.add_metric([sink.name], int(sink.status != "retrying"))
+        waiting.add_metric([sink.name], sink.waiting)
+        dropped.add_metric([sink.name], sink.dropped)
+    yield works
+    yield waiting
+    yield dropped

@@ -9,6 +9,8 @@ from haloae.errors import DataError, OutputError
 from haloae.server.images import KeptImages
 from haloae.server.inspection import Inspection
 from haloae.server.inspector import Listener, Seen
+from haloae.server.kinds import read_secret
+from haloae.server.mirror import Mirror
 from haloae.server.problems import Problems
 from haloae.server.rows import Stored
 from haloae.server.settings import KeepSettings
@@ -38,12 +40,15 @@ class Records:
         self._recent: deque[Inspection] = deque(maxlen=RECENT)
         self._opened = ExitStack()
         self._is_open = False
+        self._mirror: Mirror | None = None
 
     def open(self) -> None:
         """Open them, unless they are.
 
         Raises:
             OutputError: the folder or the store in it cannot be had.
+        ConfigError: the database's address cannot be read.
+        MissingExtraError: what the database needs is not installed.
         """
         if self._is_open:
             return
@@ -54,6 +59,9 @@ class Records:
         self.store = Store(self.folder / STORE, days=settings.days, most_bytes=settings.bytes)
         self.images = KeptImages(self.folder / IMAGES, settings, self._problems)
         self.images.start()
+        if settings.database is not None:
+            url, box = read_secret(settings.database), settings.box
+            self._mirror = self._opened.enter_context(Mirror(self.store.path, url, box=box))
         self._is_open = True
 
     def close(self, seconds: float) -> None:
@@ -70,6 +78,11 @@ class Records:
     def _add(self, inspection: Inspection, _: Seen) -> None:
         self._recent.append(inspection)
         self.store.add(inspection)
+        if self._mirror is not None:
+            if problem := self._mirror.state().problem:
+                self._problems.report("database", problem)
+            else:
+                self._problems.clear("database")
         if words := self.store.state().words:
             raise OutputError(words)
 

@@ -40,7 +40,7 @@ def run(
             are no tokens.
         DataError: there are no models.
         OutputError: the folder for what is kept cannot be had.
-        MissingExtraError: what serves is not installed.
+        MissingExtraError: what serves is not installed, or what a source or a sink needs.
     """
     try:
         from haloae.server.app import create_app

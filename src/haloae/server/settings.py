@@ -3,12 +3,16 @@
 import os
 from datetime import time
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from haloae.config import checked, read_toml
 from haloae.errors import ConfigError
+from haloae.server.kinds import Modules
+from haloae.server.sinks import SinkSettings
+from haloae.server.sources import SourceSettings
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Few = Annotated[int, Field(ge=1, le=4096)]
@@ -87,6 +91,11 @@ class KeepSettings(_Frozen):
     """Of which inspections the image is kept; ``to_review``: unusable, anomalous and nearly so."""
     image_days: PositiveFloat = 30
     image_bytes: PositiveInt = 20 * 2**30
+    database: Path | None = None
+    """A file whose first line is ``postgresql://USER:PASSWORD@HOST/DATABASE``: all records are
+    copied there."""
+    box: Annotated[str, Field(min_length=1, max_length=100)] = Field(default_factory=gethostname)
+    """What this machine is called there."""
 
 
 class PageSettings(_Frozen):
@@ -115,6 +124,12 @@ class Settings(_Frozen):
     keep: KeepSettings = KeepSettings()
     page: PageSettings = PageSettings()
     retraining: RetrainingSettings = RetrainingSettings()
+    modules: Modules = ()
+    """Python files with kinds of sources and sinks of one's own; they are run."""
+    source: SourceSettings = ()
+    """Where images come from besides requests."""
+    sink: SinkSettings = ()
+    """What every inspection is handed on to."""
 
 
 def read_settings(path: Path | None) -> Settings:

@@ -20,6 +20,10 @@ HEADER_LENGTH = "inference-header-content-length"
 """Header: bytes of the JSON, where tensors follow it."""
 SIZE = "binary_data_size"
 INPUT = "image"
+SEVERAL_SIZES = (
+    "the maps are of several sizes, as the images are, or as the model was just replaced: ask "
+    "again, for one image at a time."
+)
 OUTPUTS = {
     "score": ("FP32", [-1]),
     "p_value": ("FP32", [-1]),
@@ -180,7 +184,7 @@ def answer(name: str, wanted: Wanted, found: Sequence[Finished]) -> tuple[bytes,
         datatype = OUTPUTS[output][0]
         values = [_value(output, one) for one in found]
         if len({np.shape(value) for value in values}) > 1:
-            raise RefusedError(503, "the model was just replaced: ask again.", 1)
+            raise RefusedError(503, SEVERAL_SIZES, 1)
         shape = [len(values), *np.shape(values[0])]
         tensor: dict[str, Any] = {"name": output, "datatype": datatype, "shape": shape}
         if is_binary:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from haloae.data.limits import Limits, current_limits, limit_images
 from haloae.data.source import ImageKinds, ImageLike, decode_ahead, decoded
+from haloae.data.views import Size, View, tile_of
 from haloae.errors import DataError, ImageError
 from haloae.training.cutpaste import VIEWS, cutpaste_views
 
@@ -27,16 +28,18 @@ MIN_HELD_OUT = 4
 
 
 class GoodImages:
-    """Images by index, resized; the first ones stay in memory, up to `CACHE_BYTES`.
+    """Images by index, as the network sees them; the first stay in memory, up to `CACHE_BYTES`.
 
     Args:
         items: the images, however they are given.
-        size: side of the square they are brought to, in pixels.
+        view: what is seen of them.
     """
 
-    def __init__(self, items: Sequence[ImageLike], size: int) -> None:
+    def __init__(self, items: Sequence[ImageLike], view: View) -> None:
         self.items = list(items)
-        self.size = size
+        self.view = view
+        self.shapes: set[Size] = set()
+        """Heights and widths of what was read of them."""
         self._cache: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -47,17 +50,27 @@ class GoodImages:
         return {**self.__dict__, "_cache": {}}
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(3, size, size) float32 in [0, 1].
+        """(3, H, W) float32 in [0, 1], see `View.show`.
 
         Raises:
             ImageError: the file cannot be read any more.
         """
         if index in self._cache:
             return self._cache[index]
-        read = decoded(self.items[index], self.size)
+        read = decoded(self.items[index], self.view)
         if isinstance(read, ImageError):
             raise read
-        return self.keep(index, read.resized)
+        return self.keep(index, read.shown)
+
+    def part(self, index: int, seed: int) -> np.ndarray:
+        """As much of an image as the network is given at once: all of it, or a tile, at random.
+
+        A tile lies at whole steps, as all do; of an image that is smaller, the rest is mirrored.
+        """
+        pixels = self[index]
+        if self.view.kind != "tiles":
+            return pixels
+        return tile_of(pixels, self.view, np.random.default_rng(seed))
 
     def keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
         """Cache what was just read, if there is room."""
@@ -70,7 +83,7 @@ class GoodImages:
 
 def survey(
     items: Sequence[ImageLike],
-    size: int,
+    view: View,
     *,
     strict: bool = False,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
@@ -79,7 +92,7 @@ def survey(
 
     Args:
         items: candidates.
-        size: side of the square they are brought to.
+        view: what is seen of them.
         strict: True: raise at the first that cannot be read.
         progress: wraps the items where someone wants to watch.
 
@@ -87,11 +100,11 @@ def survey(
         ImageError: with `strict`, an image cannot be read.
         DataError: fewer than 8 images can be read.
     """
-    images, skipped = GoodImages([], size), []
+    images, skipped = GoodImages([], view), []
     grey, depths = set(), set()
     heights, widths = [], []
     watched = progress(items)
-    for item, read in zip(watched, decode_ahead(items, size), strict=True):
+    for item, read in zip(watched, decode_ahead(items, view), strict=True):
         if isinstance(read, ImageError):
             if strict:
                 raise read
@@ -99,7 +112,8 @@ def survey(
             continue
         image = read.image
         images.items.append(item)
-        images.keep(len(images) - 1, read.resized)
+        images.keep(len(images) - 1, read.shown)
+        images.shapes.add(view.size_of((image.height, image.width)))
         grey.add(image.grey)
         depths.add(image.depth)
         heights.append(image.height)
@@ -156,7 +170,8 @@ class StepBatches(Dataset[Tensor]):
         generator = torch.Generator().manual_seed(seed_of(self.seed, step))
         batch = []
         for place in range(step * self.batch_size, (step + 1) * self.batch_size):
-            image = torch.from_numpy(self.images[self._index(place)])
+            index = self._index(place)
+            image = torch.from_numpy(self.images.part(index, seed_of(self.seed, 2, place)))
             batch.append(cutpaste_views(image, generator)[: VIEWS if self.pasted else 1])
         return torch.stack(batch, dim=1)
 

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from haloae.config import EPOCHS, Config
 from haloae.data.images import image_from
 from haloae.data.source import ImageKinds, ImageLike
-from haloae.errors import ImageError, TrainingError
+from haloae.data.views import View
+from haloae.errors import ConfigError, ImageError, TrainingError
 from haloae.machine import has_bfloat16
 from haloae.network.haloae import HaloAE
 from haloae.network.reducer import FeatureReducer
@@ -133,7 +134,7 @@ def fit(
         return shown
 
     good, kinds, skipped = survey(
-        images, config.image_size, strict=strict, progress=lambda items: bar(items, "reading")
+        images, View.of(config), strict=strict, progress=lambda items: bar(items, "reading")
     )
     saved = load_checkpoint(run) if resume and run else None
     if run and saved:
@@ -144,6 +145,12 @@ def fit(
         if run:
             forget(run)
         return Trained(network, good, everything, everything, kinds, skipped, 0, backbone)
+    if config.view.kind == "fit" and len(good.shapes) > 1:
+        raise ConfigError(
+            f"network.autoencoder = true trains on images of one shape, and fitted these are of "
+            f"{len(good.shapes)}: set view.kind to squash or tiles, or crop them to one aspect "
+            f"ratio."
+        )
     fitted_on, held_out = split(len(good), config.seed)
     state = _state(good, fitted_on, config, device, run, saved=saved, bar=bar)
     batches = StepBatches(
@@ -201,13 +208,16 @@ def _network(
     generator = torch.Generator().manual_seed(config.seed)
     network = HaloAE(
         config.network,
-        image_size=config.image_size,
+        image_size=config.canvas,
         weights=config.backbone,
         generator=generator,
     ).to(where)
     if isinstance(network.reducer, FeatureReducer):
         chosen = fitted_on[:: max(1, len(fitted_on) // REDUCER_IMAGES)]
-        inputs = (torch.from_numpy(images[i])[None].to(where) for i in bar(chosen, "reducing"))
+        inputs = (
+            torch.from_numpy(images.part(i, seed_of(config.seed, 3, i)))[None].to(where)
+            for i in bar(chosen, "reducing")
+        )
         network.reducer.fit(network.extractor(network.normalise(image)) for image in inputs)
     source = network.extractor.source
     return network, (source.name, source.sha256) if source else ("", "")
@@ -338,7 +348,7 @@ def _fingerprint(items: Sequence[ImageLike]) -> str:
 def _restore(saved: Checkpoint, config: Config, where: torch.device, run: Path) -> _State:
     """The state a checkpoint was made in."""
     path = run / CHECKPOINT
-    network = HaloAE(config.network, image_size=config.image_size, weights=None).to(where)
+    network = HaloAE(config.network, image_size=config.canvas, weights=None).to(where)
     optimizer = _optimizer(network, config)
     try:
         network.load_state_dict(saved.network)

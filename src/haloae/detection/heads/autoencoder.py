@@ -49,8 +49,8 @@ class AutoencoderHead(Head):
         """Take the mean of the good images' errors, one image after the other."""
         total: Residuals | None = None
         count = 0
-        for output, image in seen():
-            errors = residuals(output, image)
+        for each in seen():
+            errors = cls.errors(each)
             total = errors if total is None else _combined(total, errors, 1.0)
             count += 1
         if total is None:
@@ -58,13 +58,23 @@ class AutoencoderHead(Head):
         return cls(config.detection, _mean(total, count), total)
 
     @classmethod
+    def errors(cls, seen: Seen) -> Residuals:
+        """Of one good image, as they are summed up."""
+        return residuals(*seen)
+
+    @classmethod
+    def places(cls, config: Config) -> tuple[int, int]:
+        """Rows and columns of what is learned."""
+        return config.grid
+
+    @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        side, channels = features_of(config)
+        grid, (_, channels) = cls.places(config), features_of(config)
         features, image = tensors["features"], tensors.get("image")
-        if features.shape != (channels, side, side):
+        if features.shape != (channels, *grid):
             raise ValueError(f"usual.features has shape {tuple(features.shape)}")
-        if image is not None and image.shape != (RGB, side, side):
+        if image is not None and image.shape != (RGB, *grid):
             raise ValueError(f"usual.image has shape {tuple(image.shape)}")
         if image is None and config.detection.image_weight:
             raise ValueError("usual.image is missing")
@@ -75,20 +85,42 @@ class AutoencoderHead(Head):
     @classmethod
     def sized(cls, config: Config) -> Self:
         """See `Head.sized`."""
-        side, channels = features_of(config)
-        image = torch.empty(RGB, side, side) if config.network.image_decoder else None
-        return cls(config.detection, Usual(torch.empty(channels, side, side), image, MANY))
+        grid, (_, channels) = cls.places(config), features_of(config)
+        image = torch.empty(RGB, *grid) if config.network.image_decoder else None
+        return cls(config.detection, Usual(torch.empty(channels, *grid), image, MANY))
 
     def without(self, seen: Seen, index: int) -> "AutoencoderHead":
         """The means of the other images."""
         if self.total is None:
             raise ValueError("a head that was loaded no longer knows its sums")
-        others = _combined(self.total, residuals(*seen), -1.0)
-        return AutoencoderHead(self.config, _mean(others, self.images - 1))
+        others = _combined(self.total, self.errors(seen), -1.0)
+        return type(self)(self.config, _mean(others, self.images - 1))
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`."""
         return residual_map(residuals(output, image), self.usual, self.config)
+
+
+@register_head("autoencoder", anywhere=True)
+class SharedAutoencoderHead(AutoencoderHead):
+    """The same means, each of a channel's errors at all places."""
+
+    reach = 0
+
+    @classmethod
+    def errors(cls, seen: Seen) -> Residuals:
+        """See `AutoencoderHead.errors`: their mean over all places, (1, C, 1, 1)."""
+        features, image = residuals(*seen)
+        return Residuals(_everywhere(features), None if image is None else _everywhere(image))
+
+    @classmethod
+    def places(cls, config: Config) -> tuple[int, int]:
+        """See `AutoencoderHead.places`: one, whatever the grid."""
+        return 1, 1
+
+
+def _everywhere(errors: Tensor) -> Tensor:
+    return errors.mean((0, 2, 3), keepdim=True)
 
 
 def _combined(a: Residuals, b: Residuals, sign: float) -> Residuals:

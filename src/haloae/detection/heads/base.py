@@ -38,6 +38,8 @@ class Head(nn.Module, ABC):
     False: they are new to it, and only scored."""
     leaves_out: ClassVar[bool] = True
     """False: `without` leaves something of the image in, which tells where images are few."""
+    reach: ClassVar[int | None] = None
+    """Cells beyond its own that one is judged by, in any direction; None: no end is known."""
     images: int
     """Good images behind its statistics."""
 
@@ -110,16 +112,42 @@ class Head(nn.Module, ABC):
 H = TypeVar("H", bound=Head)
 HEADS: dict[str, type[Head]] = {}
 """By the name that `detection.head` has."""
+ANYWHERE: dict[str, type[Head]] = {}
+"""By the same names: those whose statistics are of all places together. They take grids of any
+size, and batches of several, which count as one image."""
 
 
-def register_head(name: str) -> Callable[[type[H]], type[H]]:
-    """Put a head into the table, under a name of its own."""
+def register_head(name: str, *, anywhere: bool = False) -> Callable[[type[H]], type[H]]:
+    """Put a head into the table, under a name of its own.
+
+    Args:
+        name: of the head.
+        anywhere: True: this is the form that it has where `view.place` is ``anywhere``.
+    """
 
     def register(head: type[H]) -> type[H]:
-        HEADS[name] = head
+        (ANYWHERE if anywhere else HEADS)[name] = head
         return head
 
     return register
+
+
+def head_of(config: Config) -> type[Head]:
+    """The head of a config, in the form that its `view.place` asks for.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    name = config.detection.head
+    kind = head_named(name)
+    if not config.is_anywhere:
+        return kind
+    if name not in ANYWHERE:
+        raise ConfigError(
+            f"detection.head {name!r} learns what is good place by place: set view.place to "
+            f"aligned, or choose one of {', '.join(ANYWHERE)}."
+        )
+    return ANYWHERE[name]
 
 
 def head_named(name: str) -> type[Head]:
@@ -133,7 +161,7 @@ def head_named(name: str) -> type[Head]:
     return HEADS[name]
 
 
-def features_of(config: Config) -> tuple[int, int]:
-    """Side of the grid, and channels, of the features of a config."""
-    channels = config.network.reduced_channels or trunk_named(config.network.trunk).channels
-    return config.image_size // config.network.stride, channels
+def features_of(config: Config) -> tuple[tuple[int, int], int]:
+    """Grid (h, w), and channels, of the features of a config's canvas."""
+    network = config.network
+    return config.grid, network.reduced_channels or trunk_named(network.trunk).channels

@@ -3,6 +3,7 @@
 After PaDiM (Defard et al., ICPR 2021 workshops), with features averaged over 3×3 places.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
@@ -83,12 +84,14 @@ class GaussianHead(Head):
         return cls.of(moments(maps), features_of(config)[0], ridge=RIDGE)
 
     @classmethod
-    def of(cls, found: Moments, side: int, *, ridge: float, shrinkage: float = 0.0) -> Self:
+    def of(
+        cls, found: Moments, grid: tuple[int, int], *, ridge: float, shrinkage: float = 0.0
+    ) -> Self:
         """From moments of every place.
 
         Args:
             found: of good images, whose covariances are used up.
-            side: of the grid.
+            grid: (h, w).
             ridge: added to every variance.
             shrinkage: share of the mean covariance of all places in that of each, 0 to 1.
         """
@@ -99,27 +102,28 @@ class GaussianHead(Head):
         rows, columns = torch.tril_indices(*covariance.shape[1:])
         whitening = inverse_root(covariance)[:, rows, columns].half()
         own = 1 - shrinkage
-        return cls(found.mean, whitening, grid=(side, side), images=found.images, own=own)
+        return cls(found.mean, whitening, grid=grid, images=found.images, own=own)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        side, channels = features_of(config)
+        grid, channels = features_of(config)
+        places = math.prod(grid)
         mean, whitening = tensors["mean"], tensors["whitening"]
-        if mean.shape != (side**2, channels) or whitening.shape != (
-            side**2,
+        if mean.shape != (places, channels) or whitening.shape != (
+            places,
             channels * (channels + 1) // 2,
         ):
             raise ValueError("the Gaussians are not those of this grid")
-        return cls(mean, whitening, grid=(side, side), images=images)
+        return cls(mean, whitening, grid=grid, images=images)
 
     @classmethod
     def sized(cls, config: Config) -> Self:
         """See `Head.sized`."""
-        side, channels = features_of(config)
-        mean = torch.empty(side**2, channels)
-        whitening = torch.empty(side**2, channels * (channels + 1) // 2, dtype=torch.float16)
-        return cls(mean, whitening, grid=(side, side), images=MANY)
+        grid, channels = features_of(config)
+        mean = torch.empty(math.prod(grid), channels)
+        whitening = torch.empty(len(mean), channels * (channels + 1) // 2, dtype=torch.float16)
+        return cls(mean, whitening, grid=grid, images=MANY)
 
     def without(self, seen: Seen, index: int) -> "GaussianHead":
         """Without one image: its part of the covariance is of rank one (Sherman-Morrison).

@@ -72,8 +72,8 @@ class HaloHead(Head):
 
         rebuilding = cls.learned(memory, attended())
         residuals = (softened(cells - mapped(given, rebuilding)) for cells, given in attended())
-        side, _ = features_of(config)
-        gaussian = GaussianHead.of(moments(residuals), side, ridge=RIDGE, shrinkage=SHRINKAGE)
+        grid, _ = features_of(config)
+        gaussian = GaussianHead.of(moments(residuals), grid, ridge=RIDGE, shrinkage=SHRINKAGE)
         return cls(memory, rebuilding, gaussian)
 
     @classmethod

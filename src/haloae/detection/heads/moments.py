@@ -35,11 +35,11 @@ def check_size(config: Config) -> None:
     Raises:
         ConfigError: there are too many channels and places.
     """
-    side, channels = features_of(config)
-    if side**2 * channels**2 > MOST:
+    (height, width), channels = features_of(config)
+    if height * width * channels**2 > MOST:
         raise ConfigError(
-            f"a covariance for each of {side}² places and {channels} channels is too much: set "
-            f"network.reduced_channels lower, or network.stride to 8."
+            f"a covariance for each of {height}×{width} places and {channels} channels is too "
+            f"much: set network.reduced_channels lower, or network.stride to 8."
         )
 
 

@@ -16,9 +16,12 @@ from haloae.network.haloae import HaloAEOutput
 
 CELLS = 8192
 """Good cells kept, but for rounding up: as many of every image."""
+AT_ONCE = 4096
+"""Cells of an image that are compared with all that are kept at once: 128 MB of distances."""
 
 
 @register_head("nearest")
+@register_head("nearest", anywhere=True)
 class NearestHead(Head):
     """A bank of good cells, averaged over 3×3 places.
 
@@ -28,6 +31,7 @@ class NearestHead(Head):
         source: (K,), which image each is from; where it is not known, none can be left out.
     """
 
+    reach = 1
     bank: Tensor
 
     def __init__(self, bank: Tensor, images: int, source: Tensor | None = None) -> None:
@@ -39,18 +43,9 @@ class NearestHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Draw cells, as many from every image; the more images, the fewer of each."""
-        generator = torch.Generator().manual_seed(config.seed)
-        cells: list[Tensor] = []
-        for output, _ in seen():
-            rows = averaged(output.features.float())[0].flatten(1).T
-            order = torch.randperm(len(rows), generator=generator)[:CELLS]
-            cells.append(rows[order.to(rows.device)].half())
-            share = -(-CELLS // len(cells))
-            cells = [drawn[:share].clone() for drawn in cells]
-        if not cells:
-            raise ValueError("a head is fitted to one image at least")
-        source = torch.cat([torch.full((len(drawn),), i) for i, drawn in enumerate(cells)])
-        return cls(torch.cat(cells), len(cells), source.to(cells[0].device))
+        maps = (averaged(each.output.features.float()) for each in seen())
+        bank, source = draw(maps, CELLS, config.seed)
+        return cls(bank, int(source[-1]) + 1, source)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
@@ -63,8 +58,8 @@ class NearestHead(Head):
     @classmethod
     def sized(cls, config: Config) -> Self:
         """See `Head.sized`."""
-        side, channels = features_of(config)
-        cells = min(CELLS, MANY * side**2)
+        (height, width), channels = features_of(config)
+        cells = min(CELLS, MANY * height * width)
         return cls(torch.empty(cells, channels, dtype=torch.float16), MANY)
 
     def without(self, seen: Seen, index: int) -> "NearestHead":
@@ -77,5 +72,40 @@ class NearestHead(Head):
         """See `Head.forward`; in the units of the features."""
         cells = averaged(output.features.float()).permute(0, 2, 3, 1)
         bank = self.bank.float()
-        nearest = (bank.square().sum(1) - 2 * cells @ bank.T).amin(3)
+        lengths = bank.square().sum(1)
+        nearest = torch.cat([(lengths - 2 * part @ bank.T).amin(3) for part in by_rows(cells)], 1)
         return distance(nearest + cells.square().sum(3))
+
+
+def draw(maps: Iterable[Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw cells of good images, as many from every image; the more images, the fewer of each.
+
+    Args:
+        maps: of each image, (B, C, h, w).
+        count: cells to draw, but for rounding up.
+        seed: of the draw.
+
+    Returns:
+        (K, C) float16, and (K,) which image each is from.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cells: list[Tensor] = []
+    for each in maps:
+        rows = each.movedim(1, -1).flatten(0, 2)
+        order = torch.randperm(len(rows), generator=generator)[:count]
+        cells.append(rows[order.to(rows.device)].half())
+        share = -(-count // len(cells))
+        cells = [drawn[:share].clone() for drawn in cells]
+    if not cells:
+        raise ValueError("a head is fitted to one image at least")
+    source = torch.cat([torch.full((len(drawn),), i) for i, drawn in enumerate(cells)])
+    return torch.cat(cells), source.to(cells[0].device)
+
+
+def by_rows(cells: Tensor) -> tuple[Tensor, ...]:
+    """(B, h, w, C) in parts of whole rows, of some `AT_ONCE` cells of an image each."""
+    parts: tuple[Tensor, ...] = cells.split(max(1, AT_ONCE // cells.shape[2]), dim=1)
+    return parts

@@ -10,6 +10,7 @@ a block, G groups of images, C channels, Q = B · P queries of a block, W = the 
 X = W · Q queries that a block's keys meet.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
@@ -76,6 +77,7 @@ class NearestHaloHead(Head):
         whitening: (C, C), a root of the inverse covariance of all places.
         memory_NKC: float16, the keys.
         images: good images behind them.
+        blocks: rows and columns of them, N together; None: as many of each.
         kept: which of them the memory holds; None where that is not known any more.
     """
 
@@ -90,6 +92,7 @@ class NearestHaloHead(Head):
         memory_NKC: Tensor,
         images: int,
         *,
+        blocks: tuple[int, int] | None = None,
         kept: list[int] | None = None,
     ) -> None:
         super().__init__()
@@ -97,8 +100,8 @@ class NearestHaloHead(Head):
         self.kept = kept
         self._missing = -memory_NKC.shape[1] % (BLOCK**2 * GROUPS)
         """Keys that the last groups lack."""
-        self.blocks = round(len(memory_NKC) ** 0.5)
-        """Blocks a side of the grid."""
+        self.blocks = blocks or (math.isqrt(len(memory_NKC)),) * 2
+        """Rows and columns of blocks."""
         self.register_buffer("whitening", whitening)
         self.register_buffer("memory", memory_NKC)
         # Converted once, where it need not be small.
@@ -110,12 +113,15 @@ class NearestHaloHead(Head):
     def check(cls, config: Config) -> None:
         """See `Head.check`."""
         check_size(config)
-        side, _ = features_of(config)
-        if side % BLOCK:
+        (height, width), _ = features_of(config)
+        if height % BLOCK or width % BLOCK:
             step = config.network.stride * BLOCK
+            name, sides = "image_size", f"{config.image_size}"
+            if config.view.kind != "squash":
+                name, sides = "both sides of view.canvas", "×".join(map(str, config.canvas))
             raise ConfigError(
                 f"detection.head {config.detection.head!r} cuts the grid into blocks of {BLOCK}²: "
-                f"image_size {config.image_size} must be divisible by {step}."
+                f"{name} {sides} must be divisible by {step}."
             )
 
     @classmethod
@@ -128,28 +134,28 @@ class NearestHaloHead(Head):
         whitening = inverse_root(covariance)
         blocks = [blocks_of(mapped(each.float(), whitening)) for each in memory.features]
         keys_NKC = torch.stack(blocks, dim=2)[0].half().flatten(1, 2)
-        return cls(whitening, keys_NKC, found.images, kept=memory.images)
+        return cls(whitening, keys_NKC, found.images, blocks=_blocks(config), kept=memory.images)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        side, channels = features_of(config)
+        grid, channels = features_of(config)
         whitening, memory = tensors["whitening"], tensors["memory"]
         keys = memory.shape[1] if memory.ndim == 3 else 0
-        if side % BLOCK or not keys or keys % BLOCK**2:
+        if any(side % BLOCK for side in grid) or not keys or keys % BLOCK**2:
             raise ValueError("the memory is not one of whole blocks")
-        if memory.shape != ((side // BLOCK) ** 2, keys, channels):
+        if memory.shape != (math.prod(_blocks(config)), keys, channels):
             raise ValueError("the memory is not of this grid")
         if whitening.shape != (channels, channels):
             raise ValueError("the whitening is not of these channels")
-        return cls(whitening, memory, images)
+        return cls(whitening, memory, images, blocks=_blocks(config))
 
     @classmethod
     def sized(cls, config: Config) -> Self:
         """See `Head.sized`."""
-        side, channels = features_of(config)
-        keys = torch.empty((side // BLOCK) ** 2, BLOCK**2 * MEMORY, channels, dtype=torch.float16)
-        return cls(torch.empty(channels, channels), keys, MANY)
+        blocks, (_, channels) = _blocks(config), features_of(config)
+        keys = torch.empty(math.prod(blocks), BLOCK**2 * MEMORY, channels, dtype=torch.float16)
+        return cls(torch.empty(channels, channels), keys, MANY, blocks=blocks)
 
     def without(self, seen: Seen, index: int) -> "NearestHaloHead":
         """Without one image's cells; of the covariance of all places it is too small a part."""
@@ -219,16 +225,22 @@ class NearestHaloHead(Head):
 
     def _grid(self, x_NQC: Tensor) -> Tensor:
         """(N, Q, C) → (B, C, h, w)."""
-        side = self.blocks
-        grid: Tensor = x_NQC.unflatten(1, (-1, BLOCK, BLOCK)).unflatten(0, (side, side))
+        grid: Tensor = x_NQC.unflatten(1, (-1, BLOCK, BLOCK)).unflatten(0, self.blocks)
         return grid.permute(2, 5, 0, 3, 1, 4).flatten(4, 5).flatten(2, 3)
 
     def _neighbour(self, x: Tensor, which: int, outside: float) -> Tensor:
         """(N, …) → the same: of each block, one of the 9 around it, by row; itself the 5th."""
         row, column = divmod(which, 3)
-        grid = x.unflatten(0, (self.blocks, self.blocks))
+        grid = x.unflatten(0, self.blocks)
         padded = F.pad(grid, (0, 0) * (grid.ndim - 2) + (1, 1, 1, 1), value=outside)
-        return padded[row : row + self.blocks, column : column + self.blocks].flatten(0, 1)
+        rows, columns = self.blocks
+        return padded[row : row + rows, column : column + columns].flatten(0, 1)
+
+
+def _blocks(config: Config) -> tuple[int, int]:
+    """Rows and columns of blocks."""
+    height, width = config.grid
+    return height // BLOCK, width // BLOCK
 
 
 def blocks_of(x: Tensor) -> Tensor:

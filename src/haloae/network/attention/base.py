@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from haloae.config import AttentionConfig
 from haloae.errors import ConfigError
 
 
@@ -52,6 +53,16 @@ class Attention(nn.Module, ABC):
         Returns:
             (B, dim, H, W), before any residual or activation.
         """
+
+    @classmethod
+    def reach(cls, sizes: AttentionConfig) -> int | None:
+        """Cells beyond its own that one sees in any direction, at most; None: no end is known."""
+        return None
+
+    @classmethod
+    def period(cls, sizes: AttentionConfig) -> int:
+        """Cells by which a grid can be moved so that what comes of it moves along."""
+        return 1
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the initial weights.

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from haloae.config import AttentionConfig
 from haloae.network.attention.base import Attention, ProjectedAttention
 
 
@@ -26,6 +27,16 @@ class WindowAttention(ProjectedAttention):
         self.rel_height = nn.Parameter(torch.empty(2 * self.window - 1, self.head_dim))
         self.rel_width = nn.Parameter(torch.empty(2 * self.window - 1, self.head_dim))
         self.reset_parameters()
+
+    @classmethod
+    def reach(cls, sizes: AttentionConfig) -> int:
+        """See `Attention.reach`; from one end of the block to the other, and the halo."""
+        return sizes.block - 1 + sizes.halo
+
+    @classmethod
+    def period(cls, sizes: AttentionConfig) -> int:
+        """See `Attention.period`; a block."""
+        return sizes.block
 
     def mix(self, q_BHWC: Tensor, kv_BHWC: Tensor) -> Tensor:
         """Mix values, see `ProjectedAttention`."""

@@ -285,7 +285,7 @@ def _settings(detector: Predictor, metrics: Metrics) -> list[tuple[str, str]]:
     return [
         ("haloae", __version__),
         ("Computed by", detector.engine),
-        ("Preset", f"{config.preset}, {config.image_size}² pixels, seed {config.seed}"),
+        ("Preset", f"{config.preset}, {config.seen}, seed {config.seed}"),
         (
             "Backbone",
             f"{config.network.trunk}, {provenance.backbone} weights, "

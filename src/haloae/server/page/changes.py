@@ -33,6 +33,13 @@ class NewThreshold(Named):
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class Seen(Named):
+    """Of alarms that something has changed."""
+
+    accept: bool
+    """True: as it is now, it is usual; False: it is as it was."""
+
+
 class FormerModel(Named):
     """To go back to."""
 
@@ -74,6 +81,20 @@ def unset_threshold(request: Request, recipe: Recipe, given: Named) -> dict[str,
     """Go back to that of the model file."""
     service_of(request).models.unset_threshold(recipe, person_of(request, given))
     return threshold(request, recipe)
+
+
+@router.post("/alarms")
+def take_back_alarms(request: Request, recipe: Recipe, given: Seen) -> dict[str, Any]:
+    """Take back what is said to have changed, and watch anew."""
+    service = service_of(request)
+    who, role = person_of(request, given)
+    words = [alarm.words for alarm in service.drift.alarms() if alarm.recipe == recipe]
+    after = "usual from now on" if given.accept else "put right"
+    service.records.store.audit(
+        "alarms", recipe, before="; ".join(words), after=after, who=who, role=role
+    )
+    service.drift.restart(recipe, accept=given.accept)
+    return {"recipe": recipe}
 
 
 @router.post("/inspections/{inspection}/good")

@@ -96,6 +96,10 @@ class Page:
             "state": state,
             "reason": reason,
             "problems": [f"{one.part}: {one.message}" for one in service.problems.now()],
+            "alarms": [
+                {"recipe": alarm.recipe, "words": alarm.words, "time": alarm.time.isoformat()}
+                for alarm in service.drift.alarms()
+            ],
             "recipe": name,
             "recipes": [one.name for one in recipes],
             "since": start.isoformat(),

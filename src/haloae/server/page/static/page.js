@@ -1,6 +1,6 @@
 // The page's frame: who looks, which recipe and view are chosen, and how the service is.
 
-import { $, ask, element, path, text } from "./common.js";
+import { $, ask, clock, element, guarded, path, text, who } from "./common.js";
 import * as inspect from "./inspect.js";
 import * as models from "./models.js";
 import * as review from "./review.js";
@@ -43,11 +43,12 @@ function frame(state) {
   $("role").textContent = text(state.role);
   $("log-out").hidden = !isLoggedIn;
   for (const link of document.querySelectorAll("nav .engineer")) link.hidden = state.role !== "engineer";
-  const said = JSON.stringify([state.reason, state.problems]);
+  const said = JSON.stringify([state.reason, state.problems, state.alarms]);
   if ($("problems").dataset.said !== said) {
     $("problems").dataset.said = said;
     const reason = state.reason ? [element("p", { class: "error" }, state.reason)] : [];
-    $("problems").replaceChildren(...reason, ...state.problems.map((words) => element("p", {}, words)));
+    const alarms = state.alarms.map((alarm) => drawnAlarm(alarm, state.role));
+    $("problems").replaceChildren(...reason, ...state.problems.map((words) => element("p", {}, words)), ...alarms);
   }
   if (JSON.stringify([...$("recipe").options].map((one) => one.value)) !== JSON.stringify(state.recipes)) {
     $("recipe").replaceChildren(...state.recipes.map((name) => element("option", { value: name }, name)));
@@ -55,6 +56,18 @@ function frame(state) {
   $("recipe").value = state.recipe;
   $("to-review").hidden = !state.to_review;
   $("to-review").textContent = state.to_review >= 100 ? "99+" : state.to_review;
+}
+
+/** What has changed, and for engineers what to say of it. */
+function drawnAlarm({ recipe: of, words, time }, role) {
+  const wrong = element("span", { class: "wrong" });
+  const answer = (name, accept) => element("button", {
+    type: "button",
+    class: "small",
+    onclick: guarded(wrong, () => ask(path("/page/alarms", { recipe: of }), { body: { accept, who: who() } })),
+  }, text(name));
+  const buttons = role === "engineer" ? [answer("put_right", false), answer("usual_now", true)] : [];
+  return element("p", { class: "alarm" }, text("changed", { recipe: of, time: clock(time, "short"), words }), " ", ...buttons, wrong);
 }
 
 async function look() {

@@ -1,0 +1,324 @@
+"""Whether alarms of drift hold their rate over good images, and how soon a change of light is seen.
+
+    python -m benchmarks.drift alarms --out runs/drift-alarms [--streams 4]
+    python -m benchmarks.drift delays --out runs/drift-delays [--root ROOT --sets tire,kolektor]
+
+Simulated: measures are normal with `SPREAD`, scores lognormal, thresholds as the package fits them;
+all through `haloae.server.drift.Drift`, calibration images drawn anew for every stream. Photographs
+of ROOT, categories in MVTec layout: the guard is fitted to some good images, streams are drawn from
+the others with replacement, and darkened by multiplying their grey values. It leaves results.json.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import machine
+from benchmarks.tables import Table
+from haloae.data.folders import load_category
+from haloae.data.images import read_image
+from haloae.data.views import resize
+from haloae.detection.calibration import Calibration, threshold_at
+from haloae.detection.guard import MEASURES, TINTS, Guard, Limits
+from haloae.detection.looks import look_at
+from haloae.detection.predictor import Verdict
+from haloae.files import write_atomic
+from haloae.server.drift import Alarm, Drift
+from haloae.server.inspection import Inspection
+from haloae.server.martingales import Martingales, reference
+
+COUNTS = (20, 100, 1000)
+"""Calibration images."""
+SPREAD = 0.05
+"""Standard deviation of each measure among good images: a twentieth, of brightness."""
+SPREADS = (0.02, SPREAD, 0.1)
+LENGTH = 100_000
+"""Good images of a stream."""
+PROMISED = {1_000_000: 1, 10_000: 0.25}
+"""One false alarm in so many images: the share of the streams that it is tried on."""
+DARKER = 0.8
+BEFORE = (0, 1000)
+"""Good images before the light changes."""
+MOST = 400
+"""Images after that, in which it must be seen."""
+DRAWS = 20
+RATE = 0.01
+SIZE = 256
+
+
+class Known(NamedTuple):
+    """What a recipe is judged by."""
+
+    calibration: Calibration
+    guard: Guard
+
+
+Draw = Callable[[int], NDArray[np.float64]]
+"""(N,) → measures of so many images, (N, measures)."""
+
+
+def simulated(count: int, spread: float, rng: np.random.Generator) -> Guard:
+    """A guard that was fitted to images with such measures."""
+    good = rng.normal(0, spread, (len(MEASURES), count))
+    limits = {
+        name: Limits(seen=(float(row.min()), float(row.max())), usable=(None, None))
+        for name, row in zip(MEASURES, good, strict=True)
+    }
+    bounds = dict.fromkeys(TINTS, (0.0, 0.0))
+    return Guard(images=count, limits=limits, tints=bounds, mean_layout=(0.0,) * 256)
+
+
+def known(guard: Guard, rng: np.random.Generator) -> Known:
+    """With scores of as many images."""
+    scores = tuple(sorted(rng.lognormal(0, 0.3, guard.images).tolist()))
+    limit = threshold_at(scores, RATE).value
+    calibration = Calibration(
+        scores=scores,
+        peaks=scores,
+        false_alarm_rate=RATE,
+        fitted_threshold=limit,
+        fitted_pixel_threshold=limit,
+    )
+    return Known(calibration, guard)
+
+
+def alarms(
+    known: Known, measures: NDArray[np.float64], rng: np.random.Generator, once_in: int, most: int
+) -> list[int]:
+    """After how many images each alarm was raised; after each, the watch begins anew.
+
+    Args:
+        known: what they are judged by.
+        measures: (N, measures) of the images, in order.
+        rng: of their scores.
+        once_in: images, see `Drift`.
+        most: alarms to wait for.
+    """
+    raised: list[Alarm] = []
+    drift = Drift(lambda recipe: known, once_in=once_in, on_alarm=raised.append)
+    threshold = known.calibration.threshold.value
+    blank = Inspection(
+        id="", time=datetime.now(UTC), source="", recipe="r", model="", image="", score=0.0,
+        p_value=1.0, threshold=threshold, verdict="normal", reason=None, boxes=(),
+    )  # fmt: skip
+    found = []
+    for place, row in enumerate(measures.tolist()):
+        score = float(rng.lognormal(0, 0.3))
+        verdict: Verdict = "anomalous" if score > threshold else "normal"
+        inspected = replace(blank, score=score, verdict=verdict)
+        drift.add(inspected, dict(zip(MEASURES, row, strict=True)))
+        if raised:
+            found.append(place + 1)
+            if len(found) == most:
+                break
+            raised.clear()
+            drift.restart("r", accept=False)
+    return found
+
+
+class Fixed(Martingales):
+    """The same bets, with p-values against the calibration images alone."""
+
+    def add(
+        self, values: NDArray[np.float64], generator: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """As `Martingales.add`, but nothing is learnt."""
+        before = self.beyond.copy()
+        p_values = super().add(values, generator)
+        self.beyond = before
+        return p_values
+
+
+def against_a_fixed_set(count: int, once_in: int, rng: np.random.Generator) -> int:
+    """Good images until bets against calibration images alone cry, of one measure; at most LENGTH.
+
+    They may cry no more often than `Drift` may of this measure.
+    """
+    causes = 2 * (len(MEASURES) + 1) + 2
+    bets = Fixed(reference(rng.normal(size=(1, count)), rng))
+    for place in range(LENGTH):
+        bets.add(rng.normal(size=1), rng)
+        if bets.evidence[0] >= causes * once_in:
+            return place + 1
+    return LENGTH
+
+
+def rates(streams: int) -> list[dict[str, Any]]:
+    """False alarms of simulated streams."""
+    found = []
+    for count in COUNTS:
+        for once_in, share in PROMISED.items():
+            number = max(1, round(streams * share))
+            got = 0
+            for stream in range(number):
+                rng = np.random.default_rng([count, once_in, stream])
+                guard = simulated(count, SPREAD, rng)
+                measures = rng.normal(0, SPREAD, (LENGTH, len(MEASURES)))
+                got += len(alarms(known(guard, rng), measures, rng, once_in, LENGTH))
+            fixed = [
+                against_a_fixed_set(count, once_in, np.random.default_rng([count, once_in, draw]))
+                for draw in range(10)
+            ]
+            found.append(
+                {
+                    "count": count,
+                    "once_in": once_in,
+                    "streams": number,
+                    "alarms": got,
+                    "fixed": fixed,
+                }
+            )
+            print(found[-1], flush=True)
+    return found
+
+
+def delays(
+    name: str, fitted: Callable[[np.random.Generator], tuple[Guard, Draw, Draw]], draws: int
+) -> dict[str, Any]:
+    """Images until a change of light is seen; None: it was not within `MOST`.
+
+    Args:
+        name: of the images.
+        fitted: a guard, and how images come before and after the change.
+        draws: streams.
+    """
+    found: dict[str, Any] = {"images": name}
+    for before in BEFORE:
+        seen = []
+        for draw in range(draws):
+            rng = np.random.default_rng([before, draw])
+            guard, good, dark = fitted(rng)
+            measures = np.concatenate([good(before), dark(MOST)])
+            raised = alarms(known(guard, rng), measures, rng, 1_000_000, 1)
+            # A false alarm before, were there one, would be counted as not seen.
+            seen.append(raised[0] - before if raised and raised[0] > before else None)
+        found |= {f"after {before}": seen, "count": guard.images}
+    print(name, found["count"], [_delay(found[f"after {before}"]) for before in BEFORE], flush=True)
+    return found
+
+
+def simulated_delays() -> list[dict[str, Any]]:
+    """Of simulated light."""
+
+    def of(count: int, spread: float) -> dict[str, Any]:
+        def fitted(rng: np.random.Generator) -> tuple[Guard, Draw, Draw]:
+            def good(images: int) -> NDArray[np.float64]:
+                return rng.normal(0, spread, (images, len(MEASURES)))
+
+            def dark(images: int) -> NDArray[np.float64]:
+                shift = [np.log(DARKER) if name in ("dark", "bright") else 0 for name in MEASURES]
+                return good(images) + shift
+
+            return simulated(count, spread, rng), good, dark
+
+        return delays(f"simulated, ± {100 * spread:.0f} %", fitted, DRAWS)
+
+    return [of(count, spread) for spread in SPREADS for count in COUNTS]
+
+
+def of_photographs(folder: Path) -> list[dict[str, Any]]:
+    """Of a category's good images, darkened."""
+    paths = load_category(folder).train
+    light = [resize(read_image(path), SIZE) for path in paths]
+    looks = [look_at(view) for view in light]
+    found = []
+    for count in (count for count in COUNTS if count <= len(light) - 20):
+
+        def fitted(rng: np.random.Generator, count: int = count) -> tuple[Guard, Draw, Draw]:
+            order = rng.permutation(len(light))
+            guard = Guard.fit(looks[place] for place in order[:count])
+            others = order[count : count + 60]
+            as_they_are, darkened = (
+                np.array([_row(guard.measure(light[place] * factor)) for place in others])
+                for factor in (np.float32(1), np.float32(DARKER))
+            )
+
+            def drawn(rows: NDArray[np.float64]) -> Draw:
+                return lambda images: rows[rng.integers(len(rows), size=images)]
+
+            return guard, drawn(as_they_are), drawn(darkened)
+
+        found.append(delays(folder.name, fitted, DRAWS // 2))
+    return found
+
+
+def _row(measures: Mapping[str, float]) -> list[float]:
+    return [measures[name] for name in MEASURES]
+
+
+def _delay(seen: Sequence[int | None]) -> list[float]:
+    """Median and 95 % quantile; what was not seen counts as `MOST`."""
+    values = [MOST if each is None else each for each in seen]
+    return [statistics.median(values), float(np.quantile(values, 0.95))]
+
+
+def rate_table(results: Mapping[str, Any]) -> Table:
+    """False alarms promised and got."""
+    rows = []
+    for each in results["rates"]:
+        images = each["streams"] * LENGTH
+        fixed = statistics.median(each["fixed"])
+        alone = f"> {LENGTH:,}" if fixed >= LENGTH else f"{fixed:,.0f}"
+        most = images / each["once_in"]
+        rows.append(
+            [each["count"], f"{each['once_in']:,}", images, f"{most:g}", each["alarms"], alone]
+        )
+    columns = [
+        "calibration images", "one false alarm in", "good images", "alarms, at most",
+        "alarms", "images to one, if p-values were against the calibration images alone",
+    ]  # fmt: skip
+    return Table(columns, rows, {})
+
+
+def delay_table(results: Mapping[str, Any]) -> Table:
+    """Images until a fifth less light is seen."""
+    rows = []
+    for each in results["delays"]:
+        cells = []
+        for before in BEFORE:
+            seen = each[f"after {before}"]
+            middle, late = _delay(seen)
+            missed = sum(one is None for one in seen)
+            cells.append(
+                f"{middle:.0f} ({late:.0f})"
+                if not missed
+                else f"{middle:.0f} ({missed} of {len(seen)} not)"
+            )
+        rows.append([each["images"], each["count"], *cells])
+    columns = ["images", "calibration images", "from the first on", "after 1,000 good ones"]
+    return Table(columns, rows, {})
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("alarms", "delays"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--root", type=Path, help="of photographs (default: none)")
+    parser.add_argument("--sets", metavar="A,B", default="", help="categories of ROOT")
+    parser.add_argument("--streams", type=int, default=4, help="of 100,000 good images")
+    arguments = parser.parse_args()
+    logging.disable()  # of every alarm
+    results: dict[str, Any] = {"machine": machine(1)}
+    if arguments.part == "alarms":
+        results["rates"] = rates(arguments.streams)
+    else:
+        results["delays"] = simulated_delays()
+        for name in arguments.sets.split(",") if arguments.root else ():
+            results["delays"] += of_photographs(arguments.root / name)
+    write_atomic(arguments.out / "results.json", f"{json.dumps(results)}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

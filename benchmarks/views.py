@@ -1,0 +1,85 @@
+"""What the network sees of images, set beside each other: squashed, fitted, in tiles, as chosen.
+
+    python -m benchmarks.views ROOT --out runs/views [--sets A,B] [--seeds 0,1] [--presets A,B]
+
+It leaves what `haloae benchmark` does; of two views that come to the same, both are measured.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.tables import Table
+from benchmarks.ways import options, set_threads, split
+from haloae.detection.model_file import read_model
+from haloae.experiments.benchmark import run_benchmark, variants
+from haloae.experiments.grid import spreads
+from haloae.training.run_folder import MODEL
+
+VIEWS = {
+    "squash": {"kind": "squash"},
+    "fit, aligned": {"kind": "fit", "place": "aligned"},
+    "fit, anywhere": {"kind": "fit", "place": "anywhere"},
+    "auto": {"kind": "auto"},
+}
+TILES = {"tiles": {"kind": "tiles"}}
+"""Measured where they are asked for: of all pixels there are, they take the longest."""
+FIGURES = {
+    "image_auroc": ("image AUROC", 3),
+    "pixel_auroc": ("pixel AUROC", 3),
+    "pixel_aupro": ("AUPRO", 3),
+    "ms_per_image": ("ms", 0),
+}
+"""A run's metrics: the column each becomes, and its digits."""
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each set and view: what was seen with the first seed, and figures over seeds."""
+    rows = []
+    for name in dict.fromkeys(run["category"] for run in runs):
+        for variant in dict.fromkeys(run["variant"] for run in runs):
+            mine = [run for run in runs if (run["category"], run["variant"]) == (name, variant)]
+            if not mine:
+                continue
+            preset, _, view = variant.partition(", ")
+            header, _ = read_model(mine[0]["at"] / MODEL)
+            figures = [
+                spreads([(name, run["seed"], run["metrics"][metric]) for run in mine], [name])[name]
+                for metric in FIGURES
+            ]
+            rows.append([preset, name, view, header.config.seen, *figures])
+    return Table(
+        ["preset", "set", "view", "images are", *dict(FIGURES.values())],
+        rows,
+        dict(FIGURES.values()),
+    )
+
+
+def main() -> None:
+    """Measure what is missing."""
+    parser = options(__doc__)
+    parser.add_argument("--presets", metavar="A,B", default="default")
+    parser.add_argument("--tiles", action="store_true", help="in tiles too")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    set_threads(arguments.threads)
+    views = VIEWS | (TILES if arguments.tiles else {})
+    configs = {
+        f"{preset}, {view}": variants([preset], settings={"view": settings})[preset]
+        for preset in arguments.presets.split(",")
+        for view, settings in views.items()
+    }
+    run_benchmark(
+        arguments.root,
+        arguments.out,
+        configs,
+        categories=split(arguments.sets),
+        seeds=[int(seed) for seed in arguments.seeds.split(",")],
+        device=arguments.device,
+        progress=sys.stderr.isatty(),
+        report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
+    )
+
+
+if __name__ == "__main__":
+    main()
