@@ -37,6 +37,7 @@ def seen(size: int = 8, seed: int = 0) -> Any:  # noqa: ANN401 - what a listener
 
 
 def started(folder: Path, problems: Problems, **settings: Any) -> KeptImages:  # noqa: ANN401
+    settings = {"image_days": 1e5} | settings  # what is made up is of long ago
     images = KeptImages(folder, KeepSettings(**settings), problems)
     images.start()
     return images
@@ -82,7 +83,7 @@ def test_the_oldest_go_where_there_is_no_room(tmp_path: Path, problems: Problems
     theirs.parent.mkdir()
     theirs.write_text("of somebody")
     size = len(seen().data)
-    images = started(tmp_path, problems, image_bytes=10 * size, image_days=1e5)
+    images = started(tmp_path, problems, image_bytes=10 * size)
     made = [inspection(number) for number in range(30)]
     for number, one in enumerate(made):
         images.keep(one, seen(seed=number))
@@ -92,7 +93,7 @@ def test_the_oldest_go_where_there_is_no_room(tmp_path: Path, problems: Problems
     assert 3 <= len(kept) < 10
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.*")) <= 10 * size + 20
     assert theirs.exists()
-    again = started(tmp_path, problems, image_bytes=1, image_days=1e5)  # knows those of before
+    again = started(tmp_path, problems, image_bytes=1)  # knows those of before
     until(lambda: not any(again.path_of(one) for one in made))
     again.close(20)
 
@@ -111,7 +112,7 @@ def test_only_those_that_are_wanted_are_kept(
     tmp_path: Path, problems: Problems, wanted: str, kept: str
 ) -> None:
     made = [inspection(0), inspection(1, score=0.95), anomalous(2), unusable(3)]
-    images = started(tmp_path, problems, images=wanted, image_days=1e5)
+    images = started(tmp_path, problems, images=wanted)
     for one in made:
         images.keep(one, seen())
     images.close(20)

@@ -73,10 +73,10 @@ def test_what_a_word_says_of_an_image() -> None:
         words = [Review(w, (), "Ada", "operator", one.time) for w in ("confirm", "overrule")]
         return [is_defective(Stored(1, one, word)) for word in words]
 
-    assert said(anomalous()) == [True, False]
-    assert said(inspection()) == [False, True]
-    assert said(unusable()) == [None, None]
-    assert is_defective(Stored(1, anomalous(), None)) is None
+    assert said(anomalous(1)) == [True, False]
+    assert said(inspection(1)) == [False, True]
+    assert said(unusable(1)) == [None, None]
+    assert is_defective(Stored(1, anomalous(1), None)) is None
 
 
 @pytest.fixture

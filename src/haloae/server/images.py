@@ -8,9 +8,10 @@ import io
 import os
 import re
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
 from typing import NamedTuple
@@ -30,6 +31,8 @@ from haloae.server.sinks.folder import SUFFIXES, suffix_of
 
 PART = "stored images"
 """What is reported as wrong where they cannot be written."""
+BREATH = 60.0
+"""Seconds between two looks at what is too old, where nothing comes."""
 MOST_WAITING = 2**28
 """Bytes of images that wait for the disk; of more, the oldest are left out."""
 ID = re.compile("[0-9a-f]{32}")
@@ -157,22 +160,25 @@ class KeptImages:
             self._files.extend(_found(self.folder))
         self._bytes = sum(file.bytes for file in self._files)
         while True:
+            self._attempt(self._make_room)
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._is_closed, 60)
+                self._changed.wait_for(lambda: self._waiting or self._is_closed, BREATH)
                 first = next(iter(self._waiting.values()), None)
-            if first is None and self._is_closed:
-                return
-            try:
-                if first is not None:
-                    self._write(*first)
-                    self._problems.clear(PART)
-                self._make_room()
-            except (HaloaeError, OSError) as error:
-                self._problems.report(PART, error)
             if first is not None:
+                inspection, kept = first
+                self._attempt(partial(self._write, inspection, kept))
                 with self._changed:
-                    if self._waiting.pop(first[0].id, None):
-                        self._waiting_bytes -= len(first[1].data)
+                    if self._waiting.pop(inspection.id, None):
+                        self._waiting_bytes -= len(kept.data)
+            elif self._is_closed:
+                return
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Do it; where the disk does not let us, say so."""
+        try:
+            act()
+        except (HaloaeError, OSError) as error:
+            self._problems.report(PART, error)
 
     def _write(self, inspection: Inspection, kept: Kept) -> None:
         """The map first, so that no image is without one."""
@@ -183,6 +189,7 @@ class KeptImages:
             write_atomic(path, data, durable=False)
             self._files.append(_File(path, len(data)))
             self._bytes += len(data)
+        self._problems.clear(PART)
 
     def _make_room(self) -> None:
         """Remove what is too old or too much, the oldest first."""
