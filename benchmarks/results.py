@@ -34,6 +34,7 @@ from benchmarks import (
     halves,
     paired,
     paper,
+    serving,
     speed_pages,
     thresholds,
     views,
@@ -303,6 +304,14 @@ KINDS = {
         "Batches of 8; predict with --maps none --overlays none.",
     ),
     "memory": Kind("Most memory of the whole process, MB", _of_folder(folder.memory), FOLDER),
+    "serving": Kind(
+        "A request to `haloae serve` beside `Detector.predict` on the same JPEG bytes",
+        _of_folder(serving.table),
+        "python -m benchmarks.serving MODEL IMAGE --out runs/serving",
+        "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
+        "of the latencies the most is waiting for them. Processor time of the whole service; "
+        "memory at the beginning and at the end.",
+    ),
     "bad-images": Kind(
         "Small files that cost much to decode",
         _of_folder(bad_images.table),

@@ -7,12 +7,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Tests start many interpreters: without compiled modules, each would compile torch anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import importlib
 import json
 import logging
 import multiprocessing
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -49,6 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption(
         "--faults", type=int, default=10_000, metavar="N", help="most cases of each attack"
+    )
+    parser.addoption(
+        "--load-minutes", type=float, default=10, metavar="M", help="of the service's load test"
+    )
+    parser.addoption(
+        "--fuzz", type=int, default=100_000, metavar="N", help="requests of the service's slow test"
     )
     group.addoption("--faults-out", metavar="DIR", help="leave there what came of each attack")
 
@@ -139,6 +147,30 @@ def two_models(
         paths.append(tmp_path_factory.mktemp("models") / "m.safetensors")
         fit_detector(good_paths, config, name="cloth", device="cpu").detector.save(paths[-1])
     return paths
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model of a moment, which needs no torch."""
+    models = importlib.import_module("faults.models")  # which mypy knows by another name
+    folder = tmp_path_factory.mktemp("small")
+    return Path(models.small_export(folder / "cloth.onnx", PLAIN.replace(image_size=32)))
+
+
+@pytest.fixture
+def start(small_model: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a service in this process and gives a client of it: `create_app`'s arguments."""
+    from fastapi.testclient import TestClient
+
+    from haloae.server.app import create_app
+
+    with ExitStack() as stack:
+
+        def started(models: Path = small_model, **options: Any) -> TestClient:  # noqa: ANN401
+            app = create_app(models, **options)
+            return stack.enter_context(TestClient(app, base_url="http://localhost"))
+
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,8 @@ def test_image_from_paths_and_pictures(tmp_path: Path, rng: np.random.Generator)
     colour = noise(rng, 5, 6, 3)
     picture = PILImage.fromarray(colour)
     picture.save(tmp_path / "colour.png")
-    for value in (tmp_path / "colour.png", str(tmp_path / "colour.png"), picture):
+    path = tmp_path / "colour.png"
+    for value in (path, str(path), path.read_bytes(), picture):
         np.testing.assert_array_equal(image_from(value).pixels, colour)
     assert image_from(PILImage.fromarray(np.array([[65535]], np.uint16))).depth == 16
     assert image_from(PILImage.new("F", (2, 2), 0.5)).depth == 32
@@ -156,9 +157,13 @@ def test_image_from_what_hides_pixels_or_names_nothing() -> None:
         image_from(hidden)
     with pytest.raises(ImageError, match="the path is empty: give the path of one image file"):
         image_from("")
+    with pytest.raises(ImageError, match=r"the image: it is empty \(0 bytes\): send it"):
+        image_from(b"")
 
 
 def test_image_from_keeps_the_limit() -> None:
+    with pytest.raises(ImageError, match="9 bytes are over the limit of 8"):
+        image_from(bytes(9), limits=Limits(bytes=8))
     for value in (np.zeros((10, 10), np.uint8), PILImage.new("L", (10, 10))):
         with pytest.raises(ImageError, match="over the limit of 99"):
             image_from(value, limits=Limits(pixels=99))

@@ -24,7 +24,7 @@ from faults.bad_images import (
     scans_jpeg,
     texture,
 )
-from haloae.data.images import read_image
+from haloae.data.images import image_from, read_image
 from haloae.data.limits import Limits, limit_images
 from haloae.data.source import decode_ahead
 from haloae.data.views import View
@@ -122,6 +122,16 @@ def test_one_slow_file_leaves_the_others_their_places(tmp_path: Path, fine: Path
     assert [bool(text) for text in said] == [False, True, False, False]
     assert said[1].startswith(f"{slow}: decoding it takes more than the limit of 0.5 seconds:")
     assert "--limit seconds=1" in said[1]
+
+
+def test_bytes_are_decoded_as_their_file_is_and_never_become_one(tmp_path: Path) -> None:
+    path = tmp_path / "part.webp"
+    path.write_bytes(encoded(texture(np.random.default_rng(0), 300, 400, 3), "WEBP"))
+    data, wanted = path.read_bytes(), read_image(path)
+    np.testing.assert_array_equal(image_from(data).pixels, wanted.pixels)
+    with pytest.raises(ImageError, match="the image: truncated or corrupted"):
+        image_from(data[:-100])
+    np.testing.assert_array_equal(image_from(data).pixels, wanted.pixels)
 
 
 def test_memory_is_limited(tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def test_a_shift_from_the_first_image_to_the_next_model(
     }
     write_atomic(new / ABOUT, json.dumps(about).encode())
     page.click("nav >> text=Models")
+    page.locator("#models h1").wait_for()
     assert "0.500\n0.750" in page.inner_text("#new-model").replace("\t", "\n")
     page.click("#promote")
     here.say_yes()

@@ -123,7 +123,7 @@ def image_from_bytes(data: bytes, name: str, limits: Limits) -> Image:
         ImageError: as `read_image`.
     """
     if not data:
-        raise ImageError(f"{name}: it is empty (0 bytes): send the whole file.")
+        raise ImageError(f"{name}: it is empty (0 bytes): send it again.")
     _check_bytes(name, len(data), limits)
     file = harmless(io.BytesIO(data), len(data))
     if file is not None:

@@ -24,6 +24,7 @@ from haloae.server.page.page import Page
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Recipes
 from haloae.server.records import Records
+from haloae.server.requests import REFUSALS
 from haloae.server.retraining import GoodImages, Retraining
 from haloae.server.safety import Doorkeeper, Gate, Tokens, refused_response
 from haloae.server.settings import Settings
@@ -73,9 +74,11 @@ def create_app(
     """
     settings = settings or Settings()
     service = _service(models, data, settings, tokens)
+    refusals = "; ".join(f"{status}: {meaning}" for status, meaning in REFUSALS.items())
     app = FastAPI(
         title="haloae",
         version=__version__,
+        description=f"Inspects images. What is not carried out has a status: {refusals}.",
         lifespan=lambda _: _running(service),
         docs_url=None,
         redoc_url=None,

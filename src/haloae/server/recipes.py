@@ -1,8 +1,6 @@
 """The models of a folder by name: loaded on demand, anew when replaced, unloaded when unused."""
 
-import hashlib
 import logging
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,11 +9,12 @@ from threading import Event, RLock, Thread
 from typing import NamedTuple
 
 from haloae.data.images import shown_path
-from haloae.deploy.checks import mapped, weights_of
+from haloae.deploy.checks import weights_of
 from haloae.deploy.runtime import is_exported
 from haloae.detection.calibration_file import calibration_path
 from haloae.detector import Detector
 from haloae.errors import DataError, HaloaeError, ModelFileError
+from haloae.files import sha256_of
 from haloae.machine import resident_bytes
 from haloae.server.problems import Problems, RefusedError
 
@@ -137,13 +136,13 @@ class Recipes:
         """One's model, loaded where it is not; it stays usable whatever happens to its file.
 
         Raises:
-            RefusedError: 404, there is none of this name; 503, it was unloaded on purpose, or
+            RefusedError: 404, there is none of this name; 409, it was unloaded on purpose; 503, it
                 cannot be loaded.
         """
         recipe = self._known(name)
         recipe.used = time.monotonic()
         if recipe.is_parked:
-            raise RefusedError(503, f"recipe {name!r} was unloaded: load it first.")
+            raise RefusedError(409, f"recipe {name!r} was unloaded: load it first.")
         if (loaded := recipe.loaded) is not None:
             return loaded
         with recipe.lock:
@@ -226,10 +225,10 @@ class Recipes:
         _one_thread_each(recipe.path)
         try:
             detector = Detector.load(recipe.path, threads=self._threads, streams=self._threads)
-            sha256 = hashlib.sha256(mapped(recipe.path)).hexdigest()
+            sha256 = sha256_of(recipe.path)
             if _stamp(recipe.path) != stamp:
                 raise ModelFileError(f"{shown_path(recipe.path)}: it is being replaced.")
-        except HaloaeError as error:
+        except (HaloaeError, OSError) as error:
             recipe.problem, recipe.failed = str(error), stamp
             self._problems.report(f"recipe {name}", error)
             log.warning("recipe %s: %s", name, error)
@@ -291,14 +290,16 @@ def _found(models: Path) -> dict[str, Path]:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Of the model's files as they are now; what is missing has none."""
-    stamps = []
+    """Of the model's files as they are now: itself, its weights, thresholds that someone set."""
     weights = weights_of(path) if is_exported(path) else None
+    stamps = []
     for part in (path, weights, calibration_path(path)):
+        stamp = (0, 0, 0)
         with suppress(OSError):
             if part is not None:
-                status = os.stat(part)  # noqa: PTH116 - as the others here
-                stamps.append((status.st_mtime_ns, status.st_size, status.st_ino))
+                status = part.stat()
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        stamps.append(stamp)
     return tuple(stamps)
 
 

@@ -28,24 +28,27 @@ class Refusal(BaseModel):
     """A sentence."""
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": meaning}
-    for status, meaning in {
-        400: "It is not what is expected here.",
-        401: "It has no token that is known.",
-        403: "Its token is an operator's, or a page of another origin asks.",
-        404: "There is no recipe of this name.",
-        408: "It did not arrive whole in time.",
-        413: "It has too many bytes.",
-        415: "It is compressed.",
-        421: "It is addressed to another host.",
-        422: "The image cannot be decoded or is over a limit, or a parameter is wrong.",
-        429: "The queue is full: come again after the seconds of the header Retry-After.",
-        503: "The model cannot be loaded or run, or the service is being stopped.",
-        504: "There was no time left to inspect the image.",
-    }.items()
+REFUSALS = {
+    400: "it is not what is expected here",
+    401: "it has no token that is known",
+    403: "its token is an operator's, or a page of another origin asks",
+    404: "there is no recipe of this name, or no such path",
+    405: "the path has no such method",
+    408: "it did not arrive whole in time",
+    409: "the recipe was unloaded: it must be loaded first",
+    413: "it has too many bytes",
+    415: "it is compressed",
+    421: "it is addressed to another host",
+    422: "the image cannot be decoded or is over a limit, or a parameter is wrong",
+    429: "the queue is full: come again after the seconds of the header Retry-After",
+    503: "the model cannot be loaded or run, or the service is being stopped",
+    504: "there was no time left to inspect the image",
 }
-router = APIRouter(prefix="/v1", tags=["haloae"], responses=REFUSALS)
+"""What the statuses of requests that are not carried out mean."""
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Refusal, "description": "It is not carried out, and why."}
+}
+router = APIRouter(prefix="/v1", tags=["haloae"], responses=RESPONSES)
 
 
 class FoundBox(BaseModel):

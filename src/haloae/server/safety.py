@@ -37,7 +37,6 @@ SESSION_SECONDS = 12 * 3600
 MOST_SESSIONS = 1000
 LEAST_TOKEN = 20
 """Characters."""
-LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -92,10 +91,15 @@ def read_tokens(path: Path) -> Tokens:
 
 def is_loopback(host: str) -> bool:
     """True: only programs of this machine reach it."""
+    return ipaddress.ip_address(host).is_loopback if _is_address(host) else host == "localhost"
+
+
+def _is_address(text: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(text)
     except ValueError:
-        return host == "localhost"
+        return False
+    return True
 
 
 class Doorkeeper:
@@ -168,9 +172,9 @@ class Gate:
         self.app = app
         self.doorkeeper = doorkeeper
         self.settings = settings
-        self.names = set(settings.http.names)
-        if doorkeeper.tokens is None:
-            self.names |= LOOPBACK_NAMES
+        self.names = {name.lower() for name in settings.http.names}
+        self.asks_names = bool(self.names) or doorkeeper.tokens is None
+        """False: whoever leads a browser here by a name of theirs still lacks a token."""
         self.held = 0
         """Bytes of bodies of requests that are not answered yet."""
 
@@ -213,8 +217,7 @@ class Gate:
     def _refused(self, request: Request) -> RefusedError | None:
         """Why it is not let in, from its head alone."""
         host = request.headers.get("host", "")
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        if self.names and name.lower() not in self.names:
+        if self.asks_names and not self._is_known(host):
             return RefusedError(421, "this service is not called so: add the name to http.names.")
         if request.method not in SAFE_METHODS and not _is_own(request.headers, host):
             return RefusedError(403, "a page of another origin may not ask for this.")
@@ -225,6 +228,11 @@ class Gate:
             return RefusedError(401, "give a token: Authorization: Bearer TOKEN.")
         length = request.headers.get("content-length", "0")
         return self.refused_size(0, int(length) if length.isdecimal() else 0)
+
+    def _is_known(self, host: str) -> bool:
+        """True: no name that a foreign hand could have made lead here."""
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        return name.lower() in self.names | {"localhost"} or _is_address(name.strip("[]"))
 
     def refused_size(self, size: int, more: int) -> RefusedError | None:
         """Why more bytes of a body, of which some are held, are not taken."""

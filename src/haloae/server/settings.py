@@ -77,7 +77,7 @@ class HttpSettings(_Frozen):
     stop: Annotated[int, Field(ge=1, le=3600)] = 30
     """Seconds that a stop waits for what was taken in."""
     names: tuple[str, ...] = ()
-    """Host names that requests may be addressed to, besides the address listened on."""
+    """Host names that requests may be addressed to, besides any address and ``localhost``."""
 
 
 class KeepSettings(_Frozen):

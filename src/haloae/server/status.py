@@ -8,10 +8,10 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from haloae.server.problems import RefusedError
-from haloae.server.requests import REFUSALS, service_of
+from haloae.server.requests import REFUSALS, RESPONSES, service_of
 from haloae.server.safety import COOKIE, SESSION_SECONDS, role_of
 
-router = APIRouter(tags=["haloae"], responses=REFUSALS)
+router = APIRouter(tags=["haloae"], responses=RESPONSES)
 
 
 class TokenGiven(BaseModel):
@@ -86,7 +86,7 @@ def _page(spec: dict[str, Any]) -> str:
             rows += "".join(f"<li>body: <code>{escape(kind)}</code></li>" for kind in kinds)
             parts.append(f"<ul>{rows}</ul>")
     refusals = "".join(
-        f"<tr><td>{status}<td>{escape(one['description'])}" for status, one in REFUSALS.items()
+        f"<tr><td>{status}<td>{escape(meaning)}" for status, meaning in REFUSALS.items()
     )
     parts.append(f"<h2>Refusals</h2><table>{refusals}</table>")
     return (

@@ -8,11 +8,11 @@ from starlette.concurrency import run_in_threadpool
 from haloae._version import __version__
 from haloae.server.problems import RefusedError
 from haloae.server.recipes import Listed
-from haloae.server.requests import REFUSALS, inspected, service_of
+from haloae.server.requests import RESPONSES, inspected, service_of
 from haloae.server.safety import engineers_only
 from haloae.server.tensors import HEADER_LENGTH, INPUT, OUTPUTS, InferRequest, answer, parse
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"], responses=REFUSALS)
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"], responses=RESPONSES)
 for_engineers = [Depends(engineers_only)]
 INFER_BODY = {
     "requestBody": {
@@ -90,7 +90,7 @@ async def model_ready(request: Request, name: str) -> dict[str, Any]:
     """Whether a recipe is in use and can be loaded, as far as is known."""
     found = service_of(request).recipes.find(name)
     if (reason := _not_ready(found)) is not None:
-        raise RefusedError(503, reason)
+        raise RefusedError(409 if found.is_parked else 503, reason)
     return {"name": name, "ready": True}
 
 

@@ -1,0 +1,82 @@
+"""The service's description of itself is the one in the docs, and what it does is what it says."""
+
+import json
+from pathlib import Path
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from benchmarks.openapi import SPEC, spec
+from hypothesis import HealthCheck, strategies
+from schemathesis.checks import load_all_checks, not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from conftest import texture
+from server.services import coded
+from server.test_run import served
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+IMAGES = [coded(texture(0), format) for format in ("png", "jpeg", "gif", "tiff", "bmp", "webp")]
+
+
+def test_the_spec_in_the_docs_is_the_service_s_own() -> None:
+    said = "it differs: write it anew by `uv run python -m benchmarks.openapi`"
+    assert SPEC.read_text(encoding="utf-8") == spec(), said
+
+
+@strategies.composite
+def damaged(draw: strategies.DrawFn) -> bytes:
+    """An image with some bytes replaced, or cut off."""
+    data = bytearray(draw(strategies.sampled_from(IMAGES)))
+    for _ in range(draw(strategies.integers(0, 4))):
+        data[draw(strategies.integers(0, len(data) - 1))] = draw(strategies.integers(0, 255))
+    return bytes(data[: draw(strategies.integers(0, len(data)) | strategies.just(len(data)))])
+
+
+def fuzz(models: Path, folder: Path, count: int) -> None:
+    """Ask so many times, and alike whatever there is something to choose in."""
+    load_all_checks()
+    schemathesis.openapi.media_type("application/octet-stream", damaged() | strategies.binary())
+    schema = schemathesis.openapi.from_dict(json.loads(SPEC.read_text()))
+    operations = [result.ok() for result in schema.get_all_operations()]
+    chosen = [one for one in operations if one.body or list(one.iter_parameters())]
+    with served(models, folder=folder) as service, requests.Session() as session:
+        for operation in operations:
+            # Exactly what it says, and what it says only nearly.
+            either = operation.as_strategy() | operation.as_strategy(
+                generation_mode=schemathesis.GenerationMode.NEGATIVE
+            )
+
+            @hypothesis.settings(
+                max_examples=count // len(chosen) + 1,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            @hypothesis.seed(0)
+            @hypothesis.given(either, strategies.booleans())
+            def ask(case: schemathesis.Case, is_known: bool) -> None:
+                if is_known and "name" in (case.path_parameters or {}):
+                    case.path_parameters["name"] = "cloth"
+                found = case.call(base_url=service.url, session=session)
+                case.validate_response(found, checks=CHECKS)
+
+            ask()
+        assert service.process.poll() is None
+
+
+@pytest.mark.slow
+def test_nothing_that_is_asked_makes_it_fail(
+    small_model: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    fuzz(small_model, tmp_path, int(request.config.getoption("--fuzz")))
