@@ -69,6 +69,19 @@ def test_an_image_and_its_map_come_back(tmp_path: Path, problems: Problems) -> N
     assert problems.now() == []
 
 
+def test_what_was_reviewed_stays(tmp_path: Path, problems: Problems) -> None:
+    images = started(tmp_path, problems)
+    images.keep(inspection(1), seen())
+    images.hold(inspection(1))
+    images.hold(inspection(2))  # of which there is no image
+    images.close(20)
+    started(tmp_path, problems, image_days=1, image_bytes=1).close(20)
+    kept = KeptImages(tmp_path, KeepSettings(), problems).read(inspection(1))
+    assert kept is not None
+    assert kept.data == seen().data
+    assert [path.parent.name for path in tmp_path.rglob("*.bmp")] == ["reviewed"]
+
+
 def test_an_id_that_is_none_leads_nowhere(tmp_path: Path, problems: Problems) -> None:
     outside = tmp_path / "secret.png"
     outside.write_bytes(b"")

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from haloae import load
 from haloae.data.limits import current_limits
+from haloae.deploy.export import export_model
 from haloae.errors import DataError
 from haloae.files import sha256_of
 from haloae.presets import preset
@@ -56,6 +57,18 @@ def test_a_new_model_is_fitted_and_compared_on_what_it_has_not_seen(
     scores = [old.predict(path).score > old.calibration.threshold.value for path in holes]
     assert about["metrics"]["detection_rate"][0] == sum(scores) / 2
     assert (tmp_path / "new" / ABOUT).is_file()
+
+
+@pytest.mark.slow
+def test_an_exported_model_is_followed_by_one_of_its_format(
+    two_models: list[Path], good_paths: list[Path], tmp_path: Path
+) -> None:
+    model = tmp_path / "cloth.onnx"
+    export_model(load(two_models[0]), model, format="onnx", input_type="uint8")
+    about = retrain(job(model, good_paths, tmp_path / "new", [(good_paths[0], False)]))
+    new = load(tmp_path / "new" / "cloth.onnx")
+    assert new.engine == load(model).engine
+    assert about["sha256"] == sha256_of(tmp_path / "new" / "cloth.onnx")
 
 
 def test_without_reviewed_images_there_is_nothing_to_compare(

@@ -31,6 +31,8 @@ from haloae.server.sinks.folder import SUFFIXES, suffix_of
 
 PART = "stored images"
 """What is reported as wrong where they cannot be written."""
+REVIEWED = "reviewed"
+"""The folder of those that stay whatever their age."""
 BREATH = 60.0
 """Seconds between two looks at what is too old, where nothing comes."""
 MOST_WAITING = 2**28
@@ -140,9 +142,24 @@ class KeptImages:
         """Where an inspection's image lies; None: nowhere."""
         if not ID.fullmatch(inspection.id):
             return None
-        day = self._day_of(inspection)
-        paths = (day / f"{inspection.id}.{suffix}" for suffix in dict.fromkeys(SUFFIXES.values()))
+        folders = (self.folder / REVIEWED, self._day_of(inspection))
+        paths = (
+            folder / f"{inspection.id}.{suffix}"
+            for folder in folders
+            for suffix in dict.fromkeys(SUFFIXES.values())
+        )
         return next((path for path in paths if path.is_file()), None)
+
+    def hold(self, inspection: Inspection) -> None:
+        """Keep an image for good, as somebody has said what it is: models are compared on it.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        kept = self.read(inspection)
+        if kept is not None:
+            for path, data in _files(self.folder / REVIEWED, inspection, kept):
+                write_atomic(path, data)
 
     def _is_wanted(self, inspection: Inspection) -> bool:
         if self._settings.images == "to_review":
@@ -181,11 +198,7 @@ class KeptImages:
             self._problems.report(PART, error)
 
     def _write(self, inspection: Inspection, kept: Kept) -> None:
-        """The map first, so that no image is without one."""
-        buffer = io.BytesIO()
-        np.save(buffer, kept.grid_map.astype(np.float16), allow_pickle=False)
-        for suffix, data in ((MAP, buffer.getvalue()), (kept.suffix, kept.data)):
-            path = self._day_of(inspection) / f"{inspection.id}.{suffix}"
+        for path, data in _files(self._day_of(inspection), inspection, kept):
             write_atomic(path, data, durable=False)
             self._files.append(_File(path, len(data)))
             self._bytes += len(data)
@@ -203,6 +216,14 @@ class KeptImages:
             self._bytes -= size
             with suppress(OSError):  # there are others in it
                 path.parent.rmdir()
+
+
+def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path, bytes]]:
+    """The map first, so that no image is without one."""
+    buffer = io.BytesIO()
+    np.save(buffer, kept.grid_map.astype(np.float16), allow_pickle=False)
+    parts = ((MAP, buffer.getvalue()), (kept.suffix, kept.data))
+    return [(folder / f"{inspection.id}.{suffix}", data) for suffix, data in parts]
 
 
 def _found(folder: Path) -> Iterator[_File]:

@@ -186,7 +186,11 @@ class Models:
             # Of the model that was: until it is gone, it keeps the new one from being loaded.
             _remove(calibration_path(path))
         self._recipes.refresh()
-        self._recipes.load(recipe)
+        if self._recipes.load(recipe).sha256 != sha256:
+            raise ModelFileError(
+                f"{shown_path(path.name)}: stands in its place and cannot be loaded, and the model "
+                f"before it inspects as long as the service runs: roll back, or put another there."
+            )
 
     def _keep_model(self, recipe: str, path: Path, sha256: str, person: Person) -> None:
         folder = self._folder(recipe) / "former" / sha256

@@ -93,6 +93,7 @@ class Page:
         retraining = service.retraining.state()
         values: dict[str, Any] = {
             "role": role,
+            "has_tokens": service.doorkeeper.tokens is not None,
             "state": state,
             "reason": reason,
             "problems": [f"{one.part}: {one.message}" for one in service.problems.now()],

@@ -105,11 +105,10 @@ def review(request: Request, recipe: str) -> list[dict[str, Any]]:
 @router.post("/page/inspections/{inspection}/review")
 def say(request: Request, inspection: Id, given: Word) -> JSONResponse:
     """Keep a person's word on a verdict."""
-    known(request, inspection)
+    records, stored = service_of(request).records, known(request, inspection)
     who, role = person_of(request, given)
-    service_of(request).records.store.review(
-        inspection, word=given.word, tags=given.tags, who=who, role=role
-    )
+    records.images.hold(stored.inspection)
+    records.store.review(inspection, word=given.word, tags=given.tags, who=who, role=role)
     return JSONResponse(known(request, inspection).as_record())
 
 

@@ -39,7 +39,7 @@ function newModel(found, wrong) {
   const { good, defective, metrics, fitted_on: fitted, threshold } = found.new;
   const rows = [
     [text("fitted_on"), ...fitted.map((count) => text("images", { count }))],
-    [text("threshold"), ...threshold.map(number)],
+    [text("threshold"), ...threshold.map((value) => number(value))],
     ...Object.keys(BETTER).filter((name) => name in metrics).map((name) => metric(name, metrics[name])),
   ];
   return element("div", { class: "card", id: "new-model" },

@@ -11,7 +11,6 @@ const PAUSE = 800; // milliseconds between two looks
 let recipe = localStorage.getItem("recipe");
 let shown = null; // view and recipe
 let known = null; // how the service was at the last look
-let isLoggedIn = false;
 
 function show(view) {
   for (const name of ["login", ...Object.keys(VIEWS)]) $(name).hidden = name !== view;
@@ -41,7 +40,7 @@ function frame(state) {
   $("state").className = `state ${state.state}`;
   $("state").textContent = text(`state_${state.state}`);
   $("role").textContent = text(state.role);
-  $("log-out").hidden = !isLoggedIn;
+  $("log-out").hidden = !state.has_tokens;
   for (const link of document.querySelectorAll("nav .engineer")) link.hidden = state.role !== "engineer";
   const said = JSON.stringify([state.reason, state.problems, state.alarms]);
   if ($("problems").dataset.said !== said) {
@@ -100,7 +99,6 @@ $("login").querySelector("form").addEventListener("submit", async (event) => {
   wrong.textContent = "";
   try {
     await ask("/v1/session", { body: { token: $("token").value } });
-    isLoggedIn = true;
     $("token").value = "";
     look();
   } catch (error) {
