@@ -1,12 +1,14 @@
 """Whether alarms of drift hold their rate over good images, and how soon a change of light is seen.
 
-    python -m benchmarks.drift alarms --out runs/drift-alarms [--streams 4]
+    python -m benchmarks.drift alarms --out runs/drift-alarms [--lines 10]
     python -m benchmarks.drift delays --out runs/drift-delays [--root ROOT --sets tire,kolektor]
 
-Simulated: measures are normal with `SPREAD`, scores lognormal, thresholds as the package fits them;
-all through `haloae.server.drift.Drift`, calibration images drawn anew for every stream. Photographs
-of ROOT, categories in MVTec layout: the guard is fitted to some good images, streams are drawn from
-the others with replacement, and darkened by multiplying their grey values. It leaves results.json.
+Simulated: measures are normal, scores lognormal, calibration images drawn anew for every line. The
+alarms are of many lines at once, by the bets of `haloae.server.martingales`; the delays of one
+after the other, by `haloae.server.drift.Drift`, with thresholds as the package fits them.
+Photographs of ROOT, categories in MVTec layout: the guard is fitted to some good images, streams
+are drawn from the others with replacement, and darkened by multiplying their grey values. It leaves
+results.json.
 """
 
 import argparse
@@ -32,19 +34,20 @@ from haloae.detection.guard import MEASURES, TINTS, Guard, Limits
 from haloae.detection.looks import look_at
 from haloae.detection.predictor import Verdict
 from haloae.files import write_atomic
-from haloae.server.drift import Alarm, Drift
+from haloae.server.drift import FIRST, Alarm, Drift
 from haloae.server.inspection import Inspection
-from haloae.server.martingales import Martingales, reference
+from haloae.server.martingales import Martingales, reference, reference_of_ranges
 
 COUNTS = (20, 100, 1000)
 """Calibration images."""
-SPREAD = 0.05
-"""Standard deviation of each measure among good images: a twentieth, of brightness."""
-SPREADS = (0.02, SPREAD, 0.1)
-LENGTH = 100_000
-"""Good images of a stream."""
-PROMISED = {1_000_000: 1, 10_000: 0.25}
-"""One false alarm in so many images: the share of the streams that it is tried on."""
+SPREADS = (0.02, 0.05, 0.1)
+"""Standard deviations of measures among good images; of the logarithm of brightness, for one."""
+PROMISED = {1_000_000: 100_000, 10_000: 20_000}
+"""One false alarm in so many images: how many of each line it is tried on."""
+CAUSES = 2 * (len(MEASURES) + 1) + 2
+"""Watches of a line, each of which has an equal share of that."""
+LONGEST = 20_000
+"""Good images, see `against_a_fixed_set`."""
 DARKER = 0.8
 BEFORE = (0, 1000)
 """Good images before the light changes."""
@@ -139,44 +142,82 @@ class Fixed(Martingales):
 
 
 def against_a_fixed_set(count: int, once_in: int, rng: np.random.Generator) -> int:
-    """Good images until bets against calibration images alone cry, of one measure; at most LENGTH.
+    """Good images until bets against calibration images alone cry, of one measure, or `LONGEST`.
 
     They may cry no more often than `Drift` may of this measure.
     """
-    causes = 2 * (len(MEASURES) + 1) + 2
     bets = Fixed(reference(rng.normal(size=(1, count)), rng))
-    for place in range(LENGTH):
+    for place in range(LONGEST):
         bets.add(rng.normal(size=1), rng)
-        if bets.evidence[0] >= causes * once_in:
+        if bets.evidence[0] >= CAUSES * once_in:
             return place + 1
-    return LENGTH
+    return LONGEST
 
 
-def rates(streams: int) -> list[dict[str, Any]]:
-    """False alarms of simulated streams."""
+class Streams:
+    """Good images of several lines at once, and every bet that `Drift` makes on measures and score.
+
+    Args:
+        count: calibration images of each line, drawn for it.
+        lines: of them.
+        once_in: images, see `Drift`.
+        rng: of everything.
+    """
+
+    def __init__(self, count: int, lines: int, once_in: int, rng: np.random.Generator) -> None:
+        self.rng, self.lines = rng, lines
+        self.limit = CAUSES * once_in
+        good = rng.normal(size=(lines * len(MEASURES), count))
+        ranges = np.stack([good.min(1), good.max(1)], 1)
+        self.measures = Martingales(reference_of_ranges(ranges, count))
+        self.scores = Martingales(reference(rng.lognormal(0, 0.3, (lines, count)), rng))
+        self.since: Martingales | None = None
+        self.first: list[NDArray[np.float64]] = []
+
+    def see(self) -> int:
+        """One more image of each line; the alarms that it raises, after which bets begin anew."""
+        values = self.rng.normal(size=self.lines * len(MEASURES))
+        scores = self.rng.lognormal(0, 0.3, self.lines)
+        every = np.concatenate([values, scores])
+        self.measures.add(values, self.rng)
+        self.scores.add(scores, self.rng)
+        if self.since is not None:
+            self.since.add(every, self.rng)
+        elif len(self.first) == FIRST:
+            self.since = Martingales(reference(np.stack(self.first, 1), self.rng))
+        else:
+            self.first.append(every)
+        bets = [each for each in (self.measures, self.scores, self.since) if each]
+        if max(float(each.capital.max()) for each in bets) < self.limit:
+            return 0
+        raised = set()
+        for each in bets:
+            for row in np.flatnonzero(each.evidence >= self.limit):
+                raised.add(self._line(int(row)))
+        for each in bets:
+            lines = np.array([self._line(row) for row in range(len(each.capital))])
+            each.capital[np.isin(lines, list(raised))] = 0
+        return len(raised)
+
+    def _line(self, row: int) -> int:
+        """Whose a row is: rows of measures come first, line by line, then those of scores."""
+        whole = self.lines * len(MEASURES)
+        return row // len(MEASURES) if row < whole else row - whole
+
+
+def rates(lines: int) -> list[dict[str, Any]]:
+    """False alarms of simulated lines."""
     found = []
     for count in COUNTS:
-        for once_in, share in PROMISED.items():
-            number = max(1, round(streams * share))
-            got = 0
-            for stream in range(number):
-                rng = np.random.default_rng([count, once_in, stream])
-                guard = simulated(count, SPREAD, rng)
-                measures = rng.normal(0, SPREAD, (LENGTH, len(MEASURES)))
-                got += len(alarms(known(guard, rng), measures, rng, once_in, LENGTH))
+        for once_in, length in PROMISED.items():
+            streams = Streams(count, lines, once_in, np.random.default_rng([count, once_in]))
+            got = sum(streams.see() for _ in range(length))
             fixed = [
                 against_a_fixed_set(count, once_in, np.random.default_rng([count, once_in, draw]))
                 for draw in range(10)
             ]
-            found.append(
-                {
-                    "count": count,
-                    "once_in": once_in,
-                    "streams": number,
-                    "alarms": got,
-                    "fixed": fixed,
-                }
-            )
+            told = {"count": count, "once_in": once_in, "lines": lines, "length": length}
+            found.append(told | {"alarms": got, "fixed": fixed})
             print(found[-1], flush=True)
     return found
 
@@ -265,9 +306,9 @@ def rate_table(results: Mapping[str, Any]) -> Table:
     """False alarms promised and got."""
     rows = []
     for each in results["rates"]:
-        images = each["streams"] * LENGTH
+        images = each["lines"] * each["length"]
         fixed = statistics.median(each["fixed"])
-        alone = f"> {LENGTH:,}" if fixed >= LENGTH else f"{fixed:,.0f}"
+        alone = f"> {LONGEST:,}" if fixed >= LONGEST else f"{fixed:,.0f}"
         most = images / each["once_in"]
         rows.append(
             [each["count"], f"{each['once_in']:,}", images, f"{most:g}", each["alarms"], alone]
@@ -307,12 +348,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--root", type=Path, help="of photographs (default: none)")
     parser.add_argument("--sets", metavar="A,B", default="", help="categories of ROOT")
-    parser.add_argument("--streams", type=int, default=4, help="of 100,000 good images")
+    parser.add_argument("--lines", type=int, default=10, help="whose good images are simulated")
     arguments = parser.parse_args()
     logging.disable()  # of every alarm
     results: dict[str, Any] = {"machine": machine(1)}
     if arguments.part == "alarms":
-        results["rates"] = rates(arguments.streams)
+        results["rates"] = rates(arguments.lines)
     else:
         results["delays"] = simulated_delays()
         for name in arguments.sets.split(",") if arguments.root else ():

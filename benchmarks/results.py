@@ -27,6 +27,7 @@ from benchmarks import (
     copying,
     counted,
     curve,
+    drift,
     faults,
     folder,
     gpu,
@@ -60,6 +61,10 @@ FIGURES = {
     "false_alarm_rate": ("false alarms", 2),
 }
 """A run's metrics: the column each becomes, and its digits."""
+
+
+WANTED = (0.01, 0.03, 0.05, 0.1)
+"""False-alarm rates that a user may ask for."""
 
 
 class Found(NamedTuple):
@@ -110,21 +115,43 @@ def rates_now(run: Path) -> dict[str, float | None]:
         run: a folder with model file and scores.csv.
     """
     header, _ = read_model(run / MODEL)
+    above = _above(run, header.calibration.false_alarm_rate)
+    return {
+        metric: fmean(above[is_good]) if above[is_good] else None
+        for metric, is_good in (("detection_rate", False), ("false_alarm_rate", True))
+    }
+
+
+def _above(run: Path, rate: float) -> dict[bool, list[bool]]:
+    """Of good test images, under True, and of others: whether each is above the threshold."""
+    header, _ = read_model(run / MODEL)
     known = header.calibration
     limit = Calibration(
         scores=known.scores,
         peaks=known.peaks,
-        false_alarm_rate=known.false_alarm_rate,
+        false_alarm_rate=rate,
         tail=tail_of(head_named(header.config.detection.head)),
     ).threshold.value
     above: dict[bool, list[bool]] = {True: [], False: []}
     with (run / "scores.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
             above[row["label"] == "good"].append(float(row["score"]) > limit)
-    return {
-        metric: fmean(above[is_good]) if above[is_good] else None
-        for metric, is_good in (("detection_rate", False), ("false_alarm_rate", True))
-    }
+    return above
+
+
+def wanted(folders: Sequence[Path]) -> Found:
+    """A row for each set of the first seed: what is found and stopped at each wanted rate."""
+    runs = [run for run in finished(*folders) if run["seed"] == 0]
+    rows = []
+    for run in runs:
+        header, _ = read_model(run["at"] / MODEL)
+        row = [run["category"], run["metrics"]["image_auroc"], len(header.calibration.scores)]
+        for rate in WANTED:
+            above = _above(run["at"], rate)
+            row.append(f"{100 * fmean(above[False]):.0f} % ({sum(above[True])})")
+        rows.append([*row, len(above[True])])
+    columns = ["set", "image AUROC", "fitted to", *(f"at {100 * r:g} %" for r in WANTED)]
+    return Found(Table([*columns, "good test images"], rows, {}), _circumstances(runs))
 
 
 def _mean(summary: Sequence[Mapping[str, Any]], variant: str, metric: str) -> dict[str, Any] | None:
@@ -266,6 +293,12 @@ KINDS = {
         "--image-size 128 --steps 800; the same with --image-size 256 --steps 300",
         "bfloat16, batches of 4, one seed, on one H200, several runs side by side.",
     ),
+    "wanted": Kind(
+        "Defective test images found by `default`, and good ones stopped, by the wanted rate",
+        wanted,
+        "haloae benchmark ROOT --presets default --out runs/default",
+        "In brackets the number of good test images that are stopped. Seed 0.",
+    ),
     "demo": Kind(
         "What `haloae demo` measures",
         demo,
@@ -330,8 +363,7 @@ KINDS = {
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
         _thresholds,
-        "python -m benchmarks.thresholds ROOT --out runs/thresholds --splits 4 "
-        "--sets cookie,elpv_mono,kolektor,pill",
+        "python -m benchmarks.thresholds ROOT --out runs/thresholds",
         "Mean over random splits of all good images, in brackets its 95 % interval by Student's t. "
         "Splits share images: those that a set lacks no split shows.",
     ),
@@ -354,6 +386,22 @@ KINDS = {
         _of_speed(guard.cost_table),
         GUARD,
         "Medians, by turns, on a machine that had other work: the share is what counts.",
+    ),
+    "drift-alarms": Kind(
+        "Alarms of drift over good images, simulated",
+        _of_speed(drift.rate_table),
+        "python -m benchmarks.drift alarms --out runs/drift-alarms",
+        "Last column: the median of 10 streams, by the same bets on one measure, with the same "
+        "chance of an alarm, were p-values as they are said to be.",
+    ),
+    "drift-delays": Kind(
+        "Images until a fifth less light is seen",
+        _of_speed(drift.delay_table),
+        "python -m benchmarks.drift delays --root ROOT --sets tire,kolektor,magnetic_tile "
+        "--out runs/drift-delays",
+        "Simulated: the standard deviation of the good images' brightness, 20 streams each. "
+        "Photographs: good images of the set that the guard was not fitted to, drawn with "
+        "replacement, 10 streams each.",
     ),
     "attention-memory": Kind(
         "Kinds of attention over the memory, all else equal",

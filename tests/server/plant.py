@@ -1,18 +1,23 @@
 """What tests of sources and sinks share: inspections, waiting, free ports."""
 
+import os
 import socket
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import made_up
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from haloae.server.inspection import Inspection
 from haloae.server.kinds import BackOff
+from server import made_up
 
 QUICK = BackOff(first=0.02, longest=0.1)
 """For what is broken and comes back within a test."""
@@ -54,3 +59,23 @@ def png(value: int) -> bytes:
     file = BytesIO()
     Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(file, "PNG")
     return file.getvalue()
+
+
+@contextmanager
+def disk(place: Path, kilobytes: int) -> Iterator[Path]:
+    """A small one of its own."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(ballast: Path, keep: int = 0) -> None:
+    """Leave so many bytes free."""
+    status = os.statvfs(ballast.parent)
+    with suppress(OSError):  # others take of it, too
+        ballast.write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - keep)))

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from plant import until
 
 from haloae import ConfigError
 from haloae.server.settings import Settings, read_settings
 from haloae.server.sources import SOURCES
+from server.plant import until
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from plant import QUICK, free_port, until
 
 from haloae.server.sources import Sources
 from haloae.server.sources.camera import Camera
+from server.plant import QUICK, free_port, until
 
 pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
 

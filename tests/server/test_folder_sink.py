@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import START
-from plant import QUICK, Seen, inspection, png, until
 
 from haloae import OutputError
 from haloae.server.sinks import Item, Sinks
 from haloae.server.sinks.folder import Folder
+from server.made_up import START
+from server.plant import QUICK, Seen, inspection, png, until
 
 KIBI = 2**10
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from plant import QUICK, until
 
 from haloae import ConfigError, ImageError, limit_images
 from haloae.server.sources import Sources
 from haloae.server.sources.folder import Folder
+from server.plant import QUICK, disk, fill, until
 
 SETTLE = 0.1
 
@@ -143,6 +143,33 @@ def test_a_file_over_the_limit_is_said_and_put_away_unread(
         until(lambda: (goal / "refused" / "a.png").exists())
     assert seen == []
     assert "a.png: is over 10 bytes" in caplog.text
+
+
+@pytest.mark.faults
+def test_on_a_full_disk_each_file_is_inspected_once_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "in"
+    path.mkdir()
+    write(path / "a.png", b"a")
+    with disk(tmp_path / "disk", 500) as place:
+        with watching(folder(path), place) as (seen, _):
+            until(lambda: seen)
+        fill(place / "ballast")
+        with watching(folder(path), place) as (seen, _):
+            for number in range(300):  # more than its page on the disk has room for
+                write(path / f"{number:0100}.png", b"%d" % number, age=1000 - number)
+            until(lambda: len(seen) == 300)
+            time.sleep(2 * SETTLE)
+            (place / "ballast").unlink()
+            write(path / "b.png", b"b")
+            until(lambda: len(seen) == 301)
+        with watching(folder(path), place) as (again, sources):
+            until(lambda: sources.states()[0].status == "running")
+            time.sleep(2 * SETTLE)
+    assert len(seen) == len(set(seen)) == 301
+    assert again == []
+    assert "what was inspected cannot be noted" in caplog.text
 
 
 def test_moving_to_where_it_would_be_found_again_is_refused(tmp_path: Path) -> None:

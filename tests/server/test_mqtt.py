@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plant import QUICK, Seen, free_port, inspection, numbers, until
 
 from haloae.server.sinks import ServiceState, Sinks
 from haloae.server.sinks.mqtt import Mqtt
+from server.plant import QUICK, Seen, free_port, inspection, numbers, until
 
 pytest.importorskip("paho", reason="paho-mqtt is not installed")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import START
-from plant import QUICK, Seen, free_port, inspection, until
 
 from haloae.server.inspection import Box
 from haloae.server.sinks import ServiceState, Sinks
 from haloae.server.sinks.opcua import NAMESPACE, OpcUa
+from server.made_up import START
+from server.plant import QUICK, Seen, free_port, inspection, until
 
 pytest.importorskip("asyncua", reason="asyncua is not installed")
 

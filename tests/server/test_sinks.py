@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from plant import QUICK, Seen, inspection, numbers, until
 from pydantic import BaseModel, ConfigDict
 
 from haloae import ConfigError, OutputError
@@ -26,13 +25,15 @@ from haloae.server.sinks import (
     register_sink,
 )
 from haloae.server.sinks.base import SinkSettings
+from haloae.server.sinks.folder import Folder
+from server.plant import QUICK, Seen, disk, fill, inspection, numbers, png, until
 
 KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from haloae.server.sinks import Connection, Sink, Sinks
-from plant import Seen, inspection
+from server.plant import Seen, inspection
 
 class Away(Sink):
     keeps = True
@@ -190,7 +191,7 @@ def test_what_was_not_delivered_at_a_stop_is_delivered_after_the_next_start(
 
 
 def test_what_is_accepted_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", KILLED, str(tmp_path), tests]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -218,6 +219,34 @@ def test_a_disk_that_is_gone_stops_no_delivery_and_is_said(tmp_path: Path) -> No
     until(lambda: sinks.states()[0].trouble is None)
     sinks.stop()
     assert got() == [0]
+
+
+@pytest.mark.faults
+def test_on_a_full_disk_all_is_delivered_and_what_waited_is_found(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", 1000) as place:
+        ANSWERS.extend([OSError("away")] * 1000)
+        sinks = Sinks(parse({"kind": "other"}), place / "kept", back_off=QUICK)
+        sinks.start()
+        sinks.offer(inspection(0), Seen())
+        sinks.stop()
+        fill(place / "ballast")
+        files = Folder(name="files", path=place / "out")
+        sinks = Sinks([*parse({"kind": "other"}), files], place / "kept", back_off=QUICK)
+        for number in range(1, 100):
+            sinks.offer(inspection(number), Seen(png(number)))
+        until(lambda: sinks.states()[0].trouble)
+        assert "disk is full" in str(sinks.states()[0].trouble)
+        sinks.start()
+        until(lambda: "free some space" in str(sinks.states()[1].reason))
+        ANSWERS.clear()
+        until(lambda: len(GOT) == 100)
+        assert got() == [*range(100)]
+        (place / "ballast").unlink()
+        until(lambda: sinks.states()[1].delivered == 99)
+        until(lambda: sinks.states()[0].trouble is None)
+        sinks.stop()
+        (file,) = (place / "out").rglob("inspections.jsonl")
+        assert len(file.read_text().splitlines()) == 99
 
 
 def test_a_file_of_what_waits_that_is_damaged_is_named(tmp_path: Path) -> None:

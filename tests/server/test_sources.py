@@ -6,13 +6,13 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from plant import QUICK, until
 from pydantic import BaseModel, ConfigDict
 
 from haloae import ConfigError, ImageError
 from haloae.server.sources import SOURCES, Images, Source, Sources, Taken, register_source
 from haloae.server.sources.base import SourceSettings
 from haloae.server.sources.supervisor import SourceState
+from server.plant import QUICK, until
 
 
 class Settings(BaseModel):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from haloae.errors import ConfigError, DataError, OutputError
 from haloae.server.store import Store
 from server.made_up import START, anomalous, inspection, unusable
+from server.plant import disk, fill
 
 
 @pytest.fixture
@@ -352,24 +352,6 @@ def test_twenty_kills_lose_nothing(path: Path) -> None:
 
 
 # A full disk
-
-
-@contextlib.contextmanager
-def disk(place: Path, kilobytes: int) -> Iterator[Path]:
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(place)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("nothing can be mounted here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
-def fill(ballast: Path, keep: int = 0) -> None:
-    status = os.statvfs(ballast.parent)
-    with contextlib.suppress(OSError):  # the store takes of it, too
-        ballast.write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - keep)))
 
 
 @pytest.mark.faults

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from plant import QUICK, until
 
 from haloae.server.sources import Sources
 from haloae.server.sources.video import Video
+from server.plant import QUICK, until
 
 cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
 FRAMES = 12

@@ -130,7 +130,8 @@ class Waiting:
 
 def _opened(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, isolation_level=None, timeout=10, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
+    # Unlike a write-ahead log, it is read on a full disk, too.
+    connection.execute("PRAGMA journal_mode = TRUNCATE")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(
         "CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, record TEXT NOT NULL)"
@@ -139,6 +140,8 @@ def _opened(file: Path) -> sqlite3.Connection:
 
 
 def _read(file: Path) -> list[Entry]:
+    if not file.exists() or not file.stat().st_size:  # the disk may be too full to begin one
+        return []
     with closing(_opened(file)) as connection:
         rows = connection.execute("SELECT number, record FROM waiting ORDER BY number").fetchall()
     return [Entry(number, Item(json.loads(text))) for number, text in rows]

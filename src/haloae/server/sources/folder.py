@@ -190,7 +190,8 @@ class _Done:
         self._connection = connection
         self._unwritten: dict[str, Version] = {}
         self._said: set[str] = set()
-        connection.execute("PRAGMA journal_mode = WAL")
+        # Unlike a write-ahead log, it is read on a full disk, too.
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS done"
             " (name TEXT PRIMARY KEY, bytes INTEGER, changed INTEGER, time REAL)"
