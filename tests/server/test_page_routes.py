@@ -1,6 +1,7 @@
 """What the page asks the service, and what it is refused."""
 
 import io
+import logging
 import re
 import shutil
 import tomllib
@@ -22,6 +23,7 @@ from haloae.server.page.page import shift_start
 from haloae.server.page.texts import english
 from haloae.server.safety import read_tokens
 from haloae.server.settings import KeepSettings, PageSettings, Settings
+from server.made_up import anomalous
 
 OPERATOR, ENGINEER = "operators-token-0123456789", "engineers-token-0123456789"
 STATIC = files("haloae.server.page") / "static"
@@ -60,6 +62,35 @@ def test_what_is_at_a_glance_is_what_was_inspected(start: Start, good_paths: lis
     client.post("/v2/repository/models/m/unload")
     parked = client.get("/page/state?recipe=none").json()
     assert (parked["state"], parked["reason"]) == ("error", english()["recipe_unloaded"])
+
+
+def test_what_has_changed_is_said_until_somebody_says_that_it_is_put_right(start: Start) -> None:
+    client = start()
+    service = client.app.state.service  # type: ignore[attr-defined]
+    for number in range(40):
+        service.drift.add(anomalous(number, recipe="m"), {})
+    (alarm,) = client.get("/page/state").json()["alarms"]
+    assert alarm["recipe"] == "m"
+    assert "are anomalous" in alarm["words"]
+    assert 'haloae_drift_alarm{recipe="m",what="anomalous"} 1.0' in client.get("/metrics").text
+    said = {"accept": False, "who": "Ada"}
+    assert client.post("/page/alarms?recipe=m", json=said).status_code == 200
+    assert client.get("/page/state").json()["alarms"] == []
+    (change,) = service.records.store.history.changes(9)
+    assert (change.action, change.before, change.after) == ("alarms", alarm["words"], "put right")
+
+
+def test_the_page_s_own_looks_fill_no_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    client = start()
+    caplog.set_level(logging.INFO, "haloae.server.requests")
+    client.get("/page/state")
+    client.get("/page/review?recipe=m")
+    client.get(f"/page/inspections/{'0' * 32}/heat.jpg")
+    logged = [(record.path, record.status) for record in caplog.records]  # type: ignore[attr-defined]
+    assert logged == [
+        ("/page/review", 200),
+        ("/page/inspections/{inspection}/{kind}.jpg", 404),
+    ]
 
 
 def test_pictures_are_of_what_was_inspected_and_of_nothing_else(
