@@ -23,7 +23,7 @@ from haloae.server.page.page import shift_start
 from haloae.server.page.texts import english
 from haloae.server.safety import read_tokens
 from haloae.server.settings import KeepSettings, PageSettings, Settings
-from server.made_up import anomalous
+from server.made_up import anomalous, inspection
 
 OPERATOR, ENGINEER = "operators-token-0123456789", "engineers-token-0123456789"
 STATIC = files("haloae.server.page") / "static"
@@ -67,17 +67,20 @@ def test_what_is_at_a_glance_is_what_was_inspected(start: Start, good_paths: lis
 def test_what_has_changed_is_said_until_somebody_says_that_it_is_put_right(start: Start) -> None:
     client = start()
     service = client.app.state.service  # type: ignore[attr-defined]
-    for number in range(40):
-        service.drift.add(anomalous(number, recipe="m"), {})
-    (alarm,) = client.get("/page/state").json()["alarms"]
-    assert alarm["recipe"] == "m"
-    assert "are anomalous" in alarm["words"]
+    for number in range(240):
+        made = inspection if number < 200 else anomalous
+        service.drift.add(made(number, recipe="m"), {})
+    alarms = client.get("/page/state").json()["alarms"]
+    assert {alarm["recipe"] for alarm in alarms} == {"m"}
+    words = [alarm["words"] for alarm in alarms]
+    assert any("are anomalous" in said for said in words)
     assert 'haloae_drift_alarm{recipe="m",what="anomalous"} 1.0' in client.get("/metrics").text
     said = {"accept": False, "who": "Ada"}
     assert client.post("/page/alarms?recipe=m", json=said).status_code == 200
     assert client.get("/page/state").json()["alarms"] == []
     (change,) = service.records.store.history.changes(9)
-    assert (change.action, change.before, change.after) == ("alarms", alarm["words"], "put right")
+    assert (change.action, change.before) == ("alarms", "; ".join(words))
+    assert (change.after, change.who) == ("put right", "Ada")
 
 
 def test_the_page_s_own_looks_fill_no_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
