@@ -33,6 +33,7 @@ from benchmarks import (
     gpu,
     guard,
     halves,
+    mutants,
     paired,
     paper,
     serving,
@@ -245,6 +246,12 @@ def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
     return lambda _: Found(make())
 
 
+def _mutants(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.mutants`: a first run, the same again with new tests, one of another draw."""
+    told, _ = mutants.results(folders[0])
+    return Found(mutants.table(folders), speed_pages.measured(told))
+
+
 def campaign(folders: Sequence[Path]) -> Found:
     """See `benchmarks.faults`."""
     found = faults.results(folders)
@@ -360,6 +367,16 @@ KINDS = {
         "Before: commit 480f0bc, see faults-before. Seconds by the clock, on a machine that had "
         "other work; memory of the whole process, which holds torch.",
     ),
+    "mutants": Kind(
+        "Small faults put into the code, and how many of them the tests find",
+        _mutants,
+        "python -m benchmarks.mutants --out runs/mutants; "
+        "python -m benchmarks.mutants --out runs/again --again runs/mutants; "
+        "python -m benchmarks.mutants --out runs/afresh --seed 1",
+        "mutmut's changes, drawn at random. Before: with the tests of then. Now: the same mutants, "
+        "with the tests that were written for those that were not found. Afresh: others, drawn "
+        "after that. In brackets the 95 % interval by Wilson.",
+    ),
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",
         _thresholds,
@@ -391,8 +408,8 @@ KINDS = {
         "Alarms of drift over good images, simulated",
         _of_speed(drift.rate_table),
         "python -m benchmarks.drift alarms --out runs/drift-alarms",
-        "Last column: the median of 10 streams, by the same bets on one measure, with the same "
-        "chance of an alarm, were p-values as they are said to be.",
+        "Ten lines together, all bets on measures and score, without the rules for k of n. Last "
+        "column: the median of 10 streams, by the same bets on one measure alone.",
     ),
     "drift-delays": Kind(
         "Images until a fifth less light is seen",

@@ -30,11 +30,16 @@ KINDS = {
 }
 
 
+class NotRegularError(OSError):
+    """What was to be read is a pipe, a socket or a device: its `strerror` says which."""
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, without ever waiting for a pipe or touching a device.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file: its `strerror` says what it is.
+        IsADirectoryError, NotRegularError: it is no file: its `strerror` says what it is.
+        OSError: it cannot be opened.
     """
 
     def opener(name: str, flags: int) -> int:
@@ -84,8 +89,10 @@ def sha256_of(path: Path) -> str:
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-        raise OSError(number, f"it is {_kind(status)}, not a regular file", str(path))
+        reason = f"it is {_kind(status)}, not a regular file"
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, reason, str(path))
+        raise NotRegularError(errno.EINVAL, reason, str(path))
 
 
 def _kind(status: os.stat_result) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.machine import machine
+from benchmarks.mutants import Mutant
 from benchmarks.results import KINDS, main, rates_now
 from benchmarks.tables import ROOT
 from PIL import Image
@@ -224,3 +226,26 @@ def test_runs_that_do_not_fit_are_refused_and_nothing_is_written(
             main(wrong, tmp_path)
     assert "give their folders" in capsys.readouterr().err
     assert not (tmp_path / "docs").exists()
+
+
+def test_mutants_are_counted_by_package_and_by_what_they_change(tmp_path: Path) -> None:
+    file = "src/haloae/{}/whole.py"
+    places = [("data", False), ("data", True), ("detection", False), ("data", False)]
+    for name, outcomes in (
+        ("first", ("killed", "survived", "late", "untested")),
+        ("again", ("killed", "survived", "late", "killed")),
+    ):
+        tried = [
+            Mutant(file.format(part), 3, (1, 9), told, "a", "b", outcome)
+            for (part, told), outcome in zip(places, outcomes, strict=True)
+        ]
+        population = [[file.format(part), told] for part, told in places] * 10
+        (tmp_path / name).mkdir()
+        told = {"machine": machine(1), "population": population, "mutants": map(asdict, tried)}
+        (tmp_path / name / "results.json").write_text(json.dumps(told, default=list))
+    values = written(tmp_path, "mutants", tmp_path / "first", tmp_path / "again")
+    rows = {row[0]: row[1:] for row in values["rows"]}
+    assert rows["`data`"] == [20, 2, 1, "50 (9–91)", 2, 2, "100 (34–100)"]
+    assert rows["`data`, words of errors and of the log"][:3] == [10, 1, 0]
+    assert rows["`detection`, words of errors and of the log"] == [0, 0, 0, None, 0, 0, None]
+    assert rows["all"][:3] == [40, 4, 2]

@@ -165,6 +165,18 @@ def test_lossless_formats_agree(tmp_path: Path, rng: np.random.Generator) -> Non
         assert (image.height, image.width) == (12, 15)
 
 
+def test_a_tiff_that_does_not_say_how_many_bits_it_has_has_one(tmp_path: Path) -> None:
+    tags = ((256, 16), (257, 2), (259, 1), (262, 1), (273, 8), (278, 2), (279, 4))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    data = b"II*\0" + struct.pack("<I", 12) + b"\xff\0\x0f\xf0"
+    path = tmp_path / "bilevel.tif"
+    path.write_bytes(data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    found = read_image(path)
+    assert (found.depth, found.grey) == (8, True)
+    black, white = [0] * 8, [255] * 8
+    assert found.pixels[..., 0].tolist() == [white + black, black[:4] + white + black[:4]]
+
+
 def test_grey_and_bilevel(tmp_path: Path) -> None:
     picture = PILImage.new("L", (3, 2), 100)
     picture.save(tmp_path / "grey.png")
@@ -324,6 +336,14 @@ def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
     for name, data in bombs.items():
         (tmp_path / name).write_bytes(data)
         assert "over the limit of 7,000:" in refusal(tmp_path / name, pixels=7000)
+
+
+def test_the_limit_that_is_advised_is_the_one_to_set(tmp_path: Path) -> None:
+    path = tmp_path / "wide.png"
+    path.write_bytes(encoded(np.zeros((7, 11, 3), np.uint8), "PNG"))
+    for limit, advised in (("pixels", 77), ("bytes", path.stat().st_size)):
+        assert f"--limit {limit}={advised}." in refusal(path, **{limit: advised - 1})
+        assert read_image(path, limits=Limits(**{limit: advised})).width == 11
 
 
 def test_a_tile_larger_than_the_limit_is_refused(tmp_path: Path) -> None:

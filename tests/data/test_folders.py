@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from haloae.data.folders import find_images, good_images, load_category
+from haloae.data.folders import find_images, good_images, is_mask, load_category
 from haloae.errors import DataError
 
 
@@ -171,6 +171,15 @@ def test_masks_of_nested_images_and_dotted_names(tmp_path: Path) -> None:
     touch(tmp_path, "ground_truth/cut/lot 2/a.b_mask.tif", "ground_truth/cut/lot 2/a.b.png")
     masks = [sample.mask for sample in load_category(tmp_path).test]
     assert masks == [None, tmp_path / "ground_truth" / "cut" / "lot 2" / "a.b_mask.tif"]
+
+
+def test_masks_are_none_of_the_images_to_score(mvtec: Path, tmp_path: Path) -> None:
+    names = {path.relative_to(mvtec).parts[0] for path in find_images(mvtec).images}
+    assert names == {"train", "test", "ground_truth"}
+    for path in find_images(mvtec).images:
+        assert is_mask(path, mvtec) == (path.relative_to(mvtec).parts[0] == "ground_truth")
+    plain = tmp_path / "plain" / "ground_truth" / "1.png"
+    assert not is_mask(plain, tmp_path / "plain"), "it is no layout"
 
 
 def test_plain_folder(tmp_path: Path) -> None:

@@ -161,6 +161,18 @@ def test_image_from_what_hides_pixels_or_names_nothing() -> None:
         image_from(b"")
 
 
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_pillow_image_of_any_mode_of_8_bits_is_read(mode: str) -> None:
+    found = image_from(PILImage.new(mode, (4, 3)))
+    assert (found.pixels.shape, found.depth) == ((3, 4, 3), 8)
+    assert found.grey == (mode in ("1", "L", "LA"))
+    with pytest.raises(ImageError, match="colour mode LAB is not read"):
+        image_from(PILImage.new("LAB", (4, 3)))
+
+
 def test_image_from_keeps_the_limit() -> None:
     with pytest.raises(ImageError, match="9 bytes are over the limit of 8"):
         image_from(bytes(9), limits=Limits(bytes=8))

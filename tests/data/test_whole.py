@@ -22,6 +22,7 @@ from faults.bad_images import (
     texture,
 )
 from haloae.data.images import read_image
+from haloae.data.whole import check_jpeg
 
 
 @pytest.fixture
@@ -120,6 +121,17 @@ def test_a_progressive_jpeg_without_its_last_scan(path: Path, rng: np.random.Gen
     whole = encoded(texture(rng, SIDE, SIDE, 3), "JPEG", progressive=True)
     path.write_bytes(jpeg_of_scans(whole, whole.count(b"\xff\xda") - 1))
     assert "scans that refine the JPEG are missing" in refusal(path)
+
+
+@pytest.mark.parametrize("frame", [b"\xff\xc2", b"\xff\xca"], ids=["Huffman", "arithmetic"])
+def test_scans_are_counted_whatever_they_are_coded_by(
+    rng: np.random.Generator, frame: bytes
+) -> None:
+    whole = encoded(texture(rng, SIDE, SIDE, 3), "JPEG", progressive=True)
+    whole = whole.replace(b"\xff\xc2", frame, 1)
+    check_jpeg(whole)
+    with pytest.raises(ValueError, match="are missing"):
+        check_jpeg(jpeg_of_scans(whole, 1))
 
 
 def test_a_bmp_of_runs_that_holds_all_is_read(path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import texture
 from haloae.cli import main
 from haloae.config import Config
 from haloae.data.images import read_image
@@ -426,6 +427,34 @@ def test_int8_leaves_attention_alone(exported: Path, good_paths: list[Path]) -> 
     assert len(products) >= 10
     inputs = [value.get_node() for o in products for value in o.input_values()]
     assert "FakeQuantize" not in {node.get_type_name() for node in inputs}
+
+
+@pytest.mark.slow
+def test_int8_of_a_memory_compares_in_whole_numbers_of_float32(
+    good_paths: list[Path], tmp_path: Path
+) -> None:
+    """The memory, the map and the Gaussians of the head `halo` are as they were fitted."""
+    config = preset("default").replace(image_size=64)
+    assert config.detection.head == "halo"
+    detector = Detector.fit(good_paths, config=config, device="cpu")
+    out = tmp_path / "int8.xml"
+    export_model(detector, out, format="openvino-int8", good=good_paths, threads=1)
+    model = openvino.Core().read_model(out)
+    convolutions = [is_quantised(o) for o in operations_of(model, "Convolution")]
+    assert convolutions.count(True) > 2 * convolutions.count(False) > 0
+    products = operations_of(model, "MatMul")
+    assert len(products) == 4  # whitening, keys, the map back, the Gaussians
+    for product in products:
+        assert not is_quantised(product)
+        inputs = {value.get_node().get_type_name() for value in product.input_values()}
+        assert "FakeQuantize" not in inputs
+    found = Detector.load(out, threads=1)
+    spotted = texture(60)
+    spotted[10:26, 8:24] = (255, 0, 0)
+    pictures = [*(texture(seed) for seed in range(50, 58)), spotted]
+    one, other = (np.array([p.score for p in d.predict(pictures)]) for d in (found, detector))
+    assert 1e-4 < np.median(np.abs(one - other) / other) < 0.1
+    assert one.argmax() == other.argmax() == len(pictures) - 1
 
 
 def test_int8_sees_more_than_good_images() -> None:

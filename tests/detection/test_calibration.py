@@ -57,6 +57,16 @@ def test_p_value_goes_from_one_to_one_in_n_plus_one() -> None:
     assert found.p_value(1e9) == 1 / 25
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+@pytest.mark.parametrize("what", ["scores", "peaks"])
+def test_only_finite_scores_of_at_least_nothing_calibrate(what: str, value: float) -> None:
+    right = (1.0, 2.0, 3.0, 4.0)
+    for wrong in ((1.0, 2.0, 3.0, value), (value, 2.0, 3.0, 4.0)):
+        values = {"scores": right, "peaks": right, what: wrong}
+        with pytest.raises(ValueError, match=what):
+            Calibration(**values, false_alarm_rate=0.1)
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_images_needed_is_the_fewest_that_reach_the_rate(rate: str) -> None:
     exact = Fraction(rate)
@@ -153,6 +163,17 @@ def test_images_that_are_given_twice_do_not_raise_the_threshold() -> None:
     twins = sorted([0.01, 0.01, 0.02, 0.02, *values[4:]])
     assert threshold_at(twins, 0.01).value == threshold_at(values, 0.01).value
     assert threshold_at(twins, 0.01, "all").value > 2 * threshold_at(values, 0.01, "all").value
+
+
+@pytest.mark.parametrize("tail", ["all", "upper"])
+@pytest.mark.parametrize("others", [1, 5, 12])
+@pytest.mark.parametrize("copy", [0.0, 1e-6, 0.02])
+def test_copies_of_one_image_leave_the_threshold_within_reach(
+    copy: float, others: int, tail: Tail
+) -> None:
+    """Half of the images are one: by the logarithms of nothing, anything at all would be usual."""
+    values = sorted([*[copy] * 12, *scores(others)])
+    assert threshold_at(values, 0.01, tail).value < 10 * values[-1]
 
 
 @pytest.mark.parametrize(("count", "rate"), [(99, 0.01), (60, 0.05), (19, 0.1)])

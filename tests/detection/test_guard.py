@@ -201,6 +201,8 @@ def test_a_guard_is_the_same_after_json_and_refuses_other_keys(guard: Guard) -> 
     ):
         with pytest.raises(ValueError, match=r"(needs|within) "):
             Guard.model_validate(guard.model_dump() | wrong)
+    with pytest.raises(ValueError, match="more"):
+        Guard.model_validate(guard.model_dump() | {"more": 1})
 
 
 @pytest.fixture(scope="module")

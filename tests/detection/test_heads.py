@@ -21,6 +21,7 @@ from haloae.detection.heads import halo as halo_module
 from haloae.detection.heads import nearest as nearest_module
 from haloae.detection.heads import nearest_halo as nearest_halo_module
 from haloae.detection.heads.autoencoder import AutoencoderHead
+from haloae.detection.heads.base import MANY, features_of
 from haloae.detection.heads.halo import HaloHead
 from haloae.detection.heads.moments import NEAR
 from haloae.detection.heads.nearest import NearestHead
@@ -512,6 +513,42 @@ def test_each_fold_is_scored_by_a_head_of_the_others(
     counts.clear()
     measure_seen(seeing(drawn(8, side=4)), config_of("halo", side=4))
     assert counts == [8], "of many images each is left out of the one head"
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_is_counted_is_as_large_as_what_many_images_leave(name: str) -> None:
+    many = torch.zeros(1).expand(MANY, CHANNELS, 4, 4) + drawn(1, side=4)
+    found, counted = fitted(name, many), head_named(name).sized(config_of(name, side=4))
+    assert counted is not None
+    assert {n: (t.shape, t.dtype) for n, t in counted.state_dict().items()} == {
+        n: (t.shape, t.dtype) for n, t in found.state_dict().items()
+    }
+    assert counted.images == found.images == MANY
+
+
+def test_errors_of_an_image_branch_are_counted_too(tiny: Config) -> None:
+    for parts in ([], [4]):
+        config = tiny.replace(network={"image_decoder": parts})
+        side, channels = features_of(config)
+        found = AutoencoderHead.sized(config)
+        shapes = {name: tuple(tensor.shape) for name, tensor in found.state_dict().items()}
+        image = {"image": (3, side, side)} if parts else {}
+        assert shapes == {"features": (channels, side, side)} | image
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_no_image_is_gone_through_more_often_than_another(name: str) -> None:
+    """Each pass over them may be one through the network."""
+    good, times = drawn(40, side=4), [0] * 40
+
+    def seen() -> Iterator[Seen]:
+        for index, each in enumerate(seeing(good)()):
+            times[index] += 1
+            yield each
+
+    measure_seen(seen, config_of(name, side=4))
+    assert times == [times[0]] * 40
+    assert times[0] == (4 if name == "halo" else 2)
 
 
 @pytest.mark.parametrize("name", HEADS)

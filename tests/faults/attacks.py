@@ -1,22 +1,29 @@
-"""The attacks on model files, exports and the camera, by the rows that they count in."""
+"""The attacks on model files and the camera, and all there are, by the rows that they count in."""
 
 import json
-import os
 import struct
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from benchmarks.guard import WAYS
 
 import tiny_trunk  # noqa: F401 - registers the trunk of the models
-from conftest import PLAIN, texture
+from conftest import PLAIN
 from faults.campaign import Attack, Run
 from faults.damage import damaged, generator
+from faults.exports import (
+    EXPORTS,
+    PICTURE,
+    external,
+    int8,
+    refused_or,
+    resealed,
+    said_by,
+    sealed,
+)
 from faults.models import (
     Change,
     changed,
@@ -28,22 +35,16 @@ from faults.models import (
     reshaped,
     retyped,
     small_export,
-    small_graph,
 )
 from faults.pictures import ATTACKS_ON_IMAGES, sentence
+from faults.sets import HEADS, SETS, training
 from haloae.config import Config
 from haloae.demo_set.pictures import make_picture
-from haloae.deploy.checks import seal
 from haloae.detector import Detector
-from haloae.errors import HaloaeError, ImageError
+from haloae.errors import ImageError
 
 MODELS = ("autoencoder.safetensors", "features.safetensors")
-EXPORTS = ("one.onnx", "pair.xml")
-LATE = 2.0
-"""Most seconds of processor time to load a small model and ask it once."""
-PICTURE = texture(1)
 FITTED = 30
-Said = tuple[float, bytes]
 
 
 def prepare(folder: Path, tiny: Config, good: list[Path]) -> None:
@@ -59,41 +60,20 @@ def prepare(folder: Path, tiny: Config, good: list[Path]) -> None:
         small_export(folder / name, PLAIN.replace(image_size=32))
 
 
-def said_by(path: Path) -> Said:
-    """What a model file makes of a picture: one answer, in time, whatever is in it."""
-    start = time.process_time()
-    found = Detector.load(path, device="cpu", threads=1).predict(PICTURE)
-    taken = time.process_time() - start
-    assert taken < LATE, f"took {taken:.1f} s"
-    assert 0 <= found.score < np.inf, f"a score of {found.score}"
-    assert np.isfinite(found.anomaly_map).all(), "a map that is not finite"
-    return found.score, found.anomaly_map.tobytes()
-
-
-def refused_or(find: Callable[[], object], right: object = None) -> str:
-    """How a question ends: a sentence, the right answer, or, if none is given, any other."""
-    try:
-        found = find()
-    except HaloaeError as error:
-        return sentence(error)
-    if right is None:
-        return "another answer"
-    assert found == right, "a wrong answer"
-    return "the same answer"
-
-
 # Native model files
 
 
-def of_model(ground: Path, *, name: str, change: Callable[..., bytes], is_same: bool) -> Run:
+def of_model(
+    ground: Path, *, name: str, change: Callable[..., bytes], is_same: bool, device: str = "cpu"
+) -> Run:
     """Changes a model file, each number in one way, and asks it."""
     sound = [(ground / model).read_bytes() for model in MODELS]
-    right = [said_by(ground / model) for model in MODELS] if is_same else [None, None]
+    right = [said_by(ground / model, device) for model in MODELS] if is_same else [None, None]
     path = ground / f"{name}.safetensors"
 
     def run(number: int) -> str:
         path.write_bytes(change(sound[number % 2], generator(name, number)))
-        return refused_or(lambda: said_by(path), right[number % 2])
+        return refused_or(lambda: said_by(path, device), right[number % 2])
 
     return run
 
@@ -186,79 +166,6 @@ def work(ground: Path) -> Run:
     return run
 
 
-# Exports
-
-
-def sealed(ground: Path, *, name: str) -> Run:
-    """Damage to a sealed export, or to the file beside it."""
-    sound = ground / name
-    files = [path for path in (sound, sound.with_suffix(".bin")) if path.exists()]
-    right = said_by(sound)
-    path = ground / f"damaged{sound.suffix}"
-
-    def run(number: int) -> str:
-        hit = files[number % len(files)]
-        for file in files:
-            data = file.read_bytes()
-            changed = damaged(data, generator(name, number)) if file == hit else data
-            path.with_suffix(file.suffix).write_bytes(changed)
-        return refused_or(lambda: said_by(path), right)
-
-    return run
-
-
-def resealed(ground: Path, *, name: str) -> Run:
-    """Damage that is sealed again, as by somebody who means it."""
-    sound = ground / name
-    path = ground / f"resealed{sound.suffix}"
-
-    def run(number: int) -> str:
-        rng = generator(f"resealed {name}", number)
-        if sound.suffix == ".xml":
-            path.with_suffix(".bin").write_bytes(sound.with_suffix(".bin").read_bytes())
-        hit = path.with_suffix(".bin") if sound.suffix == ".xml" and rng.random() < 0.3 else path
-        path.write_bytes(sound.read_bytes())
-        hit.write_bytes(damaged(hit.read_bytes(), rng))
-        try:
-            seal(path)
-        except HaloaeError:
-            return "cannot be sealed"
-        return refused_or(lambda: said_by(path))
-
-    return run
-
-
-PLACES = ("/etc/passwd", "../outside.bin", "pipe", "/dev/zero")
-
-
-def external(ground: Path) -> Run:
-    """Weights that an .onnx looks for in another file."""
-    folder = ground / "external"
-    folder.mkdir(exist_ok=True)
-    (ground / "outside.bin").write_bytes(bytes(2**16))
-    if not (folder / "pipe").exists():
-        os.mkfifo(folder / "pipe")
-
-    def run(number: int) -> str:
-        model = small_graph(PLAIN.replace(image_size=32))
-        weights = model.graph.initializer[0]
-        size = len(weights.raw_data)
-        weights.ClearField("raw_data")
-        weights.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", PLACES[number]), ("offset", "0"), ("length", str(size))):
-            weights.external_data.add(key=key, value=value)
-        path = folder / "m.onnx"
-        sound = onnx.load(ground / EXPORTS[0])
-        model.metadata_props.extend(sound.metadata_props)
-        path.write_bytes(model.SerializeToString())
-        seal(path)
-        word = refused_or(lambda: said_by(path))
-        assert word == "refused", "weights of another file were read"
-        return word
-
-    return run
-
-
 # What the camera sees
 
 
@@ -338,7 +245,12 @@ ATTACKS: dict[str, Attack] = {
         "exports, damaged and sealed anew", 150, 0, partial(resealed, name=EXPORTS[1])
     ),
     "weights in other files": Attack(".onnx, weights in another file", 4, 2, external),
+    "damaged int8": Attack("OpenVINO in int8, damaged", 100, 0, int8),
+    "resealed int8": Attack(
+        "exports, damaged and sealed anew", 50, 0, partial(int8, attack=resealed)
+    ),
     **ATTACKS_ON_IMAGES,
     "camera": Attack("a camera covered, moved, out of focus, lit otherwise", 100, 0, camera),
     "arrays": Attack("arrays that are no images", 22, 22, arrays),
+    "training sets": Attack("good images that are hardly any", len(SETS) * len(HEADS), 7, training),
 }

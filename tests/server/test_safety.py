@@ -85,13 +85,16 @@ def test_a_browser_keeps_its_session_in_a_cookie_that_scripts_do_not_see(
     assert opened.json() == {"role": "operator"}
     cookie = opened.headers["set-cookie"].lower()
     assert all(part in cookie for part in ("httponly", "samesite=strict", "max-age"))
-    assert OPERATOR not in cookie
+    assert (OPERATOR in cookie, "secure" in cookie) == (False, False)
     assert guarded.get("/v2").status_code == 200
     assert guarded.post(UNLOAD).status_code == 403
     secret = guarded.cookies[COOKIE]
     assert guarded.delete("/v1/session").json() == {"role": None}
     guarded.cookies.set(COOKIE, secret)
     assert guarded.get("/v2").status_code == 401
+    proxied = {"x-forwarded-proto": "https"}
+    opened = guarded.post("/v1/session", json={"token": OPERATOR}, headers=proxied)
+    assert "secure" in opened.headers["set-cookie"].lower()
 
 
 def test_pages_of_other_origins_may_ask_for_nothing(start: Start) -> None:

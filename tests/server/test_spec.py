@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from conftest import texture
-from server.services import coded
+from server.services import Start, coded
 from server.test_run import served
 
 CHECKS = [
@@ -32,6 +32,14 @@ IMAGES = [coded(texture(0), format) for format in ("png", "jpeg", "gif", "tiff",
 def test_the_spec_in_the_docs_is_the_service_s_own() -> None:
     said = "it differs: write it anew by `uv run python -m benchmarks.openapi`"
     assert SPEC.read_text(encoding="utf-8") == spec(), said
+
+
+def test_the_page_for_people_names_all_that_can_be_asked(start: Start) -> None:
+    client = start()
+    page = client.get("/docs").text
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        assert all(f"<code>{method.upper()} {path}</code>" in page for method in operations)
+    assert "<script" not in page
 
 
 @strategies.composite

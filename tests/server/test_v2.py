@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 from conftest import texture
+from haloae.server.tensors import MOST_JSON
 from server.services import Start, coded
 
 PIXELS = texture(1)
@@ -100,6 +101,11 @@ def test_what_is_no_request_is_refused(start: Start, body: bytes) -> None:
     found = start().post(INFER, content=body)
     assert found.status_code == 400
     assert "not a request of the Open Inference Protocol V2" in found.json()["error"]
+
+
+def test_json_that_would_take_much_memory_is_refused(start: Start) -> None:
+    found = start().post(INFER, content=b" " * (MOST_JSON + 1))
+    assert (found.status_code, "send tensors behind it" in found.text) == (400, True)
 
 
 @pytest.mark.parametrize("length", ["-1", "99999", "many"])

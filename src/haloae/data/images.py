@@ -7,7 +7,6 @@ and unharmed, or refused with an `ImageError` of one sentence.
 import errno
 import io
 import os
-import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from haloae.data.limits import Limits, current_limits
 from haloae.data.screening import harmless, read_header
 from haloae.data.worker import decode_apart
 from haloae.errors import DataError, ImageError
+from haloae.files import NotRegularError, open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def read_image(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
     path = Path(path)
     name = shown_path(path)
     limits = limits or current_limits()
-    with _open_regular(path, name, limits) as opened:
+    with _opened(path, name, limits) as opened:
         file = harmless(opened, os.fstat(opened.fileno()).st_size)
         if file is not None:
             return _decoded(file, name, limits)
@@ -145,7 +145,7 @@ def decode_here(source: Path | bytes, name: str, limits: Limits) -> Image:
     """
     if isinstance(source, bytes):
         return _decoded(io.BytesIO(source), name, limits)
-    with _open_regular(source, name, limits) as file:
+    with _opened(source, name, limits) as file:
         return _decoded(file, name, limits)
 
 
@@ -170,7 +170,7 @@ def bytes_of(path: str | os.PathLike[str]) -> int:
     path = Path(path)
     limits = current_limits()
     try:
-        with _open_regular(path, shown_path(path), limits) as file:
+        with _opened(path, shown_path(path), limits) as file:
             header = read_header(file)
     except (ImageError, OSError):  # it will be said when the image is read
         return 0
@@ -243,24 +243,20 @@ def read_mask(path: str | os.PathLike[str], *, shape: tuple[int, int]) -> NDArra
     return np.asarray(mask.pixels.any(axis=2))
 
 
-def _open_regular(path: Path, name: str, limits: Limits) -> BinaryIO:
-    """Opens a file that holds something; never a FIFO, which would block, nor a device."""
+def _opened(path: Path, name: str, limits: Limits) -> BinaryIO:
+    """Opens a file that holds something, and not too much."""
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{name}: this is a folder: give the path of one image file.")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(
-                f"{name}: this is a pipe, socket or device: copy the image to a regular file."
-            )
-        if status.st_size == 0:
-            raise ImageError(f"{name}: the file is empty (0 bytes): copy or export it again.")
-        _check_bytes(name, status.st_size, limits)
-        return path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file: check the path.") from error
     except PermissionError as error:
         raise ImageError(f"{name}: permission denied: make the file readable.") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name}: this is a folder: give the path of one image file.") from error
+    except NotRegularError as error:
+        raise ImageError(
+            f"{name}: this is a pipe, socket or device: copy the image to a regular file."
+        ) from error
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             raise ImageError(
@@ -268,6 +264,15 @@ def _open_regular(path: Path, name: str, limits: Limits) -> BinaryIO:
             ) from error
         reason = error.strerror if isinstance(error, OSError) else error
         raise ImageError(f"{name}: cannot be opened ({reason}): check the path.") from error
+    try:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise ImageError(f"{name}: the file is empty (0 bytes): copy or export it again.")
+        _check_bytes(name, size, limits)
+    except ImageError:
+        file.close()
+        raise
+    return file
 
 
 def _check_bytes(name: str, size: int, limits: Limits) -> None:

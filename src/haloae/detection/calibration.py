@@ -17,6 +17,9 @@ from haloae.config import Fraction
 MIN_IMAGES = 4
 """Fewest good images a calibration is made from: three degrees of freedom for the tail fit."""
 TINY = 1e-30
+LEAST = 1e-2
+"""Of the highest value: what is less counts as that. A copy of an image scores next to nothing, and
+by the logarithm of nothing anything at all would be usual."""
 Tail = Literal["all", "upper"]
 LARGEST_LOG = 700.0
 """Its exponential still is a finite float."""
@@ -160,10 +163,11 @@ def threshold_at(values: Sequence[float], rate: float, tail: Tail = "upper") -> 
 
     With n ≥ 1 / rate - 1 values it is one of them, so that exceeding it means p ≤ rate (conformal
     prediction). With fewer, the logarithms of the values are taken as normal, and the limit is the
-    upper prediction limit of one more. ``upper``: by the k logarithms above the median, median +
-    t(k) · their root mean square distance from it · √(1 + π / 2n). No low value moves it: an image
-    that is given twice scores next to nothing where its twin is remembered. ``all``: mean +
-    t(n - 1) · std · √(1 + 1 / n).
+    upper prediction limit of one more. ``upper``: by the upper half of the logarithms, k of them,
+    median + t(k) · their root mean square distance from it · √(1 + π / 2n). No low value moves it:
+    an image that is given twice scores next to nothing where its twin is remembered. Where half of
+    them are the lowest, as copies of one image are, it is the highest. ``all``: mean + t(n - 1) ·
+    std · √(1 + 1 / n).
 
     >>> threshold_at([1, 2, 3, 4], rate=0.2)
     Threshold(value=4.0, extrapolated=False)
@@ -182,16 +186,17 @@ def threshold_at(values: Sequence[float], rate: float, tail: Tail = "upper") -> 
         return Threshold(float(sorted(values)[n - 1 - allowed]), extrapolated=False)
     from scipy.special import stdtrit
 
-    logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), TINY))
+    logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), max(TINY, LEAST * max(values))))
     # By symmetry of t: 1 - rate would lose a tiny rate's digits.
     if tail == "all":
         spread = logs.std(ddof=1) * math.sqrt(1 + 1 / n)
         limit = logs.mean() - stdtrit(n - 1, rate) * spread
     else:
+        logs.sort()
+        if logs[(n - 1) // 2] == logs[0]:  # half are copies: too little tells how others vary
+            return Threshold(float(max(values)), extrapolated=True)
         middle = np.median(logs)
-        above = logs[logs > middle] - middle
-        limit = middle
-        if above.size:
-            spread = math.sqrt(np.square(above).mean() * (1 + math.pi / (2 * n)))
-            limit = middle - stdtrit(above.size, rate) * spread
+        above = logs[-(n // 2) :] - middle
+        spread = math.sqrt(np.square(above).mean() * (1 + math.pi / (2 * n)))
+        limit = middle - stdtrit(above.size, rate) * spread
     return Threshold(math.exp(min(limit, LARGEST_LOG)), extrapolated=True)

@@ -1,7 +1,6 @@
 """What good images look like to a fitted network: a head fitted to them, their scores and peaks."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -88,21 +87,26 @@ def measure_seen(
     """
     kind = head_of(config)
     grid = None if config.is_anywhere else config.grid
+
+    def enough() -> Iterator[Seen]:
+        count = 0
+        for count, each in enumerate(seen(), 1):  # noqa: B007 - it is used behind the last one
+            yield each
+        if count < MIN_IMAGES:
+            raise DataError(
+                f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
+            )
+
     judged: Iterable[tuple[Seen, Head]]
     if head is None:
-        first = list(islice(seen(), MIN_IMAGES if kind.leaves_out else FEW))
-        if len(first) < MIN_IMAGES:
-            raise _too_few(len(first))
-        if kind.leaves_out:
-            first.clear()  # they may be large
-        fitted = kind.fit(config, _placed(seen, grid))
-        if kind.leaves_out or len(first) == FEW:
-            judged = _in_turn(seen(), fitted, grid)
+        fitted = kind.fit(config, _placed(enough, grid))
+        if kind.leaves_out or fitted.images >= FEW:
+            judged = _in_turn(enough(), fitted, grid)
         else:
-            judged = _crossed(first, kind, config, grid)
+            judged = _crossed(list(enough()), kind, config, grid)
     else:
         fitted = head
-        judged = ((each, head) for each in seen())
+        judged = ((each, head) for each in enough())
     scores, peaks = [], []
     for each, judging in judged:
         with torch.inference_mode():
@@ -114,8 +118,6 @@ def measure_seen(
             )
         scores.append(score.item())
         peaks.append(anomaly.max().item())
-    if len(scores) < MIN_IMAGES:
-        raise _too_few(len(scores))
     return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)))
 
 
@@ -140,9 +142,3 @@ def _crossed(
         without = kind.fit(config, _placed(others.copy, grid))
         for each in few[fold::folds]:
             yield each, without
-
-
-def _too_few(count: int) -> DataError:
-    return DataError(
-        f"{count} good images are too few to calibrate on: give at least {MIN_IMAGES}."
-    )

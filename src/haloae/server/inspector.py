@@ -250,7 +250,9 @@ class Inspector:
             if now - item.taken_in > self.settings.seconds:
                 _fail(item, RefusedError(504, "there was no time left to inspect the image.", 1))
             # Once it runs, it cannot be cancelled, and whoever gave up on it is not heard of.
-            elif item.image or item.future.set_running_or_notify_cancel():
+            elif item.future.running() or (
+                not item.future.done() and item.future.set_running_or_notify_cancel()
+            ):
                 wanted.append(item)
         if not wanted:
             return
@@ -266,7 +268,7 @@ class Inspector:
             if self._decode(item, model.detector.view) and item.image:
                 ready.append(item)
                 held += item.image.image.pixels.nbytes
-            if held > MOST_DECODED or (item is wanted[-1] and ready):
+            if held > MOST_DECODED:
                 self._measure(ready, model)
                 ready, held = [], 0
         if ready:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -13,12 +14,16 @@ from starlette.concurrency import run_in_threadpool
 from haloae.detection.predictor import Verdict
 from haloae.outputs.encode import encode_map
 from haloae.outputs.pictures import draw_overlay
-from haloae.server.inspector import Finished, Given
+from haloae.server.inspector import Finished, Given, Seen
 from haloae.server.problems import RefusedError
 from haloae.server.telemetry import trace
 
 if TYPE_CHECKING:
     from haloae.server.app import Service
+
+
+_DRAWING = BoundedSemaphore(2)
+"""A map of a large image takes twenty times the bytes of its file."""
 
 
 class Refusal(BaseModel):
@@ -142,15 +147,24 @@ async def predict(
     source = "page" if "sec-fetch-site" in request.headers else "request"
     [(inspection, seen)] = await inspected(request, [data], recipe=recipe, source=source)
     record = inspection.as_record()
-    if map:
-        picture = await run_in_threadpool(encode_map, seen.prediction, map)
-        record["map"] = base64.b64encode(picture).decode()
-    if overlay:
-        picture = await run_in_threadpool(
-            draw_overlay, seen.image, seen.prediction, seen.calibration, format=overlay
-        )
-        record["overlay"] = base64.b64encode(picture).decode()
+    if map or overlay:
+        record |= await run_in_threadpool(_pictures, seen, map, overlay)
     return JSONResponse(record)
+
+
+def _pictures(
+    seen: Seen, map: Literal["png"] | None, overlay: Literal["png"] | None
+) -> dict[str, str]:
+    """Those that are asked for, in base64."""
+    found = {}
+    with _DRAWING:
+        if map:
+            found["map"] = encode_map(seen.prediction, map)
+        if overlay:
+            found["overlay"] = draw_overlay(
+                seen.image, seen.prediction, seen.calibration, format=overlay
+            )
+    return {name: base64.b64encode(data).decode() for name, data in found.items()}
 
 
 @router.get("/recipes")

@@ -47,7 +47,7 @@ async def open_session(request: Request, given: TokenGiven) -> JSONResponse:
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
     )
     return answer
 

@@ -50,8 +50,6 @@ BREATH = 1.0
 """Seconds between two looks at what is to be done."""
 RETAINED = 60
 """Looks between two at what is too old or too much."""
-DAY = 86_400_000_000
-"""In microseconds."""
 UNFIT = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError)
 """What is wrong with one inspection rather than with the file."""
 
@@ -143,8 +141,6 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What is written
-
     def add(self, inspection: Inspection, _: object = None) -> None:
         """Store an inspection, or have it wait; never raises. A listener of the service."""
         with self._lock:
@@ -228,8 +224,6 @@ class Store:
                 log.error("%d inspections are lost: %s", len(self._waiting), self._problem)
             self._shut()
 
-    # How it is written
-
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
             self._database = open_database(self.path, timeout=TIMEOUT)
@@ -307,8 +301,6 @@ class Store:
             except sqlite3.Error as error:
                 raise OutputError(problem(self.path, error)) from error
 
-    # What is done now and then
-
     def _keep(self) -> None:
         looks = 0
         while not self._is_closed.is_set():
@@ -343,7 +335,7 @@ class Store:
         Raises:
             sqlite3.Error: it cannot be removed now.
         """
-        too_old = now() - round(self._days * DAY)
+        too_old = now() - round(self._days * 86_400e6)
         is_removing = True
         while is_removing and not self._is_closed.is_set():
             with self._lock:

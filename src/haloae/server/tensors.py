@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Sequence
+from threading import BoundedSemaphore
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,10 @@ from haloae.server.problems import RefusedError
 HEADER_LENGTH = "inference-header-content-length"
 """Header: bytes of the JSON, where tensors follow it."""
 SIZE = "binary_data_size"
+MOST_JSON = 2**24
+"""Bytes; as lists they take ten times as many."""
+_PARSING = BoundedSemaphore(2)
+"""For the same reason."""
 INPUT = "image"
 SEVERAL_SIZES = (
     "the maps are of several sizes, as the images are, or as the model was just replaced: ask "
@@ -90,7 +95,10 @@ def parse(body: bytes, header_length: str | None, most: int) -> Wanted:
         length = len(body) if header_length is None else int(header_length)
         if not 0 <= length <= len(body):
             raise _wrong(f"the header {HEADER_LENGTH} tells of more bytes than there are")
-        request = InferRequest.model_validate(json.loads(body[:length]))
+        if length > MOST_JSON:
+            raise _wrong(f"its JSON has more than {MOST_JSON:,} bytes: send tensors behind it")
+        with _PARSING:
+            request = InferRequest.model_validate(json.loads(body[:length]))
         [tensor] = request.inputs
         images = _images(tensor, body[length:], most)
     except ValidationError as error:

@@ -1,8 +1,8 @@
 """`/v2`: the Open Inference Protocol, as clients of KServe and Triton speak it."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from haloae._version import __version__
@@ -13,6 +13,7 @@ from haloae.server.safety import engineers_only
 from haloae.server.tensors import HEADER_LENGTH, INPUT, OUTPUTS, InferRequest, answer, parse
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"], responses=RESPONSES)
+RecipeName = Annotated[str, Path(description="of the recipe")]
 for_engineers = [Depends(engineers_only)]
 INFER_BODY = {
     "requestBody": {
@@ -27,7 +28,7 @@ INFER_BODY = {
             "name": HEADER_LENGTH,
             "in": "header",
             "required": False,
-            "description": "Bytes of the JSON, where tensors follow it.",
+            "description": "bytes of the JSON, where tensors follow it",
             "schema": {"type": "integer", "minimum": 0},
         }
     ],
@@ -67,7 +68,7 @@ async def health(request: Request) -> dict[str, Any]:
 
 
 @router.get("/models/{name}")
-async def model(request: Request, name: str) -> dict[str, Any]:
+async def model(request: Request, name: RecipeName) -> dict[str, Any]:
     """What a recipe takes and gives."""
     found = service_of(request).recipes.find(name)
     return {
@@ -86,7 +87,7 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.get("/models/{name}/ready")
-async def model_ready(request: Request, name: str) -> dict[str, Any]:
+async def model_ready(request: Request, name: RecipeName) -> dict[str, Any]:
     """Whether a recipe is in use and can be loaded, as far as is known."""
     found = service_of(request).recipes.find(name)
     if (reason := _not_ready(found)) is not None:
@@ -100,7 +101,7 @@ async def model_ready(request: Request, name: str) -> dict[str, Any]:
     response_class=Response,
     responses={200: {"content": {"application/json": {}, "application/octet-stream": {}}}},
 )
-async def infer(request: Request, name: str) -> Response:
+async def infer(request: Request, name: RecipeName) -> Response:
     """Inspect images given as a tensor of pixels or of files."""
     service = service_of(request)
     service.recipes.find(name)
@@ -130,14 +131,14 @@ async def index(request: Request) -> list[dict[str, str]]:
 
 
 @router.post("/repository/models/{name}/load", dependencies=for_engineers)
-async def load(request: Request, name: str) -> dict[str, Any]:
+async def load(request: Request, name: RecipeName) -> dict[str, Any]:
     """Load a recipe now, and take it into use again."""
     await run_in_threadpool(service_of(request).recipes.load, name)
     return {"name": name, "state": "READY"}
 
 
 @router.post("/repository/models/{name}/unload", dependencies=for_engineers)
-async def unload(request: Request, name: str) -> dict[str, Any]:
+async def unload(request: Request, name: RecipeName) -> dict[str, Any]:
     """Take a recipe out of use and of memory until it is loaded again."""
     await run_in_threadpool(service_of(request).recipes.unload, name)
     return {"name": name, "state": "UNAVAILABLE"}
