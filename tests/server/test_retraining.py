@@ -159,7 +159,9 @@ def test_a_real_one_runs_beside_inspections_which_go_on(
         client.post(f"/page/inspections/{found['id']}/review", json={"word": "confirm"})
         alone, beside = seconds(client, data, 200), []
         assert client.post("/page/retrain?recipe=cloth", json={"who": "Ada"}).status_code == 200
+        deadline = time.monotonic() + 600
         while (state := service.retraining.state()) is not None and state.step is not None:
+            assert time.monotonic() < deadline, state
             beside += seconds(client, data, 10)
         assert state is not None
         assert state.error is None
