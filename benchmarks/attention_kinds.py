@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.tables import Table
 from benchmarks.ways import options, set_threads, split
 from haloae.detection.heads import Seen, register_head
-from haloae.detection.heads.halo import HaloHead
+from haloae.detection.heads.halo import HaloHead, Pair
 from haloae.detection.heads.nearest_halo import BLOCK, FAR, GROUPS, NearestHaloHead
 from haloae.experiments.benchmark import run_benchmark, variants
 from haloae.experiments.grid import MEAN, spreads
@@ -153,7 +153,7 @@ class AsAttended(HaloHead):
     """The attended cell itself, no longer whitened, in the place of a linear map of it."""
 
     @classmethod
-    def learned(cls, memory: NearestHaloHead, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    def learned(cls, memory: NearestHaloHead, pairs: Iterable[Pair]) -> Tensor:
         """See `HaloHead.learned`."""
         whitened_back: Tensor = torch.linalg.inv(memory.whitening)
         return whitened_back

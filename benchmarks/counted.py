@@ -91,5 +91,6 @@ def rates() -> Table:
 def _limit(images: int, rate: float) -> float:
     """How far above the median of log-scores, those above it standing at a distance of 1."""
     half = images // 2
-    values = [math.exp(-1)] * half + [math.exp(1)] * half
+    # No two of the lower ones are the same, or they would be taken for copies.
+    values = [math.exp(-1 - 1e-9 * n) for n in range(half)] + [math.exp(1)] * half
     return math.log(threshold_at(values, rate).value)

@@ -32,7 +32,7 @@ from haloae.data.views import resize
 from haloae.detection.calibration import Calibration, threshold_at
 from haloae.detection.guard import MEASURES, TINTS, Guard, Limits
 from haloae.detection.looks import look_at
-from haloae.detection.predictor import Verdict
+from haloae.detection.prediction import Verdict
 from haloae.files import write_atomic
 from haloae.server.drift import FIRST, Alarm, Drift
 from haloae.server.inspection import Inspection

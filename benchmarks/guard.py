@@ -32,7 +32,7 @@ from haloae.data.views import resize
 from haloae.deploy.export import export_model
 from haloae.detection.guard import Guard
 from haloae.detection.looks import look_at
-from haloae.detection.predictor import VERDICTS, Prediction
+from haloae.detection.prediction import VERDICTS, Prediction
 from haloae.detector import Detector
 from haloae.files import write_atomic
 

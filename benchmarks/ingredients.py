@@ -10,6 +10,7 @@ what `haloae benchmark` does. To import this module is to register heads and tru
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, Self
 
 import torch
@@ -23,7 +24,7 @@ from haloae.config import Config
 from haloae.detection.heads import Seen, register_head
 from haloae.detection.heads.gaussian import GaussianHead
 from haloae.detection.heads.halo import RIDGE, HaloHead
-from haloae.detection.heads.moments import by_place, inverse_root, softened
+from haloae.detection.heads.moments import by_place, inverse_root, mapped, softened
 from haloae.detection.heads.nearest_halo import NearestHaloHead
 from haloae.experiments.benchmark import run_benchmark
 from haloae.network.haloae import HaloAEOutput
@@ -35,6 +36,10 @@ SIDES = (2, 8)
 """Of a pasted patch of features, in cells."""
 PASTES = 4
 """For each good image."""
+REACH, HOLE = 4, 1
+"""Cells of the image itself that are attended to: so far away, and farther than that."""
+BEYOND = 1e4
+"""What cells past the edge hold: no cell is near them."""
 ROWS = {
     "halo": "as shipped",
     "finest": "features of one scale: stride 4, 24 channels",
@@ -42,6 +47,8 @@ ROWS = {
     "coarsest": "features of one scale: stride 16, 112 channels",
     "place_mean": "without attention: rebuilt from the mean of the place",
     "halo_image": "with the image: its colours and their spread are rebuilt too",
+    "halo_hole": "hole-halo attention to the image itself, in the place of that to good images",
+    "halo_and_hole": "both, the mean of their maps",
     "halo_pasted": "with CutPaste and a classifier, of features",
 }
 """By what stands behind the preset's name: what it is."""
@@ -127,6 +134,60 @@ class WithPasted(HaloHead):
         return F.softplus(to_good - to_pasted).sqrt()
 
 
+class OwnSurroundings(NearestHaloHead):
+    """Attention to the image itself: the nearest cells around a hole, whitened."""
+
+    def without(self, seen: Seen, index: int) -> "OwnSurroundings":
+        """The same: nothing of other images is attended to."""
+        return self
+
+    def attend(self, features: Tensor, *, nearest: int) -> Tensor:
+        """See `NearestHaloHead.attend`; keys are `REACH` cells around, but for the hole."""
+        whitened = mapped(features, self.whitening)
+        height, width = whitened.shape[2:]
+        padded = F.pad(whitened, (REACH,) * 4, value=BEYOND)
+        keys = [
+            padded[..., row : row + height, column : column + width]
+            for row, column in product(range(2 * REACH + 1), repeat=2)
+            if max(abs(row - REACH), abs(column - REACH)) > HOLE
+        ]
+        around = torch.stack(keys, 1)
+        squared = (around - whitened[:, None]).square().sum(2)
+        chosen = squared.topk(nearest, dim=1, largest=False).indices
+        wanted = chosen[:, :, None].expand(-1, -1, whitened.shape[1], -1, -1)
+        return around.gather(1, wanted).mean(1)
+
+
+class FromOwnSurroundings(HaloHead):
+    """Hole-halo attention alone."""
+
+    attention = OwnSurroundings
+
+
+class WithOwnSurroundings(HaloHead):
+    """Both: the mean of the two maps."""
+
+    own: FromOwnSurroundings
+
+    @classmethod
+    def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
+        """See `HaloHead.fit`."""
+        head = super().fit(config, seen)
+        head.own = FromOwnSurroundings.fit(config, seen)
+        return head
+
+    def without(self, seen: Seen, index: int) -> HaloHead:
+        """See `HaloHead.without`."""
+        others = super().without(seen, index)
+        others.own = self.own.without(seen, index)
+        return others
+
+    def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
+        """See `HaloHead.forward`."""
+        own: Tensor = self.own(output, image)
+        return (super().forward(output, image) + own) / 2
+
+
 def _pasted(features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(1, C, h, w) with a patch of itself elsewhere, and (h, w), true there."""
 
@@ -162,6 +223,8 @@ for _name, _place in SCALES.items():
     register_trunk(f"{TRUNK}_{_name}", _one_tap(trunk_named(TRUNK), _place))
 register_head("halo_image")(WithImage)
 register_head("halo_pasted")(WithPasted)
+register_head("halo_hole")(FromOwnSurroundings)
+register_head("halo_and_hole")(WithOwnSurroundings)
 
 
 def configs() -> dict[str, Config]:

@@ -44,9 +44,9 @@ from benchmarks import (
 from benchmarks.tables import ROOT, Table
 from benchmarks.ways import finished
 from haloae.detection.calibration import Calibration
+from haloae.detection.good import tail_of
 from haloae.detection.heads import head_named
 from haloae.detection.model_file import read_model
-from haloae.detector import tail_of
 from haloae.errors import HaloaeError
 from haloae.experiments.benchmark import summarise
 from haloae.experiments.grid import MEAN
@@ -58,6 +58,8 @@ FIGURES = {
     "pixel_difference": ("pixel difference", 3),
     "pixel_auroc": ("pixel AUROC", 3),
     "pixel_aupro": ("AUPRO", 3),
+    "outline_iou": ("outline IoU", 3),
+    "outline_iou_best": ("best outline IoU", 3),
     "detection_rate": ("defects detected", 2),
     "false_alarm_rate": ("false alarms", 2),
 }
@@ -204,7 +206,7 @@ def demo(folders: Sequence[Path]) -> Found:
     for path in sorted(path for each in folders for path in each.glob("*/metrics.json")):
         metrics = json.loads(path.read_text("utf-8"))
         metrics["pixel_difference"] = metrics["pixel_difference_image_auroc"]
-        rows.append([path.parent.name, *(metrics[metric] for metric in FIGURES)])
+        rows.append([path.parent.name, *(metrics.get(metric) for metric in FIGURES)])
         told.add(f"preset {metrics['preset']}; weights {metrics['backbone']}; {metrics['engine']}")
     return Found(Table(["images", *dict(FIGURES.values())], rows, {}), "; ".join(sorted(told)))
 
@@ -247,7 +249,7 @@ def _counted(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:
 
 
 def _mutants(folders: Sequence[Path]) -> Found:
-    """See `benchmarks.mutants`: a first run, the same again with new tests, one of another draw."""
+    """See `benchmarks.mutants`: a first run, and the same again with new tests."""
     told, _ = mutants.results(folders[0])
     return Found(mutants.table(folders), speed_pages.measured(told))
 
@@ -370,12 +372,11 @@ KINDS = {
     "mutants": Kind(
         "Small faults put into the code, and how many of them the tests find",
         _mutants,
-        "python -m benchmarks.mutants --out runs/mutants; "
-        "python -m benchmarks.mutants --out runs/again --again runs/mutants; "
-        "python -m benchmarks.mutants --out runs/afresh --seed 1",
+        "python -m benchmarks.mutants --out runs/mutants --sample 250; "
+        "python -m benchmarks.mutants --out runs/again --again runs/mutants",
         "mutmut's changes, drawn at random. Before: with the tests of then. Now: the same mutants, "
-        "with the tests that were written for those that were not found. Afresh: others, drawn "
-        "after that. In brackets the 95 % interval by Wilson.",
+        "with the tests that were written for those that were not found. In brackets the 95 % "
+        "interval by Wilson.",
     ),
     "thresholds": Kind(
         "False alarms got where 1, 5 and 10 % were wanted, `fast`, %",

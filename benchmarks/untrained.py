@@ -57,7 +57,7 @@ def untrained(config: Config, count: int) -> "Detector":
             network.reducer.fit(network.extractor(image[None]) for image in batch)
         calm(network)
         settle(network, batch[:SEEN])
-    head, scores, peaks = measure_good(network, lambda: iter(images), config)
+    head, scores, peaks, _ = measure_good(network, lambda: iter(images), config)
     source = network.extractor.source
     assert source is not None  # noqa: S101 - it was just loaded
     return Detector(

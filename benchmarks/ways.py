@@ -12,7 +12,7 @@ from torch import Tensor
 
 from haloae.data.folders import Category, Sample
 from haloae.data.images import Image, read_image, read_mask
-from haloae.detection.predictor import resize_map
+from haloae.detection.prediction import resize_map
 from haloae.evaluation.evaluate import pixel_difference
 from haloae.evaluation.metrics import ImageMetrics, PixelMetrics, area_resize
 from haloae.experiments.grid import (

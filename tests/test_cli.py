@@ -42,12 +42,23 @@ RUNNING = COMMON | {"--device", "--threads", "--strict", "--limit", "--overwrite
 OPTIONS = {
     "demo": RUNNING - {"--strict", "--limit"} | {"--set"},
     "train": RUNNING
-    | {"--preset", "--config", "--set", "--backbone", "--image-size", "--seed", "--max-steps"}
-    | {"--max-minutes", "--false-alarm-rate", "--resume"},
-    "calibrate": RUNNING | {"--false-alarm-rate"},
-    "predict": RUNNING | {"--maps", "--overlays", "--precision"},
+    | {
+        "--preset",
+        "--config",
+        "--set",
+        "--backbone",
+        "--view",
+        "--place",
+        "--image-size",
+        "--seed",
+        "--max-steps",
+    }
+    | {"--max-minutes", "--false-alarm-rate", "--resume"}
+    | {"--roi", "--ignore", "--regions"},
+    "calibrate": RUNNING | {"--false-alarm-rate", "--roi", "--ignore"},
+    "predict": RUNNING | {"--maps", "--overlays", "--precision", "--roi", "--ignore"},
     "export": RUNNING - {"--device", "--strict"} | {"--format", "--good", "--test", "--input"},
-    "evaluate": RUNNING | {"--precision"},
+    "evaluate": RUNNING | {"--precision", "--roi", "--ignore"},
     "benchmark": RUNNING - {"--strict", "--overwrite"}
     | {"--categories", "--presets", "--set", "--ablations", "--heads", "--seeds", "--backbone"}
     | {"--resume"},
@@ -58,7 +69,7 @@ OPTIONS = {
 }
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "scipy", "safetensors", "tqdm", "rich")
 PREDICTION_KEYS = ["path", "score", "p_value", "is_anomalous", "extrapolated", "verdict"]
-PREDICTION_KEYS += ["unusable", "unlike", "map", "overlay", "error"]
+PREDICTION_KEYS += ["unusable", "unlike", "regions", "map", "overlay", "error"]
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro", "pixel_aupro_005")
 OTHER_METRICS = ("false_alarm_rate", "detection_rate", "ms_per_image", "protocol", "reasons")

@@ -20,7 +20,7 @@ from haloae.detection.calibration import threshold_at
 from haloae.detection.good import measure_good
 from haloae.detection.heads.autoencoder import AutoencoderHead
 from haloae.detection.maps import Usual, image_score, residual_map, residuals, smooth
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.detector import Detector
 from haloae.errors import ConfigError, DataError, ImageError
 from haloae.machine import resolve_device
@@ -218,7 +218,7 @@ def test_calibrated_with_other_images(detector: Detector, tmp_path: Path) -> Non
         paths.append(tmp_path / f"{seed}.png")
         Image.fromarray(texture(seed)).save(paths[-1])
     other = detector.calibrated(paths)
-    head, scores, peaks = measure_good(
+    head, scores, peaks, _ = measure_good(
         detector.network,
         lambda: (resize(image_from(path), 32) for path in paths),
         detector.config,

@@ -11,8 +11,9 @@ from haloae._version import __version__
 if TYPE_CHECKING:
     from haloae.config import Config
     from haloae.data.limits import limit_images
+    from haloae.data.regions import Masked
     from haloae.deploy.checks import seal
-    from haloae.detection.predictor import Prediction
+    from haloae.detection.prediction import Prediction
     from haloae.detector import Detector, load
     from haloae.errors import (
         ConfigError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         ExportError,
         HaloaeError,
         ImageError,
+        MaskError,
         MissingExtraError,
         ModelFileError,
         OutputError,
@@ -38,10 +40,12 @@ _HOMES = {
     "HaloAE": "haloae.network.haloae",
     "HaloaeError": "haloae.errors",
     "ImageError": "haloae.errors",
+    "MaskError": "haloae.errors",
+    "Masked": "haloae.data.regions",
     "MissingExtraError": "haloae.errors",
     "ModelFileError": "haloae.errors",
     "OutputError": "haloae.errors",
-    "Prediction": "haloae.detection.predictor",
+    "Prediction": "haloae.detection.prediction",
     "TrainingError": "haloae.errors",
     "WeightsError": "haloae.errors",
     "limit_images": "haloae.data.limits",
@@ -59,6 +63,8 @@ __all__ = [
     "HaloAE",
     "HaloaeError",
     "ImageError",
+    "MaskError",
+    "Masked",
     "MissingExtraError",
     "ModelFileError",
     "OutputError",

@@ -83,8 +83,8 @@ class ViewConfig(_Frozen):
     """
 
     kind: ViewKind = "squash"
-    """``squash``: a square of `image_size`. ``fit``: of its own aspect ratio, with as many pixels.
-    ``tiles``: at its own resolution, a tile at a time."""
+    """``squash``: a square of `image_size`. ``fit``: all of it in its own aspect ratio, in somewhat
+    more pixels. ``tiles``: at its own resolution, a tile at a time."""
     place: Place | None = None
     """``aligned``: what good images look like is learned place by place. ``anywhere``: once for all
     places. None: ``aligned`` where images are squashed, ``anywhere`` in tiles, else ``auto``."""
@@ -237,8 +237,8 @@ class Config(_Frozen):
     preset: str
     """The preset it was made from; its settings may have been changed since."""
     image_size: Annotated[int, Field(ge=32, le=4096)]
-    """Side of the square every image is brought to, in pixels; of a fitted one, the square has as
-    many pixels."""
+    """Side of the square every image is brought to, in pixels; what is seen of a fitted one follows
+    from it, see `view`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     backbone: str = "auto"
     """Where the trunk's weights come from: auto, bundled, imagenet, random or a file."""

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,17 @@ from tqdm import tqdm
 from haloae.config import Config, Precision
 from haloae.data.folders import good_images
 from haloae.data.images import shown_path
+from haloae.data.regions import EACH, Mask, Masked, Region, region_of, shown_inside
 from haloae.data.source import ImageLike, decode_ahead
 from haloae.data.views import View
 from haloae.deploy.runtime import is_exported, open_runtime
-from haloae.detection.calibration import Calibration, StatedCalibration, Tail
+from haloae.detection.calibration import Calibration, StatedCalibration
 from haloae.detection.calibration_file import in_force
 from haloae.detection.guard import Guard
 from haloae.detection.looks import Looks
 from haloae.detection.model_file import Header, Provenance, read_model, write_model
 from haloae.detection.predictor import Predictor
-from haloae.errors import ConfigError, ImageError, ModelFileError
+from haloae.errors import ConfigError, ImageError, MaskError, ModelFileError
 from haloae.machine import resolve_device
 from haloae.presets import preset as preset_named
 
@@ -142,7 +143,14 @@ class Detector(Predictor):
             )
             metadata = runtime.metadata
             calibration = in_force(path, runtime.calibration)
-            return cls(metadata.config, calibration, metadata.provenance, runtime, metadata.guard)
+            return cls(
+                metadata.config,
+                calibration,
+                metadata.provenance,
+                runtime,
+                metadata.guard,
+                metadata.region,
+            )
         header, arrays = read_model(path)
         where = resolve_device(device)
         from haloae.detection.native import restore
@@ -158,8 +166,14 @@ class Detector(Predictor):
                 f"{name}: its tensors do not fit its configuration ({reason}): train anew."
             ) from error
         native.to(where)
-        calibration = in_force(path, header.calibration)
-        return cls(header.config, calibration, header.provenance, native, header.guard)
+        return cls(
+            header.config,
+            in_force(path, header.calibration),
+            header.provenance,
+            native,
+            header.guard,
+            header.region,
+        )
 
     def save(self, path: str | Path) -> None:
         """Save as one model file, atomically.
@@ -174,6 +188,7 @@ class Detector(Predictor):
             usual_images=self.head.images,
             provenance=self.provenance,
             guard=self.guard,
+            region=self.region,
         )
         write_model(Path(path), header, self.native.arrays())
 
@@ -204,7 +219,7 @@ class Detector(Predictor):
             ModelFileError: this is an exported model.
         """
         from haloae.detection.good import measure_good
-        from haloae.detection.native import Native
+        from haloae.detection.native import Native, parts_of
 
         rate = false_alarm_rate
         if rate is None:
@@ -213,28 +228,34 @@ class Detector(Predictor):
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
         known, provenance = self.calibration, self.provenance
-        scores, peaks = known.scores, known.peaks
-        guard = self.guard
+        scores, peaks, units = known.scores, known.peaks, known.units
+        guard, region = self.guard, self.region
         if images is not None:
-            looks = Looks(len(images))
-            head, scores, peaks = measure_good(
+            region = region_of(images) or region
+            shown = _Shown(images, View.of(config), region)
+            looks = Looks(len(images), shown.inside)
+            head, scores, peaks, units = measure_good(
                 network,
-                lambda: looks.watch(_shown(images, View.of(config))),
+                lambda: looks.watch(shown),
                 config,
                 head=None if head.refits else head,
+                inside=shown.inside,
+                region=_stored(region),
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
             guard = Guard.fit(looks.seen.values())
+        native, parts = self.native, parts_of(region, config, units)
         calibration = Calibration(
-            scores=scores, peaks=peaks, false_alarm_rate=rate, tail=known.tail
+            scores=scores, peaks=peaks, false_alarm_rate=rate, tail=known.tail, units=units
         ).fitted()
         is_kept = images is None and false_alarm_rate is None
         return Detector(
             config,
             known if is_kept and isinstance(known, StatedCalibration) else calibration,
             provenance,
-            Native(config, network, head, self.native.precision, self.native.source),
+            Native(config, network, head, native.precision, native.source, parts=parts),
             guard,
+            region,
         )
 
 
@@ -303,16 +324,22 @@ def fit_detector(
         KeyboardInterrupt: after the checkpoint was saved.
     """
     where = resolve_device(device)
-    from haloae.detection.good import measure_good
-    from haloae.detection.native import Native
+    from haloae.detection.good import measure_good, tail_of
+    from haloae.detection.native import Native, parts_of
     from haloae.detection.viewing import regions_of, settled
     from haloae.training.batches import MIN_GOOD
     from haloae.training.fit import fit
 
     check_names(config)
+    region = region_of(images)
     config = settled(config, images)
     check_names(config)
     if config.view.kind == "tiles" and len(images) < MIN_GOOD:
+        if isinstance(region, Region) and region.names:
+            raise ConfigError(
+                f"named regions have thresholds of whole good images, and {len(images)} are too "
+                f"few: give at least {MIN_GOOD}, or --roi in their place."
+            )
         images = regions_of(images, config)
     trained = fit(
         images,
@@ -327,17 +354,23 @@ def fit_detector(
         workers=workers,
     )
 
-    looks = Looks(len(trained.images))
+    order = (*trained.held_out, *trained.fitted_on)
+
+    def inside(number: int) -> Mask | None:
+        return trained.images.inside(order[number])
+
+    looks = Looks(len(trained.images), inside)
 
     def held_out() -> Iterator[NDArray[np.float32]]:
         watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
         return looks.watch(trained.images[index] for index in watched)
 
-    head, scores, peaks = measure_good(trained.network, held_out, config)
+    head, scores, peaks, units = measure_good(
+        trained.network, held_out, config, inside=inside, region=_stored(region)
+    )
     if config.network.autoencoder:
         # Those held out may be four, and what they all look like was learnt from none.
-        everything = (*trained.held_out, *trained.fitted_on)
-        for _ in looks.watch(trained.images[index] for index in everything):
+        for _ in looks.watch(trained.images[index] for index in order):
             pass
     detector = Detector(
         config,
@@ -346,6 +379,7 @@ def fit_detector(
             peaks=peaks,
             false_alarm_rate=config.detection.false_alarm_rate,
             tail=tail_of(head),
+            units=units,
         ).fitted(),
         Provenance(
             data=name,
@@ -357,23 +391,49 @@ def fit_detector(
             backbone_sha256=trained.backbone[1],
             images=trained.kinds,
         ),
-        Native(config, trained.network, head),
+        Native(config, trained.network, head, parts=parts_of(region, config, units)),
         Guard.fit(looks.seen.values()),
+        region,
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
     return Fitted(detector, trained.skipped, trained.steps, is_finished)
 
 
-def tail_of(head: "Head | type[Head]") -> Tail:
-    """What a threshold that was never seen is fitted to, with a kind of head.
+class _Shown:
+    """Good images as the network sees them, gone through anew each time.
 
-    Of images that fit and calibrate, two that are alike make each other look too good.
+    Args:
+        images: as they were given.
+        view: what is seen of them.
+        region: what counts of them, see `Predictor`.
     """
-    return "all" if head.refits else "upper"
+
+    def __init__(
+        self, images: Sequence[ImageLike], view: View, region: Region | Literal["each"] | None
+    ) -> None:
+        stored = _stored(region)
+        self.images = images if stored is None else [Masked(image, stored) for image in images]
+        self.view = view
+        self.is_masked = region == EACH
+        self._inside: dict[int, Mask] = {}
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for number, read in enumerate(decode_ahead(self.images, self.view)):
+            if isinstance(read, ImageError):
+                raise read
+            if read.inside is not None:
+                self._inside[number] = shown_inside(read.inside, self.view)
+            elif self.is_masked:
+                raise MaskError(
+                    f"{read.name}: the model is of images with masks of their own, and this one "
+                    f"has none: give it with --roi or --ignore, or as haloae.Masked."
+                )
+            yield read.shown
+
+    def inside(self, number: int) -> Mask | None:
+        """(H, W): what counts of an image that was seen; None: all."""
+        return self._inside.get(number)
 
 
-def _shown(images: Sequence[ImageLike], view: View) -> Iterator[NDArray[np.float32]]:
-    for read in decode_ahead(images, view):
-        if isinstance(read, ImageError):
-            raise read
-        yield read.shown
+def _stored(region: Region | Literal["each"] | None) -> Region | None:
+    return region if isinstance(region, Region) else None

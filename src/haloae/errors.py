@@ -4,6 +4,7 @@
     ├── ConfigError         a setting
     ├── DataError           a folder of images
     │   └── ImageError      one image
+    │       └── MaskError   what counts of it
     ├── WeightsError        the backbone's weights
     ├── ModelFileError      a model file, native or exported
     ├── OutputError         something that is written
@@ -30,6 +31,10 @@ class DataError(HaloaeError):
 
 class ImageError(DataError):
     """One image cannot be scored: truncated, not an image, too large, unreadable."""
+
+
+class MaskError(ImageError):
+    """A mask of which pixels count cannot be read, does not fit an image, or leaves nothing."""
 
 
 class WeightsError(HaloaeError):

@@ -16,7 +16,7 @@ from haloae.config import Config
 from haloae.detection.heads import Seen, head_named
 from haloae.detection.heads.gaussian import GaussianHead
 from haloae.detection.heads.halo import RIDGE, SHRINKAGE, HaloHead
-from haloae.detection.heads.moments import moments, softened
+from haloae.detection.heads.moments import Cells, moments, softened
 from haloae.detector import Detector
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.trunks import trunk_named
@@ -63,7 +63,7 @@ def map_of(head: HaloHead, features: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["place_mean", "window_mean"])
 def test_rebuilt_from_a_mean_is_a_gaussian_a_place(name: str) -> None:
     good, features = drawn(14), drawn(2, seed=1)
-    found = moments(softened(each[None]) for each in good)
+    found = moments(Cells(softened(each[None])) for each in good)
     plain = GaussianHead.of(found, (SIDE, SIDE), ridge=RIDGE, shrinkage=SHRINKAGE)
     wanted = plain.distance(softened(features))
     torch.testing.assert_close(map_of(fitted(name, good), features), wanted, rtol=2e-3, atol=1e-3)
@@ -131,6 +131,18 @@ def test_the_distance_to_pasted_cells_is_taken_from_that_to_good_ones() -> None:
     alone = map_of(head, features)
     torch.testing.assert_close(alone, torch.nn.functional.softplus(plain.square()).sqrt())
     assert (told < alone).all()
+
+
+def test_nothing_inside_the_hole_has_a_part_in_what_is_rebuilt() -> None:
+    head, features = fitted("halo_hole", drawn(14)), drawn(1, seed=1).requires_grad_()
+    for row, column in ((4, 4), (0, 3)):
+        rebuilt = head.rebuilt(features)[0, :, row, column]
+        (gradient,) = torch.autograd.grad(rebuilt.square().sum(), features)
+        touched = gradient[0].abs().sum(0).nonzero()
+        away = (touched - torch.tensor([row, column])).abs().amax(1)
+        assert len(touched) == 3, "the nearest three"
+        assert away.min() > ingredients.HOLE
+        assert away.max() <= ingredients.REACH
 
 
 def test_one_tap_of_a_trunk_is_that_of_the_whole() -> None:

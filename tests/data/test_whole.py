@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import struct
+import zlib
 from pathlib import Path
 
 import imagecodecs
@@ -151,6 +153,18 @@ def test_a_pnm_of_a_small_maximum_is_read_as_pillow_reads_it(
             values = rng.integers(0, maximum + 1, (6, 7, channels)).astype(np.uint8)
             path.write_bytes(magic + b"\n# by hand\n7 6\n%d\n" % maximum + values.tobytes())
             np.testing.assert_array_equal(read_image(path).pixels, as_pillow(path.read_bytes()))
+
+
+def test_a_deflated_tiff_that_does_not_say_how_high_its_parts_are_has_one(path: Path) -> None:
+    packed = zlib.compress(np.arange(6, dtype="<u2").tobytes())
+    tags = ((256, 3), (257, 2), (258, 16), (259, 8), (262, 1), (273, 8), (277, 1))
+    tags = (*tags, (279, len(packed)))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = struct.pack("<I", 8 + len(packed))
+    head = b"II*\0" + start + packed + struct.pack("<H", len(tags))
+    path.write_bytes(head + entries + bytes(4))
+    found = read_image(path).pixels[..., 0] * 65535
+    np.testing.assert_allclose(found, [[0, 1, 2], [3, 4, 5]], atol=1e-3)
 
 
 @pytest.mark.parametrize(

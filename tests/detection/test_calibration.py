@@ -292,7 +292,7 @@ class TestMeasureGood:
             network={"image_decoder": [4]},
             detection={"normalisation": kind, "sigma": 0.0, "top_share": 0.5, "image_weight": 0.3},
         )
-        head, found_scores, found_peaks = measure_good(network, lambda: iter(arrays), config)
+        head, found_scores, found_peaks, _ = measure_good(network, lambda: iter(arrays), config)
         assert isinstance(head, AutoencoderHead)
         usual = head.usual
         features, images = errors_of(network.eval(), arrays)

@@ -475,7 +475,7 @@ def test_measuring_by_a_head_that_is_given_fits_none(
     detector: Detector, good_paths: list[Path]
 ) -> None:
     arrays = [resize(read_image(path), 32) for path in good_paths]
-    head, left_in, _ = measure_good(
+    head, left_in, *_ = measure_good(
         detector.network, lambda: iter(arrays), detector.config, head=detector.head
     )
     assert head is detector.head

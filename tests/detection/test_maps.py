@@ -21,7 +21,7 @@ from haloae.detection.maps import (
     smooth_as_published,
     smoothed,
 )
-from haloae.detection.predictor import resize_map
+from haloae.detection.prediction import resize_map
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 from haloae.presets import PAPER

@@ -98,7 +98,7 @@ def untrained(config: Config, paths: list[Path]) -> Detector:
         weights="random",
         generator=torch.Generator().manual_seed(3),
     )
-    head, scores, peaks = measure_good(
+    head, scores, peaks, _ = measure_good(
         network, lambda: (resize(read_image(path), config.image_size) for path in paths[:4]), config
     )
     return Detector(

@@ -81,7 +81,8 @@ def maps(scorer: Scorer, images: NDArray[np.float32]) -> NDArray[np.float32]:
     ("name", "dtype"),
     [
         *((name, torch.float64) for name in CONFIGS if name != "a real trunk"),
-        *((name, torch.float32) for name in ("halo attention", "halo", "a real trunk")),
+        *((name, torch.float32) for name in ("halo attention", "halo")),
+        pytest.param("a real trunk", torch.float32, marks=pytest.mark.slow),
     ],
 )
 def test_tiled_is_whole(name: str, dtype: torch.dtype) -> None:

@@ -17,6 +17,7 @@ from haloae.evaluation.evaluate import COMPARED, PROTOCOL, compare, evaluate, sc
 KEYS = [
     *("image_auroc", "image_ap", "image_f1max"),
     *("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro", "pixel_aupro_005"),
+    *("outline_iou", "outline_iou_best"),
     *("false_alarm_rate", "detection_rate", "wanted_false_alarm_rate"),
     *("threshold", "extrapolated", "images_needed", "held_out", "good", "defective"),
     *("backbone", "preset", "engine", "protocol", "reasons"),
@@ -65,7 +66,7 @@ def test_metrics_are_those_of_the_file_and_frozen(detector: Detector, category: 
     assert [sample.label for sample in evaluation.samples] == [
         row["label"] for row in evaluation.rows
     ]
-    assert None not in {values[name] for name in KEYS[:10]} | {values[KEYS[-1]]}
+    assert None not in {values[name] for name in KEYS[:12]} | {values[KEYS[-1]]}
     with pytest.raises(FrozenInstanceError):
         metrics.good = 3  # type: ignore[misc]
     assert sorted(category.root.rglob("*")) == before

@@ -37,14 +37,13 @@ def footprint(output: Tensor, given: Tensor, row: int, cell: int) -> tuple[int, 
 def test_taps_see_what_autograd_finds(name: str) -> None:
     trunk = trunk_named(name)
     layers = positive(trunk.build())
-    side = 384 if name.startswith("eff") else 256
+    side = {"vgg19": 128, "efficientnet_lite0": 384}.get(name, 256)
     image = torch.rand(1, 3, side, 64, requires_grad=True)
     for tap, reach, found in zip(trunk.taps, trunk_reach(trunk), layers(image), strict=True):
         assert footprint(found, image, found.shape[-2] // 2, tap.stride) == reach
 
 
-@pytest.mark.parametrize("stride", [4, 8])
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+@pytest.mark.parametrize(("name", "stride"), [("resnet18", 8), ("efficientnet_lite0", 4)])
 def test_features_see_no_farther_than_derived_and_almost_as_far(name: str, stride: int) -> None:
     config = NETWORK.model_copy(update={"trunk": name, "stride": stride})
     extractor = FeatureExtractor(None, name, stride=stride)
@@ -58,7 +57,7 @@ def test_features_see_no_farther_than_derived_and_almost_as_far(name: str, strid
     assert far <= features_reach(config) <= far + 2 * step_of(config)
 
 
-@pytest.mark.parametrize(("mode", "block"), [("halo", 4), ("halo", 3), ("none", 4)])
+@pytest.mark.parametrize(("mode", "block"), [("halo", 4), ("none", 4)])
 def test_what_is_rebuilt_sees_no_farther_than_derived(mode: str, block: int) -> None:
     config = NETWORK.model_copy(
         update={"attention": NETWORK.attention.model_copy(update={"mode": mode, "block": block})}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.errors import ImageError
 from haloae.outputs.encode import as_record, encode_map
 
@@ -36,6 +36,7 @@ def test_a_record_has_every_key_for_a_prediction_and_for_an_error() -> None:
         "verdict": "anomalous",
         "unusable": None,
         "unlike": [],
+        "regions": {},
         "map": "maps/a.png",
         "overlay": None,
         "error": None,

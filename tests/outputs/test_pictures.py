@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from haloae.data.images import image_from
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Verdict
+from haloae.detection.prediction import Prediction, Verdict
 from haloae.outputs.pictures import (
     FOUND,
     MAX_SIDE,

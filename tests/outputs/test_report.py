@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 from conftest import texture
 from haloae.config import Config
 from haloae.data.folders import Category, load_category
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.detector import Detector
 from haloae.errors import ImageError, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, evaluate
@@ -229,7 +229,8 @@ def test_a_page_does_not_grow_with_the_test_set(
 
 def test_the_most_unusual_are_the_highest(detector: Detector) -> None:
     paths = [Path(f"{number}.png") for number in (5, 99, 13, 7, *range(20, 30))]
-    found = most_unusual(Pretender(detector), paths)  # type: ignore[arg-type]
+    category = Category(Path(), tuple(paths), ())
+    found = most_unusual(Pretender(detector), category)  # type: ignore[arg-type]
     assert [path.stem for path in found] == ["99", "29", "28", "27", "26", "25", "24", "23"]
 
 

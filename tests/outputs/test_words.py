@@ -25,6 +25,8 @@ def metrics_of(
         pixel_f1max=None,
         pixel_aupro=None,
         pixel_aupro_005=None,
+        outline_iou=None,
+        outline_iou_best=None,
         false_alarm_rate=1 / good if good else None,
         detection_rate=(defective - 4) / defective if defective else None,
         wanted_false_alarm_rate=0.01,

@@ -3,8 +3,9 @@
 import logging
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -12,6 +13,9 @@ from haloae.cli import options
 from haloae.cli.screen import calibration_lines, report_run, report_skipped
 from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, shown, wants_progress, workers
 from haloae.errors import ConfigError, DataError, ImageError, OutputError
+
+if TYPE_CHECKING:
+    from haloae.data.regions import Masked
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,16 @@ def train(
     max_steps: options.Steps = None,
     max_minutes: options.Minutes = None,
     false_alarm_rate: options.FalseAlarmRate = None,
+    roi: options.Roi = None,
+    ignore: options.Ignore = None,
+    regions: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="of one mask a region, for all images; each is called as its file is, and has a "
+            "threshold of its own",
+        ),
+    ] = None,
     resume: Annotated[bool, Option("--resume", help="go on from RUN's checkpoint")] = False,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
@@ -81,14 +95,17 @@ def train(
     from haloae.claims import unfinished
     from haloae.data.folders import load_category
     from haloae.data.images import shown_path
+    from haloae.data.regions import read_regions, region_words
     from haloae.presets import configure
     from haloae.training.run_folder import LOSS_LOG, MODEL, RUN, claim_run, load_checkpoint
 
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other: choose one.")
-    category = load_category(data, strict=strict)
+    masks = read_regions(roi, ignore, regions)
+    category = replace(load_category(data, strict=strict), masks=masks)
     if not category.train:
         raise DataError(f"{data}: there are no good images in train/good to fit on.")
+    images = [category.item(path) for path in category.train]
     saved = load_checkpoint(unfinished(out, RUN)) if resume else None
     flags = {
         "backbone": backbone,
@@ -110,7 +127,7 @@ def train(
     prepare(threads)
     with claim_run(out, resume=resume, overwrite=overwrite) as run:
         fitted = fit_detector(
-            category.train,
+            images,
             configured,
             name=shown_path(data.resolve().name),
             run=run,
@@ -131,6 +148,8 @@ def train(
             how = f"in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}"
         print(f"{shown(out / MODEL)}: fitted {how}")
         print(calibration_lines(fitted.detector.calibration))
+        if fitted.detector.region is not None:
+            print(f"  counts: {region_words(fitted.detector.region)}")
         if not fitted.is_finished:
             print("  stopped before the end of its schedule: --resume goes on")
     return SKIPPED if fitted.skipped or category.skipped else DONE
@@ -147,6 +166,8 @@ def calibrate(
     ] = None,
     *,
     false_alarm_rate: options.FalseAlarmRate = None,
+    roi: options.Roi = None,
+    ignore: options.Ignore = None,
     out: Annotated[Path | None, Option(metavar="MODEL2", help="default: MODEL itself")] = None,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
@@ -162,18 +183,23 @@ def calibrate(
         raise OutputError(f"{out}: exists: give --overwrite, or choose another --out.")
     if good_images is None and false_alarm_rate is None:
         raise ConfigError("nothing to do: give GOOD_IMAGES, --false-alarm-rate, or both.")
+    if good_images is None and (roi or ignore):
+        raise ConfigError("what counts is of images: give GOOD_IMAGES with --roi and --ignore.")
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
+    from haloae.data.regions import read_regions
     from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 
     prepare(threads)
     detector = Detector.load(model, device=device)
-    images: list[Path] | None = None
+    images: list[Path | Masked] | None = None
     skipped: list[ImageError] = []
     if good_images is not None:
-        found = load_held_out(good_images, strict=strict).train
-        images, skipped = readable_images(progress_bar("reading", quiet=quiet)(found))
+        found = load_held_out(good_images, strict=strict)
+        category = replace(found, masks=read_regions(roi, ignore, None))
+        readable, skipped = readable_images(progress_bar("reading", quiet=quiet)(found.train))
+        images = [category.item(path) for path in readable]
         if skipped and strict:
             raise skipped[0]
         report_skipped(skipped)

@@ -53,6 +53,18 @@ Limits = Annotated[
         callback=_limit,
     ),
 ]
+Roi = Annotated[
+    Path | None,
+    Option(
+        "--roi",
+        metavar="MASK",
+        help="image whose white pixels count, for all; or a folder of one an image, by its path",
+    ),
+]
+Ignore = Annotated[
+    Path | None,
+    Option("--ignore", metavar="MASK", help="likewise, whose white pixels do not count"),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], Option("--device", help="auto: cuda where there is any")
 ]

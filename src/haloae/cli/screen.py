@@ -76,6 +76,8 @@ def model_lines(header: "Header", calibration: "Calibration", parameters: int) -
         calibration: in force, see `haloae.detection.calibration_file.in_force`.
         parameters: of its network.
     """
+    from haloae.data.regions import region_words
+
     provenance, config = header.provenance, header.config
     by_rate = f"at a false-alarm rate of {calibration.false_alarm_rate:g}"
     rows = {
@@ -91,6 +93,7 @@ def model_lines(header: "Header", calibration: "Calibration", parameters: int) -
         if calibration.extrapolated
         else "no",
         "input guard": _guard_words(header.guard),
+        "counts": region_words(header.region),
     }
     return terminal(rows.items(), align="l", indent=True)
 

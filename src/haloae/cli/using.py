@@ -1,6 +1,7 @@
 """Commands that use a fitted detector: score, export, measure, look at it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,6 +40,8 @@ def predict(
             "either"
         ),
     ] = "anomalous",
+    roi: options.Roi = None,
+    ignore: options.Ignore = None,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -48,6 +51,7 @@ def predict(
     quiet: options.Quiet = False,
 ) -> int:
     """Score images: writes DIR/predictions.jsonl, maps, overlays."""
+    from haloae.data.regions import read_regions
     from haloae.outputs.folder import OVERLAYS, PREDICTIONS, SHEET, predict_to_folder
 
     detector = load_any(model, device=device, precision=precision, threads=threads)
@@ -57,6 +61,7 @@ def predict(
         out,
         maps=maps,
         overlays=overlays,
+        masks=read_regions(roi, ignore, None),
         strict=strict,
         overwrite=overwrite,
         progress=progress_bar("predicting", quiet=quiet),
@@ -150,6 +155,8 @@ def evaluate(
     data: Annotated[Path, Argument(metavar="DATA", help="MVTec-layout category")],
     *,
     out: options.ResultsFolder,
+    roi: options.Roi = None,
+    ignore: options.Ignore = None,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -161,13 +168,15 @@ def evaluate(
     """Measure: writes DIR/report.html and metrics.json."""
     from haloae.claims import claim_folder
     from haloae.data.folders import load_category
+    from haloae.data.regions import read_regions
     from haloae.evaluation.evaluate import evaluate
     from haloae.outputs.folder import EVALUATION, write_evaluation
     from haloae.outputs.report.loss_log import ends_at
     from haloae.outputs.report.page import REPORT
     from haloae.training.run_folder import LOSS_LOG, MODEL
 
-    category = load_category(data, strict=strict)
+    masks = read_regions(roi, ignore, None)
+    category = replace(load_category(data, strict=strict), masks=masks)
     detector = load_any(model, device=device, precision=precision, threads=threads)
     losses: Path | None = model.parent / LOSS_LOG
     # Beside another file, such as an export, or with other steps, it is not this model's.

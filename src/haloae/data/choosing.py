@@ -1,34 +1,32 @@
 """Chooses what the network should see of images, by a sample of the good ones (docs/views.md)."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from haloae.config import Place, ViewKind
-from haloae.data.images import image_from
-from haloae.data.source import ImageLike
-from haloae.data.views import Size, resize
-from haloae.errors import DataError, ImageError
+from haloae.data.source import ImageLike, opened
+from haloae.data.views import Size, View
+from haloae.errors import DataError, ImageError, MaskError
 
 SAMPLE = 32
 """Images that are looked at, evenly spread."""
-SMALL = 32
-"""Side of the square that they are looked at on, for what stands where."""
+SHRUNK = 8.0
+"""Pixels of an image that would be seen as one, each way, from which on it is cut into tiles."""
 SQUARE = 1.15
-"""Longer side over shorter, up to which squashing to a square changes little."""
-ALIGNED = 0.5
-"""Share of the variance within images that is the same in all of them, from which on places count
-as aligned."""
+"""Longer side over shorter, up to which squashing to a square bends little."""
+USUAL = 0.9
+"""Share of images that are seen in one shape, below which they have no places in common."""
 
 
 class Sample(NamedTuple):
     """What a choice is made by."""
 
     sizes: list[Size]
-    small: NDArray[np.float32]
-    """(n, SMALL, SMALL) brightness."""
+    """Heights and widths of good images."""
 
     @property
     def aspect(self) -> float:
@@ -48,46 +46,58 @@ def sample(images: Sequence[ImageLike]) -> Sample:
 
     Raises:
         DataError: none can be read.
+        MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
     """
     count = min(len(images), SAMPLE)
-    sizes, small, error = [], [], None
+    sizes: list[Size] = []
+    error: ImageError | None = None
     for number in range(count):
         try:
-            image = image_from(images[number * len(images) // count])
+            image, *_ = opened(images[number * len(images) // count])
+        except MaskError:
+            raise
         except ImageError as unread:
             error = unread
             continue
         sizes.append((image.height, image.width))
-        small.append(resize(image, SMALL).mean(0))
     if not sizes:
         raise DataError(f"no good image can be read: {error}" if error else "there are no images.")
-    return Sample(sizes, np.stack(small))
+    return Sample(sizes)
 
 
-def kind_for(found: Sample, image_size: int) -> tuple[ViewKind, str]:
-    """Which view, and why."""
-    long = max(found.aspect, 1 / found.aspect)
-    if long > SQUARE:
-        return "fit", f"images are usually {long:.2f} times as long as wide"
-    return "squash", f"images are usually square, to a factor of {long:.2f}"
-
-
-def place_for(found: Sample) -> tuple[Place, str]:
-    """Whether places count, and why."""
-    share = shared_variance(found.small)
-    place: Place = "aligned" if share >= ALIGNED else "anywhere"
-    return place, f"{share:.0%} of what varies within images is the same in all of them"
-
-
-def shared_variance(small: NDArray[np.float32]) -> float:
-    """Share of the variance within images that is the same in all, 0 to 1.
+def kind_for(found: Sample, image_size: int, fitted: View) -> tuple[ViewKind, str]:
+    """Which view, and why.
 
     Args:
-        small: (n, h, w).
+        found: of the good images.
+        image_size: side of the square that they would be squashed to.
+        fitted: what would be seen of them, were they fitted.
     """
-    n = len(small)
-    each = float(small.var(axis=(1, 2)).mean())
-    mean = float(small.mean(0).var())
-    # What the mean of n images that have nothing in common still varies by.
-    unlike = (mean - each / n) / (1 - 1 / n) if n > 1 else mean
-    return min(max(unlike / each, 0.0), 1.0) if each > 0 else 1.0
+    shrunk = math.sqrt(float(np.median([math.prod(size) for size in found.sizes]))) / image_size
+    if shrunk > SHRUNK:
+        return "tiles", f"else {shrunk:.1f} pixels of an image would be seen as one, each way"
+    long = max(found.aspect, 1 / found.aspect)
+    if long <= SQUARE:
+        return "squash", f"images are usually square, to a factor of {long:.2f}"
+    usual = in_one_shape(found, fitted)
+    if usual < USUAL:
+        return "squash", f"fitted, {usual:.0%} of the images would have places in common"
+    return "fit", f"images are usually {long:.2f} times as long as they are short"
+
+
+def place_for(found: Sample, view: View) -> tuple[Place, str]:
+    """Whether places count, and why.
+
+    Args:
+        found: of the good images.
+        view: what is seen of them.
+    """
+    usual = in_one_shape(found, view)
+    place: Place = "aligned" if usual >= USUAL else "anywhere"
+    return place, f"{usual:.0%} of the images are seen in one shape"
+
+
+def in_one_shape(found: Sample, view: View) -> float:
+    """Share of the images that are seen in the most usual shape."""
+    shapes = Counter(view.size_of(size) for size in found.sizes)
+    return max(shapes.values()) / len(found.sizes)

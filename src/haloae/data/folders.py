@@ -5,11 +5,14 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from haloae.data.images import shown_path
 from haloae.errors import DataError
+
+if TYPE_CHECKING:
+    from haloae.data.regions import Masked
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,13 @@ class Sample:
         return self.label != GOOD
 
 
+class Masks(Protocol):
+    """Which pixels count, of all images or of each, see `haloae.data.regions`."""
+
+    def item(self, image: Path, relative: PurePath) -> "Masked":
+        """An image with its masks, given its path below the folder of images."""
+
+
 @dataclass(frozen=True, slots=True)
 class Category:
     """One kind of product.
@@ -73,12 +83,24 @@ class Category:
         train: good images to fit on; empty where only test images were given.
         test: labelled images; empty for a plain folder.
         skipped: what was left out, also logged as warnings.
+        masks: which pixels of its images count; None: all.
     """
 
     root: Path
     train: tuple[Path, ...]
     test: tuple[Sample, ...]
     skipped: tuple[Skipped, ...] = ()
+    masks: Masks | None = None
+
+    def item(self, image: Path) -> "Path | Masked":
+        """One of its images, with its masks if it has any.
+
+        Raises:
+            DataError: the mask is missing.
+        """
+        if self.masks is None:
+            return image
+        return self.masks.item(image, image.relative_to(self.root))
 
 
 def find_images(root: str | os.PathLike[str]) -> Found:

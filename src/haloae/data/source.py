@@ -16,10 +16,11 @@ from PIL import Image as PILImage
 from pydantic import BaseModel, ConfigDict, Field
 
 from haloae.data.images import Image, bytes_of, image_from, shown_path
+from haloae.data.regions import Mask, Masked, filled, inside_of
 from haloae.data.views import View
 from haloae.errors import ImageError
 
-ImageLike = str | bytes | Path | Image | PILImage.Image | NDArray[Any]
+ImageLike = str | bytes | Path | Image | PILImage.Image | NDArray[Any] | Masked
 """All that an image can be given as."""
 BATCH = 8
 """Images that are used at once, and as many more that are decoded ahead."""
@@ -53,6 +54,8 @@ class Decoded(NamedTuple):
     """(3, H, W) in [0, 1], see `View.show`."""
     name: str
     """What it is called in messages."""
+    inside: Mask | None = None
+    """(H, W) of the image: True where a pixel counts; None: all do."""
 
 
 def decode_ahead(items: Iterable[ImageLike], view: View) -> Iterator[Decoded | ImageError]:
@@ -93,18 +96,43 @@ def decode_ahead(items: Iterable[ImageLike], view: View) -> Iterator[Decoded | I
 
 
 def decoded(item: ImageLike, view: View) -> Decoded | ImageError:
-    """One image as `decode_ahead` gives it."""
-    # A Pillow image is read when it is first used, which two threads must not do at once.
-    guard = _PILLOW if isinstance(item, PILImage.Image) else nullcontext()
+    """One image as `decode_ahead` gives it; what does not count of it is seen in one colour."""
     try:
-        with guard:
-            image = image_from(item)
+        image, inside, name = opened(item)
     except ImageError as error:
         return error
+    seen = image if inside is None else filled(image, inside)
+    return Decoded(image, view.show(seen), name, inside)
+
+
+def opened(item: ImageLike) -> tuple[Image, Mask | None, str]:
+    """An image, which of its pixels count (None: all), and what it is called in messages.
+
+    Raises:
+        ImageError: as `image_from`.
+        MaskError: its mask cannot be read, does not fit it, or leaves nothing.
+    """
+    item, masks = unmasked(item)
+    # A Pillow image is read when it is first used, which two threads must not do at once.
+    guard = _PILLOW if isinstance(item, PILImage.Image) else nullcontext()
     name = shown_path(item) if isinstance(item, str | os.PathLike) else "the image"
-    return Decoded(image, view.show(image), name)
+    with guard:
+        image = image_from(item)
+    return image, inside_of(masks, image, name), name
+
+
+def unmasked(item: ImageLike) -> tuple[ImageLike, list[Masked]]:
+    """An image without its masks, and these."""
+    masks = []
+    while isinstance(item, Masked):
+        masks.append(item)
+        item = item.image
+    return item, masks
 
 
 def _expected_bytes(item: ImageLike) -> int:
     """What an image will take once decoded; 0 where it is in memory already."""
-    return bytes_of(item) if isinstance(item, str | os.PathLike) else 0
+    item, masks = unmasked(item)
+    if isinstance(item, str | os.PathLike):
+        return bytes_of(item) * (2 if masks else 1)  # as it is, and as it is seen
+    return 0

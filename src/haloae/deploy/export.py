@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from haloae.claims import finish_writing, write_together
 from haloae.data.images import read_image
+from haloae.data.regions import EACH
 from haloae.data.views import WHITE, Size, View, pieces
 from haloae.deploy.checks import UNSEALED, Known, known_image, seal
 from haloae.deploy.engines import INPUT, METADATA_KEY, OUTPUTS
@@ -109,7 +110,8 @@ def export_model(
         threads: CPU threads of the runtime; None leaves it to the runtime.
 
     Raises:
-        ConfigError: no such format, a suffix that is not its own, or int8 without good images.
+        ConfigError: no such format, a suffix that is not its own, int8 without good images, or a
+            detector whose images come with masks of their own.
         ImageError: one of the good images cannot be read.
         OutputError: `path` exists, or cannot be written.
         ExportError: the network cannot be exported, or the export differs from it.
@@ -121,8 +123,14 @@ def export_model(
     if is_int8 and not good:
         raise ConfigError("int8 takes its ranges from good images: give a folder with --good.")
     canvas = detector.config.canvas
+    _check_region(detector)
     images = _inputs(good, detector.view, QUANTISED_ON if is_int8 else COMPARED)
     if not len(images):
+        if is_int8:
+            raise ConfigError(
+                f"none of the good images is seen at {canvas[1]}×{canvas[0]} pixels, which the "
+                f"export takes: give images of the shape that the detector was fitted to."
+            )
         images = _textures(canvas)
     detector = detector.calibrated().to("cpu")
     model = _to_onnx(detector, input_type)
@@ -144,6 +152,24 @@ def export_model(
             {path.with_suffix(s): made.with_suffix(s).read_bytes() for s in export.suffixes}
         )
     return parity
+
+
+def _check_region(detector: Detector) -> None:
+    """Refuse masks that a graph cannot hold.
+
+    Raises:
+        ConfigError: each image has its own, or the graph takes tiles, wherever they are.
+    """
+    if detector.region == EACH:
+        raise ConfigError(
+            "its images come with masks of their own, and an exported model takes none: export a "
+            "model that was fitted with one mask for all."
+        )
+    if detector.region is not None and detector.view.kind == "tiles":
+        raise ConfigError(
+            "an exported model takes single tiles, which do not know where in the image's region "
+            "they are: export a model that was fitted with view.kind fit or squash."
+        )
 
 
 def _inputs(good: Sequence[Path], view: View, most: int) -> NDArray[np.float32]:
@@ -200,6 +226,7 @@ def _metadata(detector: Detector, precision: ExportPrecision, input_type: InputT
         calibration=calibration,
         provenance=detector.provenance,
         guard=detector.guard,
+        region=detector.stored_region,
     )
 
 

@@ -19,6 +19,7 @@ from haloae._version import __version__
 from haloae.claims import finish_writing
 from haloae.config import Config, Precision, without_retired
 from haloae.data.images import shown_path
+from haloae.data.regions import Mask, Region
 from haloae.data.views import WHITE, Size
 from haloae.deploy.checks import (
     SEAL,
@@ -73,6 +74,8 @@ class Metadata(BaseModel):
     provenance: Provenance
     guard: Guard | None = None
     """What good images look like as a whole; None in files from before there was one."""
+    region: Region | None = None
+    """Which pixels of every image count, as the graph has it too; None: all do."""
 
     def stated(self, value: float, fitted: float | None) -> Threshold:
         """A threshold of the file: no fit to a tail where someone has set another since."""
@@ -110,12 +113,18 @@ class Runtime:
             ),
         )
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """See `Backend.measure`.
 
         Raises:
-            ModelFileError: the graph cannot be run, or its outputs are not those of a model.
+            ModelFileError: the graph cannot be run, or its outputs are not those of a model; or
+                there are masks of single images, which it does not take.
         """
+        if inside is not None:
+            raise ModelFileError(
+                f"{self.source}: an exported model takes no masks of single images: use the "
+                f"model.safetensors it was exported from."
+            )
         outputs = self.run(as_input(images, self.metadata.input_type))
         count = len(images)
         shapes = [(count,), (count,), (count, *self.metadata.config.grid)]

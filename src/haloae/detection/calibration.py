@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, model_validator
 
 from haloae.config import Fraction
 
@@ -31,6 +31,18 @@ class Threshold(NamedTuple):
     value: float
     extrapolated: bool
     """True: there were too few images to see the rate; the value is a fit to the tail."""
+
+
+class Unit(BaseModel):
+    """What scores and map of a named part of the image are given in: its own thresholds.
+
+    So that parts of which good images vary little and much are held to limits of their own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    score: PositiveFloat
+    map: PositiveFloat
 
 
 class Calibration(BaseModel):
@@ -60,6 +72,8 @@ class Calibration(BaseModel):
     """Of scores, see `fitted`; None in files that do not say, for which it is computed."""
     fitted_pixel_threshold: NonNegativeFloat | None = None
     """Of peaks."""
+    units: tuple[Unit, ...] = ()
+    """Of the named parts of the image, that scores, peaks and their thresholds are in."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,10 +8,20 @@ import torch
 from numpy.typing import NDArray
 
 from haloae.config import Config
+from haloae.data.regions import Mask, Region
 from haloae.data.views import Size, View
-from haloae.detection.calibration import MIN_IMAGES
+from haloae.detection.calibration import MIN_IMAGES, TINY, Tail, Unit, threshold_at
 from haloae.detection.heads import Head, Seen, head_of
-from haloae.detection.scorer import judge, on_grid, see, unusual_of
+from haloae.detection.native import parts_of
+from haloae.detection.scorer import (
+    Parts,
+    judge_parts,
+    members_in,
+    on_grid,
+    peaks_of,
+    see,
+    unusual_of,
+)
 from haloae.detection.tiling import see_in_tiles
 from haloae.errors import DataError, TrainingError
 from haloae.network.haloae import HaloAE
@@ -32,6 +42,8 @@ class Good(NamedTuple):
     """Ascending, each by the head as it would be without the image."""
     peaks: tuple[float, ...]
     """Highest value of each image's map, ascending, likewise."""
+    units: tuple[Unit, ...] = ()
+    """Of the named parts of the image, which scores and peaks are in."""
 
 
 def measure_good(
@@ -40,6 +52,8 @@ def measure_good(
     config: Config,
     *,
     head: Head | None = None,
+    inside: Callable[[int], Mask | None] = lambda number: None,
+    region: Region | None = None,
 ) -> Good:
     """Fit the config's head to good images, and score each of them as a new image would be.
 
@@ -53,6 +67,9 @@ def measure_good(
         images: gives the images anew at every call, as `View.show` makes them.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept: these are new to it already; None: one is fitted.
+        inside: gives, for the number of an image in this order, (H, W) bool, True where a pixel
+            counts; None: all do.
+        region: whose named parts have units of their own; None: there are none.
 
     Raises:
         ConfigError: there is no such head.
@@ -64,19 +81,26 @@ def measure_good(
     view = View.of(config)
 
     def seen() -> Iterator[Seen]:
-        for image in images():
+        for number, image in enumerate(images()):
+            mask = inside(number)
             with torch.inference_mode():
                 if view.kind == "tiles":
-                    each = see_in_tiles(used, image, view)
+                    each = see_in_tiles(used, image, view, mask)
                 else:
-                    each = see(used, torch.from_numpy(image[None]).to(device))
+                    counts = None if mask is None else torch.from_numpy(mask[None]).to(device)
+                    each = see(used, torch.from_numpy(image[None]).to(device), counts)
             yield each  # out of the mode, which would hold for whoever takes it
 
-    return measure_seen(seen, config, head=head)
+    parts = parts_of(region, config) if region is not None and region.names else None
+    return measure_seen(seen, config, head=head, parts=None if parts is None else parts.to(device))
 
 
 def measure_seen(
-    seen: Callable[[], Iterable[Seen]], config: Config, *, head: Head | None = None
+    seen: Callable[[], Iterable[Seen]],
+    config: Config,
+    *,
+    head: Head | None = None,
+    parts: Parts | None = None,
 ) -> Good:
     """What `measure_good` does, of images that a network has seen; arguments and errors are its.
 
@@ -84,6 +108,7 @@ def measure_seen(
         seen: gives them anew at every call.
         config: which head, and how maps and scores are made.
         head: fitted to other images, and kept; None: one is fitted.
+        parts: the named parts of the images, all of whose cells count; None: there are none.
     """
     kind = head_of(config)
     grid = None if config.is_anywhere else config.grid
@@ -110,15 +135,51 @@ def measure_seen(
     scores, peaks = [], []
     for each, judging in judged:
         with torch.inference_mode():
-            score, anomaly = judge(unusual_of(judging, each, grid), config.detection)
+            members = members_in(each, parts)
+            unusual = unusual_of(judging, each, grid)
+            score, anomaly = judge_parts(unusual, config.detection, members)
         if not torch.isfinite(anomaly).all():
             raise TrainingError(
                 "the anomaly maps of good images are not finite: train anew with a lower "
                 "training.learning_rate."
             )
-        scores.append(score.item())
-        peaks.append(anomaly.max().item())
-    return Good(fitted, tuple(sorted(scores)), tuple(sorted(peaks)))
+        scores.append(score[0].tolist())
+        peaks.append(peaks_of(anomaly, members)[0].tolist())
+    units = () if parts is None else _units(fitted, config, scores, peaks)
+    return Good(
+        fitted,
+        _highest(scores, [unit.score for unit in units]),
+        _highest(peaks, [unit.map for unit in units]),
+        units,
+    )
+
+
+def _units(
+    head: Head, config: Config, scores: list[list[float]], peaks: list[list[float]]
+) -> tuple[Unit, ...]:
+    """The thresholds that each part has by itself: together they hold the rate of false alarms."""
+    rate = config.detection.false_alarm_rate / len(scores[0])
+
+    def limits(values: list[list[float]]) -> list[float]:
+        tail = tail_of(head)
+        columns = zip(*values, strict=True)
+        return [max(threshold_at(column, rate, tail).value, TINY) for column in columns]
+
+    both = zip(limits(scores), limits(peaks), strict=True)
+    return tuple(Unit(score=score, map=highest) for score, highest in both)
+
+
+def _highest(values: list[list[float]], units: list[float]) -> tuple[float, ...]:
+    """Of each image, that of its parts which is highest in their units; ascending."""
+    return tuple(sorted((np.array(values) / (units or [1.0])).max(1).tolist()))
+
+
+def tail_of(head: Head | type[Head]) -> Tail:
+    """What a threshold that was never seen is fitted to, with a kind of head.
+
+    Of images that fit and calibrate, two that are alike make each other look too good.
+    """
+    return "all" if head.refits else "upper"
 
 
 def _placed(seen: Callable[[], Iterable[Seen]], grid: Size | None) -> Callable[[], Iterable[Seen]]:

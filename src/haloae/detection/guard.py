@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from haloae.data.regions import Mask
 from haloae.detection.looks import GRID, LEVEL, SPOT, Look, View, look_at
 
 KEPT = GRID**2 // 2
@@ -170,8 +171,10 @@ class Guard(BaseModel):
         """True: the layout is limited."""
         return self.limits["layout"].usable != (None, None)
 
-    def why_unusable(self, image: View) -> str | None:
+    def why_unusable(self, image: View, inside: Mask | None = None) -> str | None:
         """What makes an image too unlike the good ones to be judged, in words; None: nothing.
+
+        Of what counts of it alone, as `look_at`.
 
         >>> rng = np.random.default_rng(0)
         >>> good = rng.uniform(0.4, 0.6, (30, 3, 32, 32)).astype(np.float32)
@@ -179,11 +182,11 @@ class Guard(BaseModel):
         >>> guard.why_unusable(good[0]), guard.why_unusable(good[0] / 3)
         (None, 'darker and blurrier than the 30 good images by up to 42 times their range')
         """
-        return self.why(self.measure(image))
+        return self.why(self.measure(image, inside))
 
-    def measure(self, image: View) -> dict[str, float]:
-        """An image's measures, by the names of `MEASURES`."""
-        look, (bounds, mean_layout) = look_at(image), self._arrays
+    def measure(self, image: View, inside: Mask | None = None) -> dict[str, float]:
+        """An image's measures, by the names of `MEASURES`; of what counts of it, as `look_at`."""
+        look, (bounds, mean_layout) = look_at(image, inside), self._arrays
         values = look.values | dict(zip(TINTS, _means(look.tints, bounds).tolist(), strict=True))
         values["layout"] = _angle(look.layout, mean_layout)
         return values

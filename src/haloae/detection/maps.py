@@ -101,6 +101,19 @@ def smoothed(anomaly: Tensor, config: DetectionConfig) -> Tensor:
     return smooth(anomaly, config.sigma)
 
 
+def smoothed_inside(anomaly: Tensor, cells: Tensor, config: DetectionConfig) -> Tensor:
+    """A map smoothed as the config says, among the cells that count alone; 0 outside of them.
+
+    Args:
+        anomaly: (B, h, w).
+        cells: (B or 1, h, w) float32, 1 where a cell counts, else 0.
+        config: how.
+    """
+    weights = smoothed(cells, config)
+    result: Tensor = cells * smoothed(anomaly * cells, config) / weights.clamp_min(TINY)
+    return result
+
+
 def smooth_as_published(anomaly: Tensor) -> Tensor:
     """Binomial kernel, ¼ ½ ¼ along each axis; past the border the cells before it, mirrored.
 
@@ -161,3 +174,29 @@ def image_score(anomaly: Tensor, top_share: float) -> Tensor:
     flat = anomaly.flatten(1)
     count = max(1, round(top_share * flat.shape[1]))
     return flat.topk(count, dim=1).values.mean(1)
+
+
+def part_scores(anomaly: Tensor, members: Tensor, top_share: float) -> Tensor:
+    """What `image_score` is of an image, of each of its parts: 0 of one that has no cell.
+
+    >>> anomaly = torch.tensor([[[0.0, 1.0], [2.0, 5.0]]])
+    >>> members = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]])
+    >>> part_scores(anomaly, members, top_share=1.0)
+    tensor([[0.5000, 3.5000]])
+
+    Args:
+        anomaly: (B, h, w), at least 0.
+        members: (B or 1, R, h, w) float32, 1 where a cell is in the part, else 0.
+        top_share: of a part's cells, in (0, 1].
+
+    Returns:
+        (B, R) float32.
+    """
+    values = (anomaly[:, None] * members).flatten(2)
+    sizes = members.flatten(2).sum(2)
+    counts = (top_share * sizes).round().clamp_min(1)
+    most = max(1, round(top_share * values.shape[2]))
+    # Cells outside are 0, and so are among the highest only where there is none other.
+    highest = values.topk(most, dim=2).values
+    is_counted = torch.arange(most, device=values.device) < counts[:, :, None]
+    return (highest * is_counted).sum(2) / counts

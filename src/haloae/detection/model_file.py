@@ -9,13 +9,14 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from haloae._version import __version__
 from haloae.config import Config, without_retired
+from haloae.data.regions import Region
 from haloae.data.source import ImageKinds
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
@@ -69,6 +70,9 @@ class Header(_Strict):
     provenance: Provenance
     guard: Guard | None = None
     """What good images look like as a whole; None in files from before there was one."""
+    region: Region | Literal["each"] | None = None
+    """Which pixels of every image count; ``each``: each image comes with masks of its own; None:
+    all count."""
 
 
 def write_model(path: Path, header: Header, tensors: Tensors) -> None:

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from haloae.config import Config, Precision
-from haloae.data.views import Size
+from haloae.data.regions import Mask, Region
+from haloae.data.views import Size, View
+from haloae.detection.calibration import Unit
 from haloae.detection.heads import Head, head_of
 from haloae.detection.model_file import Header
 from haloae.detection.predictor import Measured
-from haloae.detection.scorer import Scorer
+from haloae.detection.scorer import Parts, Scorer
 from haloae.errors import ModelFileError
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
@@ -35,6 +37,7 @@ class Native:
         head: fitted to good images.
         precision: of the network's arithmetic; the head's is float32.
         source: see `Backend.source`.
+        parts: what counts of every image; None: all of it.
     """
 
     def __init__(
@@ -44,12 +47,15 @@ class Native:
         head: Head,
         precision: Precision = "float32",
         source: str = "the detector",
+        *,
+        parts: Parts | None = None,
     ) -> None:
         self.config = config
         self.network = network.eval()
         self.head = head.eval()
         self.precision = precision
         self.source = source
+        self.parts = parts
         self.takes: Size | None = None
 
     @property
@@ -68,7 +74,10 @@ class Native:
         used = lean(self.network, image=detection.image_weight > 0, dtype=dtype)
         device = next(self.network.parameters()).device
         grid = None if self.config.is_anywhere else self.config.grid
-        return Scorer(used, self.head, detection, good_scores, grid=grid).eval().to(device)
+        # Of an image in tiles, the parts are those of the whole, which no tile knows.
+        parts = None if self.config.view.kind == "tiles" else self.parts
+        scorer = Scorer(used, self.head, detection, good_scores, grid=grid, parts=parts)
+        return scorer.eval().to(device)
 
     def to(self, device: torch.device) -> None:
         """Move to a device."""
@@ -76,7 +85,7 @@ class Native:
         self.head.to(device)
         self.__dict__.pop("scorer", None)
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """See `Backend.measure`.
 
         Raises:
@@ -86,7 +95,8 @@ class Native:
         device = next(self.network.parameters()).device
         try:
             with torch.inference_mode():
-                scored = self.scorer(torch.from_numpy(images).to(device))
+                masks = None if inside is None else torch.from_numpy(inside).to(device)
+                scored = self.scorer(torch.from_numpy(images).to(device), masks)
             return Measured(scored.score.cpu().numpy(), scored.anomaly_map.cpu().numpy())
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".: ")
@@ -123,7 +133,17 @@ def restore(
     network = HaloAE(config.network, image_size=config.canvas, weights=None)
     network.load_state_dict(_under(NETWORK, tensors))
     head = kind.restore(config, _under(kind.prefix, tensors), header.usual_images)
-    return Native(config, network, head, precision, source)
+    parts = parts_of(header.region, config, header.calibration.units)
+    return Native(config, network, head, precision, source, parts=parts)
+
+
+def parts_of(
+    region: Region | str | None, config: Config, units: Sequence[Unit] = ()
+) -> Parts | None:
+    """What counts of every image, as the scorer has it; None: all, or each image says it itself."""
+    if not isinstance(region, Region):
+        return None
+    return Parts.of(region, View.of(config), units)
 
 
 def _check_tensors(config: Config, kind: type[Head], arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -2,24 +2,39 @@
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol, get_args, overload
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haloae.config import Config
+from haloae.data.folders import Masks
 from haloae.data.images import Image
-from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead
+from haloae.data.regions import (
+    EACH,
+    Mask,
+    Masked,
+    Region,
+    cells_inside,
+    shown_inside,
+)
+from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead, decoded
 from haloae.data.views import Size, View, join, pieces
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
-from haloae.errors import ImageError
+from haloae.detection.parts import (
+    PLAIN,
+    PartScore,
+    members_of,
+    part_scores,
+    units_of_cells,
+)
+from haloae.detection.prediction import Prediction
+from haloae.errors import ConfigError, ImageError, MaskError
 
 log = logging.getLogger(__name__)
 
@@ -27,89 +42,6 @@ TILES_PIXELS = 2**20
 """Of the tiles that are measured at once, where a tile has no more of its own."""
 SIZE_TOLERANCE = 1.25
 """Images up to this many times larger or smaller than any in training are not remarked on."""
-Verdict = Literal["normal", "anomalous", "unusable"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a detector says of one image."""
-
-    score: float
-    """Higher is more anomalous; not negative."""
-    p_value: float
-    """Share of good images that score at least as high, see `Calibration.p_value`."""
-    is_anomalous: bool
-    """True: the score is above the detector's threshold, which says nothing of an unusable image:
-    see `verdict`."""
-    extrapolated: bool
-    """True: that threshold is a fit to the tail, made from too few good images."""
-    grid_map: NDArray[np.float32]
-    """(h, w) on the feature grid, on the scale of the pixel threshold."""
-    size: tuple[int, int]
-    """(H, W) of the image."""
-    pixel_threshold: float
-    """A map value above it marks a defect."""
-    unusable: str | None = None
-    """Why no verdict can be had of the score, as the image as a whole is too unlike the good ones,
-    in words, see `Guard`; None: it can, or the model has no guard."""
-    covered: tuple[float, float] = (1.0, 1.0)
-    """How many times the image's height and width `grid_map` covers: the last cells of a map in
-    tiles may reach past the image."""
-    measures: Mapping[str, float] = field(default_factory=dict)
-    """Of the image as a whole, see `Guard`; none where the model has no guard."""
-    unlike: Mapping[str, str] = field(default_factory=dict)
-    """In what the file is unlike all training images (``colour``, ``depth``, ``height``,
-    ``width``), and how."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """``unusable`` whatever the score, else by the threshold."""
-        if self.unusable is not None:
-            return "unusable"
-        return "anomalous" if self.is_anomalous else "normal"
-
-    @cached_property
-    def anomaly_map(self) -> NDArray[np.float32]:
-        """(H, W): `grid_map` at the image's own size; made when it is first asked for."""
-        return self.map_at(self.size)
-
-    def map_at(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """The map at another size that the image is shown in, (H, W)."""
-        return resize_map(self.grid_map, size, self.covered)
-
-    @cached_property
-    def defects(self) -> NDArray[np.bool_]:
-        """(H, W): True where the map is above the pixel threshold."""
-        return self.anomaly_map > self.pixel_threshold
-
-
-class UnlikeCounts:
-    """In what the images of a run were unlike the training images, for one line at its end."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.kinds: Counter[str] = Counter()
-        self.firsts: dict[str, str] = {}
-
-    def add(self, prediction: Prediction) -> None:
-        """Count one image, under each of its kinds."""
-        self.images += 1
-        self.kinds.update(prediction.unlike.keys())
-        self.firsts = {**prediction.unlike, **self.firsts}
-
-    def log(self) -> None:
-        """Say it, if there is anything to say."""
-        if self.kinds:
-            log.warning(
-                "of %d images, %s are unlike any of the training images, so their scores may mean "
-                "little.",
-                self.images,
-                ", ".join(
-                    f"{count} in {kind} (the first {self.firsts[kind]})"
-                    for kind, count in self.kinds.items()
-                ),
-            )
 
 
 class Measured(NamedTuple):
@@ -133,12 +65,14 @@ class Backend(Protocol):
     def name(self) -> str:
         """Which one, with its version, and in which precision."""
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """Scores and maps of images as the network sees them.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1], of the size of the config's canvas; torch takes
                 smaller ones too.
+            inside: (B, H, W), True where a pixel of each counts, within what counts of all; None:
+                each counts as all do.
         """
 
 
@@ -153,6 +87,8 @@ class Predictor:
         provenance: where it comes from.
         backend: what computes.
         guard: says which images cannot be judged; None: all can.
+        region: which pixels of every image count; ``each``: each comes with masks of its own, see
+            `Masked`; None: all count.
     """
 
     def __init__(
@@ -162,12 +98,14 @@ class Predictor:
         provenance: Provenance,
         backend: Backend,
         guard: Guard | None = None,
+        region: Region | Literal["each"] | None = None,
     ) -> None:
         self.config = config
         self.calibration = calibration
         self.provenance = provenance
         self.backend = backend
         self.guard = guard
+        self.region = region
         self._said: set[str] = set()
 
     @property
@@ -175,9 +113,14 @@ class Predictor:
         """What computes, with its version, and in which precision."""
         return self.backend.name
 
-    def measure(self, images: NDArray[np.float32]) -> Measured:
+    @property
+    def stored_region(self) -> Region | None:
+        """Which pixels count of every image, if that is the same for all."""
+        return self.region if isinstance(self.region, Region) else None
+
+    def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """Scores and maps of images as the network sees them, see `Backend.measure`."""
-        return self.backend.measure(images)
+        return self.backend.measure(images, inside)
 
     @cached_property
     def view(self) -> View:
@@ -229,7 +172,7 @@ class Predictor:
         Nothing is logged: the predictions say it. The next batch is decoded by threads while one is
         measured.
         """
-        read = decode_ahead(images, self.view)
+        read = decode_ahead(map(self._inside, images), self.view)
         while batch := list(islice(read, BATCH)):
             good = [each for each in batch if isinstance(each, Decoded)]
             predictions = iter(self.judge(good) if good else ())
@@ -239,13 +182,17 @@ class Predictor:
                 else:
                     yield entry.image, next(predictions)
 
+    def decode(self, image: ImageLike) -> Decoded | ImageError:
+        """An image as `judge` takes it."""
+        return decoded(self._inside(image), self.view)
+
     def judge(self, batch: Sequence[Decoded]) -> list[Prediction | ImageError]:
-        """Predict of images that are decoded and shown to the network, measured together.
+        """Predict of images that are decoded already, all measured at once.
 
         Args:
-            batch: at least one, decoded with this detector's `view`.
+            batch: at least one, of `decode`.
         """
-        refused = [self._not_taken(each) for each in batch]
+        refused = [self._refused(each) for each in batch]
         taken = [each for each, error in zip(batch, refused, strict=True) if error is None]
         predictions = iter(self._predict_batch(taken) if taken else ())
         return [
@@ -253,8 +200,20 @@ class Predictor:
             for each, error in zip(batch, refused, strict=True)
         ]
 
-    def _not_taken(self, image: Decoded) -> ImageError | None:
-        """Why the backend does not take an image of its shape; None: it does."""
+    def _inside(self, image: ImageLike) -> ImageLike:
+        """The image, with what counts of every one."""
+        region = self.stored_region
+        return image if region is None else Masked(image, region)
+
+    def _refused(self, image: Decoded) -> ImageError | None:
+        """Why an image of its masks or its shape is not taken; None: it is."""
+        region, inside = self.stored_region, image.inside
+        if self.region == EACH:
+            fits = inside is not None
+        else:
+            fits = region is None if inside is None else _same(region, inside)
+        if not fits:
+            return MaskError(f"{image.name}: {self._wanted_masks()}")
         takes, (height, width) = self.backend.takes, image.shown.shape[1:]
         if takes is None or self.view.kind == "tiles" or (height, width) == takes:
             return None
@@ -264,52 +223,129 @@ class Predictor:
             f"the model.safetensors it was exported from, or images of one aspect ratio."
         )
 
-    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        calibration, guard = self.calibration, self.guard
-        looks = [guard.measure(each.shown) if guard else {} for each in batch]
-        return [
-            Prediction(
-                score=score,
-                p_value=calibration.p_value(score),
-                is_anomalous=score > calibration.threshold.value,
-                extrapolated=calibration.extrapolated,
-                grid_map=grid_map,
-                size=(each.image.height, each.image.width),
-                covered=self.view.covered((each.image.height, each.image.width)),
-                pixel_threshold=calibration.pixel_threshold.value,
-                unusable=None if guard is None else guard.why(look),
-                measures=look,
-                unlike=self._unlike(each.image),
+    def check_masks(self, masks: Masks | None) -> None:
+        """Refuse masks for images to predict other than what the model was fitted with.
+
+        What is masked leaves an edge, and only those that were in good images are usual.
+
+        Args:
+            masks: of all images; None: there are none, beside the model's own.
+
+        Raises:
+            ConfigError: says what is asked for.
+        """
+        if isinstance(masks, Region):
+            fits = _same(self.stored_region, masks.inside)
+        else:
+            fits = (masks is not None) == (self.region == EACH)
+        if not fits:
+            raise ConfigError(self._wanted_masks())
+
+    def _wanted_masks(self) -> str:
+        source = self.backend.source
+        if self.region == EACH:
+            return (
+                f"{source} was fitted to images with masks of their own: give one for each, with "
+                f"--roi or --ignore, or as haloae.Masked."
             )
-            for each, look, (score, grid_map) in zip(
-                batch, looks, self._measured(batch), strict=True
+        how = "whole images" if self.region is None else "one region for all"
+        return (
+            f"{source} was fitted to {how}, and takes no other masks: fit it to images with masks, "
+            f"or let `haloae calibrate` see them."
+        )
+
+    def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
+        seen = [
+            None if each.inside is None else shown_inside(each.inside, self.view) for each in batch
+        ]
+        return [
+            self._prediction(image, inside, *measured)
+            for image, inside, measured in zip(
+                batch, seen, self._measured(batch, seen), strict=True
             )
         ]
 
-    def _measured(self, batch: Sequence[Decoded]) -> list[tuple[float, NDArray[np.float32]]]:
+    def _prediction(
+        self, image: Decoded, seen: Mask | None, score: float, grid_map: NDArray[np.float32]
+    ) -> Prediction:
+        calibration, guard = self.calibration, self.guard
+        size = image.image.height, image.image.width
+        cells = None if seen is None else cells_inside(seen, self.view.cell)
+        look = {} if guard is None else guard.measure(image.shown, seen)
+        return Prediction(
+            score=score,
+            p_value=calibration.p_value(score),
+            is_anomalous=score > calibration.threshold.value,
+            extrapolated=calibration.extrapolated,
+            grid_map=grid_map,
+            size=size,
+            covered=self.view.covered(size),
+            pixel_threshold=calibration.pixel_threshold.value,
+            unusable=None if guard is None else guard.why(look),
+            measures=look,
+            unlike=self._unlike(image.image),
+            threshold=calibration.threshold.value,
+            inside=image.inside,
+            cells=cells,
+            parts=self._parts(grid_map, cells),
+        )
+
+    def _parts(self, grid_map: NDArray[np.float32], cells: Mask | None) -> dict[str, PartScore]:
+        """What is said of each named part."""
+        region, calibration = self.stored_region, self.calibration
+        if region is None or cells is None or not region.names:
+            return {}
+        members = members_of(region, self.view)
+        in_no_units = grid_map * units_of_cells(members, calibration.units)
+        share = self.config.detection.top_share
+        scores = part_scores(in_no_units, members & cells, share).tolist()
+        limits = [unit.score * calibration.threshold.value for unit in calibration.units]
+        return {
+            name: PartScore(score, limit, score > limit)
+            for name, score, limit in zip(region.names, scores, limits, strict=True)
+        }
+
+    def _measured(
+        self, batch: Sequence[Decoded], seen: Sequence[Mask | None]
+    ) -> list[tuple[float, NDArray[np.float32]]]:
         """Score and map of each image; those of a size are measured together."""
         if self.view.kind == "tiles":
-            return [self._in_tiles(each) for each in batch]
+            return [self._in_tiles(*each) for each in zip(batch, seen, strict=True)]
         by_size: dict[tuple[int, ...], list[int]] = {}
         for place, each in enumerate(batch):
             by_size.setdefault(each.shown.shape, []).append(place)
         found: dict[int, tuple[float, NDArray[np.float32]]] = {}
         for places in by_size.values():
-            scores, maps = self.measure(np.stack([batch[place].shown for place in places]))
+            own = [inside for place in places if (inside := seen[place]) is not None]
+            scores, maps = self.measure(
+                np.stack([batch[place].shown for place in places]),
+                np.stack(own) if self.region == EACH else None,
+            )
             found |= zip(places, zip(scores.tolist(), maps, strict=True), strict=True)
         return [found[place] for place in range(len(batch))]
 
-    def _in_tiles(self, image: Decoded) -> tuple[float, NDArray[np.float32]]:
+    def _in_tiles(self, image: Decoded, seen: Mask | None) -> tuple[float, NDArray[np.float32]]:
         """Score and map of one image, of those of its tiles."""
-        view = self.view
+        view, top_share = self.view, self.config.detection.top_share
         at_once = max(1, TILES_PIXELS // math.prod(view.canvas))
         tiles = (pixels for _, pixels in pieces(image.shown, view))
+        masks = iter(()) if seen is None else _mask_tiles(seen, view)
         maps: list[NDArray[np.float32]] = []
         while batch := list(islice(tiles, at_once)):
-            maps += [*self.measure(np.stack(batch)).maps]
+            own = list(islice(masks, len(batch)))
+            maps += [*self.measure(np.stack(batch), np.stack(own) if own else None).maps]
         height, width = image.shown.shape[1:]
         whole = join(maps, view, (height, width))
-        return top_mean(whole, self.config.detection.top_share), whole
+        if seen is None:
+            return top_mean(whole, top_share), whole
+        members, region = cells_inside(seen, view.cell)[None], self.stored_region
+        if region is not None:
+            members = members & members_of(region, view)
+        units = self.calibration.units or [PLAIN] * len(members)
+        # What lies beyond the image is mirrored, and what counts of it does not count here.
+        whole = whole * members.any(0)
+        scores = part_scores(whole, members, top_share) / [unit.score for unit in units]
+        return float(scores.max()), whole / units_of_cells(members, units)
 
     def _unlike(self, image: Image) -> dict[str, str]:
         """See `Prediction.unlike`."""
@@ -352,38 +388,17 @@ class Predictor:
         )
 
 
+def _same(region: Region | None, inside: Mask) -> bool:
+    return region is not None and np.array_equal(region.inside, inside)
+
+
+def _mask_tiles(seen: Mask, view: View) -> Iterator[Mask]:
+    """Of what is shown, where a pixel of each tile counts."""
+    return (tile[0] > 0 for _, tile in pieces(seen[None].astype(np.float32), view))
+
+
 def top_mean(anomaly: NDArray[np.float32], share: float) -> float:
     """Mean of the highest share of a map, as `haloae.detection.maps.image_score` has it."""
     flat = anomaly.ravel()
     count = max(1, round(share * flat.size))
     return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())
-
-
-def resize_map(
-    anomaly: NDArray[np.float32],
-    size: tuple[int, int],
-    covered: tuple[float, float] = (1.0, 1.0),
-) -> NDArray[np.float32]:
-    """Bilinear resize, (h, w) → `size`, as torch's interpolate does with align_corners=False.
-
-    Pillow's would widen its filter when shrinking, and lower the map's peaks.
-
-    Args:
-        anomaly: the map.
-        size: (H, W) that it is brought to.
-        covered: how many times that size the map covers, each way; what is beyond is cut off.
-    """
-    rows, columns = (_bilinear(*sides) for sides in zip(anomaly.shape, size, covered, strict=True))
-    return np.asarray(rows @ anomaly @ columns.T, dtype=np.float32)
-
-
-def _bilinear(old: int, new: int, covered: float) -> NDArray[np.float32]:
-    """(new, old): the weights of the old cells in each new one, two a row at most."""
-    centres = np.clip((np.arange(new) + 0.5) * (old / (covered * new)) - 0.5, 0, old - 1)
-    below = np.minimum(centres.astype(np.intp), max(old - 2, 0))
-    share = (centres - below).astype(np.float32)
-    weights = np.zeros((new, old), np.float32)
-    cells = np.arange(new)
-    weights[cells, below] = 1 - share
-    weights[cells, np.minimum(below + 1, old - 1)] += share
-    return weights

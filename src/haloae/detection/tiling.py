@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from haloae.config import Config
-from haloae.data.views import Size, View, pieces
+from haloae.data.regions import FILL, Mask, cells_inside
+from haloae.data.views import WHITE, Size, View, pieces
 from haloae.detection.heads import Seen, head_of
 from haloae.detection.maps import smoothing_reach
 from haloae.detection.scorer import see
@@ -37,14 +38,19 @@ def margin_of(config: Config) -> int:
     return features_reach(network) + cells * network.stride
 
 
-def see_in_tiles(network: HaloAE, pixels: NDArray[np.float32], view: View) -> Seen:
+def see_in_tiles(
+    network: HaloAE, pixels: NDArray[np.float32], view: View, inside: Mask | None = None
+) -> Seen:
     """What `see` gives of a whole image, a batch of one, put together from its tiles.
 
     Args:
         network: any, on whose device it is computed.
         pixels: (3, H, W), of `View.show`.
         view: in tiles.
+        inside: (H, W) bool, True where a pixel counts; None: all do.
     """
+    if inside is not None:
+        pixels = np.where(inside, pixels, np.float32(FILL / WHITE))
     shown: Size = (pixels.shape[1], pixels.shape[2])
     device = next(network.parameters()).device
     rows, columns = view.cells_of(view.whole(shown))
@@ -71,12 +77,13 @@ def see_in_tiles(network: HaloAE, pixels: NDArray[np.float32], view: View) -> Se
         rebuilt=cropped.get("rebuilt", cropped["features"]),
         image=cropped.get("rebuilt image"),
     )
-    return Seen(output, cropped["image"])
+    cells = None if inside is None else torch.from_numpy(cells_inside(inside, view.cell)[None])
+    return Seen(output, cropped["image"], None if cells is None else cells.to(device))
 
 
 def _parts(seen: Seen, cell: int) -> Iterator[tuple[str, Tensor, int]]:
     """Name, tensor and pixels a cell of all that there is of an image."""
-    output, image = seen
+    output, image = seen.output, seen.image
     yield "features", output.features, 1
     if output.rebuilt is not output.features:
         yield "rebuilt", output.rebuilt, 1

@@ -3,18 +3,18 @@
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 
-from haloae.config import Config, Place, ViewKind
+from haloae.config import Config
 from haloae.data.choosing import Sample, kind_for, place_for, sample
-from haloae.data.images import Image, image_from
+from haloae.data.images import Image
+from haloae.data.regions import Masked, filled
 from haloae.data.sampling import Chooser, places
-from haloae.data.source import ImageLike
-from haloae.data.views import LEAST_SIDE, Size, resize
+from haloae.data.source import ImageLike, opened
+from haloae.data.views import LEAST_SIDE, Size, View, resize
 from haloae.detection.tiling import margin_of
-from haloae.errors import ImageError
+from haloae.errors import ConfigError, ImageError, MaskError
 from haloae.network.reach import step_of
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ THUMB_SIDE = 64
 MOST_TILE = 1536
 """Largest side of a tile that is not asked for, in pixels: half a gigabyte on the way through the
 trunk, and with the usual overlap a pixel is computed twice."""
+LEAST_COUNTED = 0.5
+"""Of a region that stands for a good image, where not all pixels count."""
 
 
 def settled(config: Config, images: Sequence[ImageLike]) -> Config:
@@ -42,40 +44,37 @@ def settled(config: Config, images: Sequence[ImageLike]) -> Config:
         return config
     found = sample(images)
     if view.kind == "auto":
-        kind, why = kind_for(found, config.image_size)
-        log.info("view %s: %s", kind, why)
-        config = config.replace(view={"kind": kind})
-    config = _placed(config, found)
+        config = _chosen(config, found)
+    if config.view.kind == "tiles":
+        return _tiled(config.replace(view={"place": "anywhere"}), found)
     if config.view.kind == "fit":
-        return _fitted(config, found)
-    return _tiled(config, found) if config.view.kind == "tiles" else config
-
-
-def _placed(config: Config, found: Sample) -> Config:
-    """With `view.place` settled."""
-    view = config.view
-    usual: dict[ViewKind, Place] = {"squash": "aligned", "tiles": "anywhere"}
-    place = view.place or usual.get(view.kind, "auto")
-    if view.kind == "tiles":
-        place = "anywhere"
+        config = _fitted(config, found)
+        log.info("images are %s", config.seen)
+    place = config.view.place or ("aligned" if config.view.kind == "squash" else "auto")
     if place == "auto":
-        place, why = place_for(found)
+        place, why = place_for(found, View.of(config))
         log.info("place %s: %s", place, why)
     return config.replace(view={"place": place})
 
 
+def _chosen(config: Config, found: Sample) -> Config:
+    """With the kind of view that the images ask for, or that can be had instead of tiles."""
+    fitted = _fitted(config.replace(view={"kind": "fit"}), found)
+    kind, why = kind_for(found, config.image_size, View.of(fitted))
+    if kind == "tiles":
+        try:
+            margin_of(config.replace(view={"kind": "tiles", "place": "anywhere"}))
+        except ConfigError as error:
+            kind, why = "fit", f"tiles would be better, and cannot be had: {error}"
+    log.info("view %s: %s", kind, why)
+    return config.replace(view={"kind": kind})
+
+
 def _fitted(config: Config, found: Sample) -> Config:
-    """With a canvas of the images' usual aspect ratio, of as many pixels as the square has."""
-    step = 2 * config.network.stride
-    canvas = config.view.canvas
+    """With a canvas of the images' usual aspect ratio."""
+    step, canvas = 2 * config.network.stride, config.view.canvas
     if canvas is None:
         canvas = canvas_for(found.aspect, config.image_size, step)
-        log.info(
-            "seen at %d×%d pixels: images are usually %.2f times as wide as high",
-            canvas[1],
-            canvas[0],
-            found.aspect,
-        )
     return config.replace(view={"canvas": canvas, "step": step})
 
 
@@ -91,6 +90,16 @@ def _tiled(config: Config, found: Sample) -> Config:
             _tile(largest[0], step, view.scale, overlap),
             _tile(largest[1], step, view.scale, overlap),
         )
+    elif any(
+        tile > _up(round(s * view.scale), step)
+        for tile, s in zip(canvas, found.largest, strict=True)
+    ):
+        log.warning(
+            "tiles of %d×%d pixels are larger than the images, of which the rest is mirrored: a "
+            "smaller view.canvas costs less",
+            canvas[1],
+            canvas[0],
+        )
     if overlap < exact:
         log.info(
             "tiles overlap by %d pixels, where %d make a map that has no seams: they are blended",
@@ -105,52 +114,67 @@ def _tile(side: int, step: int, scale: float, overlap: int) -> int:
     return max(min(MOST_TILE, _up(round(side * scale), step)), _up(overlap + step, step))
 
 
-def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image]:
+def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image | Masked]:
     """Regions of a tile's size, each to stand for a good image, where large images are few.
 
     Up to `REGIONS`, as many of every image, drawn with the config's seed; empty ones, and those
-    that look like one that was drawn before, are left out.
+    that look like one that was drawn before, are left out, and so are those of which less than half
+    counts.
 
     Args:
         images: those that can be read are used.
         config: settled, in tiles.
+
+    Raises:
+        MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
     """
-    view, found, chooser = config.view, [], Chooser()
+    view, chooser = config.view, Chooser()
+    found: list[Image | Masked] = []
     tile = tuple(round(side / view.scale) for side in config.canvas)
     share = -(-REGIONS // len(images))
     generator = np.random.default_rng([config.seed, 4])
     for item in images:
-        with suppress(ImageError):
-            image = image_from(item)
-            size = image.height, image.width
-            wanted = 0
-            for top, left in places(size, (tile[0], tile[1]), generator):
-                part = image.pixels[top : top + tile[0], left : left + tile[1]].copy()
-                region = Image(part, image.depth, image.grey)
-                if wanted < share and chooser.wants(resize(region, THUMB_SIDE)):
-                    found.append(region)
-                    wanted += 1
+        try:
+            image, inside, _ = opened(item)
+        except ImageError as error:
+            if isinstance(error, MaskError):
+                raise
+            continue
+        wanted = 0
+        for top, left in places((image.height, image.width), (tile[0], tile[1]), generator):
+            place = slice(top, top + tile[0]), slice(left, left + tile[1])
+            region = Image(image.pixels[place].copy(), image.depth, image.grey)
+            counts = None if inside is None else inside[place].copy()
+            if wanted == share or (counts is not None and counts.mean() < LEAST_COUNTED):
+                continue
+            if chooser.wants(
+                resize(region if counts is None else filled(region, counts), THUMB_SIDE)
+            ):
+                found.append(region if counts is None else Masked(region, counts))
+                wanted += 1
     log.info("%d regions of %d images stand for good images", len(found), len(images))
     return found
 
 
 def canvas_for(aspect: float, image_size: int, step: int) -> Size:
-    """Height and width in whole steps, of an aspect ratio and of a square's number of pixels.
+    """Height and width in whole steps, of an aspect ratio.
 
-    A step is coarse: of those sides that fit about as well, the ones are taken that bend the
-    picture least.
+    Halfway between a square's number of pixels, in which the longer an image is, the less of its
+    detail is left, and a square's side for the shorter one. A step is coarse: of those sides that
+    fit about as well, the ones are taken that bend the picture least.
 
     >>> canvas_for(500 / 1260, 256, 16)
-    (400, 160)
+    (528, 208)
     """
+    pixels = image_size**2 * math.sqrt(max(aspect, 1 / aspect))
 
     def misfit(size: Size) -> float:
         height, width = size
         bent = abs(math.log(width / height / aspect))
-        return bent + abs(math.log(height * width / image_size**2)) / 4
+        return bent + abs(math.log(height * width / pixels)) / 4
 
     least = _up(LEAST_SIDE, step)
-    heights = range(least, max(least, _up(4 * image_size, step)) + 1, step)
+    heights = range(least, max(least, _up(8 * image_size, step)) + 1, step)
     sizes = [(h, max(least, round(h * aspect / step) * step)) for h in heights]
     return min(sizes, key=misfit)
 

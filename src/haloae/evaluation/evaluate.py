@@ -1,8 +1,8 @@
 """A detector on a labelled test set: its metrics, and what a report of them needs.
 
 Protocol: every image is scored whole, no crop; the model is its last state; for pixel metrics map
-and mask are brought to `RESOLUTION`², the map bilinearly, the mask by area (> 0.5). Nothing of the
-test set sets a parameter.
+and mask are brought to `RESOLUTION`², the map bilinearly, the mask by area (> 0.5); outlines are
+compared at the image's own size. Nothing of the test set sets a parameter.
 """
 
 import time
@@ -15,9 +15,12 @@ import numpy as np
 from PIL import Image as PILImage
 
 from haloae.data.folders import GOOD, Category, Sample
-from haloae.data.images import read_image, read_mask
-from haloae.data.views import resize
-from haloae.detection.predictor import Prediction, Predictor
+from haloae.data.images import read_mask
+from haloae.data.regions import Masked, Region
+from haloae.data.source import decoded
+from haloae.data.views import View
+from haloae.detection.prediction import Prediction
+from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.metrics import (
     PRO_LIMIT,
@@ -27,6 +30,7 @@ from haloae.evaluation.metrics import (
     PixelMetrics,
     area_resize,
 )
+from haloae.evaluation.outlines import OutlineMetrics
 
 RESOLUTION = 256
 """Side of the square on which pixels are compared."""
@@ -36,6 +40,7 @@ PROTOCOL = {
     "resolution": RESOLUTION,
     "map_resize": "bilinear, from the image's own size",
     "mask_rule": "> 0.5 after area resize",
+    "outlines": "at the image's own size, all pixels together",
     "crop": None,
     "checkpoint": "last",
     "thresholds": "from good training images, left out of the fit",
@@ -64,6 +69,10 @@ class Metrics:
     pixel_f1max: float | None
     pixel_aupro: float | None
     pixel_aupro_005: float | None
+    outline_iou: float | None
+    """Intersection over union of the pixels marked and the true ones, at the image's own size."""
+    outline_iou_best: float | None
+    """The same at the threshold that suits the test set's masks best, which they alone can tell."""
     false_alarm_rate: float | None
     """Share of good images called defective."""
     detection_rate: float | None
@@ -126,10 +135,11 @@ def evaluate(
 
     Raises:
         DataError: there are no test images, a mask does not fit, or none can be scored.
+        ConfigError: the detector takes no such masks as the category's.
         ImageError: with `strict`, an image cannot be read; always, if a mask cannot be.
     """
     scored = score(detector, category, strict=strict, progress=progress)
-    plain = pixel_difference(category).auroc
+    plain = pixel_difference(category, detector.stored_region).auroc
     return scored._replace(metrics=replace(scored.metrics, pixel_difference_image_auroc=plain))
 
 
@@ -142,13 +152,16 @@ def score(
             f"{category.root}: holds no test images: give a folder with test/good and "
             f"test/<defect> in it."
         )
-    images, pixels, unmasked, seconds = ImageMetrics(), PixelMetrics(), 0, 0.0
+    images, pixels, outlines = ImageMetrics(), PixelMetrics(), OutlineMetrics()
+    unmasked, seconds = 0, 0.0
     rows: list[dict[str, Any]] = []
     samples: list[Sample] = []
     skipped: list[ImageError] = []
-    for sample in progress(category.test):
+    detector.check_masks(category.masks)
+    items = [category.item(sample.path) for sample in category.test]
+    for sample, item in zip(progress(category.test), items, strict=True):
         start = time.perf_counter()
-        result = next(detector.stream([sample.path]))
+        result = next(detector.stream([item]))
         seconds += time.perf_counter() - start
         if isinstance(result, ImageError):
             if strict:
@@ -161,14 +174,17 @@ def score(
         if sample.is_anomalous and sample.mask is None:
             unmasked += 1
         else:
-            pixels.update(*_comparable(sample, result))
+            mask = _truth(sample, result)
+            pixels.update(*_comparable(result, mask))
+            outlines.update(result.anomaly_map, result.defects, mask, result.inside)
     if not rows:
         raise DataError(f"{category.root}: no test image can be scored: {skipped[0]}")
     if unmasked:
         # Defects without a mask would count as normal pixels, or bias the rest.
-        pixels = PixelMetrics()
+        pixels, outlines = PixelMetrics(), OutlineMetrics()
     metrics = Metrics(
         **_measured(images, pixels, rows, unmasked),
+        **{f"outline_{name}": value for name, value in outlines.compute()._asdict().items()},
         **_circumstances(detector),
         ms_per_image=1000 * seconds / len(category.test),
         skipped=len(skipped),
@@ -184,28 +200,30 @@ def compare(
     return [(name, getattr(both[0], name), getattr(both[1], name)) for name in COMPARED]
 
 
-def pixel_difference(category: Category) -> ImageResult:
+def pixel_difference(category: Category, region: Region | None = None) -> ImageResult:
     """The baseline every detector must beat: mean of |image - mean training image|, at 128².
 
-    All `None` where there are no training images or only one class.
+    All `None` where there are no training images or only one class. What does not count, by the
+    category's masks and by the region, is the same in all images.
     """
+    view = View("squash", (DIFFERENCE_SIZE, DIFFERENCE_SIZE))
+
+    def shown(paths: Iterable[Path]) -> Iterable[np.ndarray]:
+        for path in paths:
+            item = category.item(path)
+            read = decoded(item if region is None else Masked(item, region), view)
+            if not isinstance(read, ImageError):
+                yield read.shown
+
     total, count = np.zeros((3, DIFFERENCE_SIZE, DIFFERENCE_SIZE)), 0
-    for image in _readable(category.train):
+    for image in shown(category.train):
         total, count = total + image, count + 1
     metrics = ImageMetrics()
     if count:
         for sample in category.test:
-            for image in _readable([sample.path]):
+            for image in shown([sample.path]):
                 metrics.update(float(np.abs(image - total / count).mean()), sample.is_anomalous)
     return metrics.compute()
-
-
-def _readable(paths: Sequence[Path]) -> Iterable[np.ndarray]:
-    for path in paths:
-        try:
-            yield resize(read_image(path), DIFFERENCE_SIZE)
-        except ImageError:
-            continue
 
 
 def _row(sample: Sample, prediction: Prediction, root: Path) -> dict[str, Any]:
@@ -220,17 +238,23 @@ def _row(sample: Sample, prediction: Prediction, root: Path) -> dict[str, Any]:
     }
 
 
-def _comparable(sample: Sample, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """Map and mask at the protocol's resolution; a good image's mask is empty."""
-    shape = prediction.anomaly_map.shape
+def _truth(sample: Sample, prediction: Prediction) -> np.ndarray:
+    """(H, W) of the image, True on the defect; a good image has none."""
+    if sample.mask is None:
+        return np.zeros(prediction.size, dtype=bool)
+    return read_mask(sample.mask, shape=prediction.size)
+
+
+def _comparable(
+    prediction: Prediction, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Map, mask and what counts, at the protocol's resolution."""
     size = (RESOLUTION, RESOLUTION)
     # The one place where a map is not resized by `resize_map`: the protocol takes the map at the
     # image's own size, and Pillow's filter averages where it shrinks.
     anomaly = PILImage.fromarray(prediction.anomaly_map).resize(size, PILImage.Resampling.BILINEAR)
-    mask = np.zeros(size, dtype=bool)
-    if sample.mask is not None:
-        mask = area_resize(read_mask(sample.mask, shape=(shape[0], shape[1])), RESOLUTION)
-    return np.asarray(anomaly), mask
+    inside = None if prediction.inside is None else area_resize(prediction.inside, RESOLUTION)
+    return np.asarray(anomaly), area_resize(mask, RESOLUTION), inside
 
 
 def _measured(

@@ -156,16 +156,22 @@ class PixelMetrics:
         # Anomalous pixels once more, each worth 1 / area of its region: sums to 1 for a region.
         self._overlap = np.zeros(2**BIN_BITS, dtype=np.float64)
 
-    def update(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+    def update(
+        self,
+        anomaly_map: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        inside: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Count the pixels of one image.
 
         Args:
             anomaly_map: (H, W) float32, any range, higher = more anomalous; infinities rank as
                 the lowest and highest value.
             mask: (H, W) bool, True = the pixel is part of a defect.
+            inside: (H, W) bool, False = the pixel counts for nothing; None: all count.
 
         Raises:
-            ValueError: the shapes differ or are not (H, W), the mask is not boolean, or the map
+            ValueError: the shapes differ or are not (H, W), a mask is not boolean, or the map
                 has a NaN.
         """
         if anomaly_map.ndim != 2 or anomaly_map.shape != mask.shape:
@@ -179,11 +185,18 @@ class PixelMetrics:
             count = int(np.isnan(anomaly_map).sum())
             raise ValueError(f"expected an anomaly map of numbers, got NaN in {count} pixels")
 
-        bins = _ordered_bins(anomaly_map)
-        _add_counts(self._normal, bins[~mask])
+        bins = ordered_bins(anomaly_map)
+        normal = ~mask
+        if inside is not None:
+            if inside.shape != mask.shape or inside.dtype != np.bool_:
+                raise ValueError(
+                    f"expected a region of bool {mask.shape}, got {inside.dtype} {inside.shape}"
+                )
+            normal, mask = normal & inside, mask & inside
+        add_counts(self._normal, bins[normal])
         if mask.any():
-            _add_counts(self._anomalous, bins[mask])
-            _add_counts(self._overlap, bins[mask], weights=_region_weights(mask)[mask])
+            add_counts(self._anomalous, bins[mask])
+            add_counts(self._overlap, bins[mask], weights=_region_weights(mask)[mask])
 
     def merge(self, other: "PixelMetrics") -> None:
         """Count the pixels of another state too.
@@ -271,7 +284,7 @@ def _coverage(length: int, size: int) -> NDArray[np.float64]:
     return np.asarray(np.maximum(overlap, 0), dtype=np.float64)
 
 
-def _ordered_bins(values: NDArray[np.float32]) -> NDArray[np.intp]:
+def ordered_bins(values: NDArray[np.float32]) -> NDArray[np.intp]:
     """Bins of the same shape, in [0, 2**BIN_BITS), that rise with the value."""
     # + 0 turns -0.0, whose bits differ, into 0.0, its equal.
     bits = (values.astype(np.float32) + np.float32(0)).view(np.uint32)
@@ -281,7 +294,7 @@ def _ordered_bins(values: NDArray[np.float32]) -> NDArray[np.intp]:
     return (ordered >> (32 - BIN_BITS)).astype(np.intp)
 
 
-def _add_counts(
+def add_counts(
     histogram: NDArray[np.int64] | NDArray[np.float64],
     bins: NDArray[np.intp],
     *,

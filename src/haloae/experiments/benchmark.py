@@ -242,7 +242,7 @@ def summarise(root: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for variant in dict.fromkeys(run["variant"] for run in runs):
         mine = [run for run in done if run["variant"] == variant]
         found = {
-            m: spreads([(r["category"], r["seed"], r["metrics"][m]) for r in mine], names)
+            m: spreads([(r["category"], r["seed"], r["metrics"].get(m)) for r in mine], names)
             for m in METRICS
         }
         summary += [

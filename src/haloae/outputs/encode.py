@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image as PILImage
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.errors import ImageError
 
 MapFormat = Literal["png", "tiff"]
@@ -34,6 +34,7 @@ def as_record(
         "verdict": prediction and prediction.verdict,
         "unusable": prediction and prediction.unusable,
         "unlike": prediction and list(prediction.unlike.values()),
+        "regions": prediction and {name: part._asdict() for name, part in prediction.parts.items()},
         "map": map,
         "overlay": overlay,
         "error": error and str(error),

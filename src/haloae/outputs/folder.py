@@ -11,10 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from haloae.claims import Results, claim_folder
-from haloae.data.folders import Category, find_images, is_mask
+from haloae.data.folders import Category, Masks, find_images, is_mask
 from haloae.data.images import Image, shown_path
+from haloae.data.regions import Masked
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import VERDICTS, Prediction, Predictor, UnlikeCounts, Verdict
+from haloae.detection.prediction import VERDICTS, Prediction, UnlikeCounts, Verdict
+from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, open_regular, sync_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map
@@ -42,6 +44,17 @@ class Input(NamedTuple):
     path: Path
     relative: PurePosixPath
     """Where its map and overlay go, below their folders and with another suffix."""
+    masks: Masks | None = None
+    """Which of its pixels count; None: all."""
+
+    @property
+    def image(self) -> Path | Masked:
+        """As a detector takes it.
+
+        Raises:
+            DataError: its mask is missing.
+        """
+        return self.path if self.masks is None else self.masks.item(self.path, self.relative)
 
 
 class Counts(NamedTuple):
@@ -71,6 +84,7 @@ def predict_to_folder(
     *,
     maps: MapFormat = "png",
     overlays: Overlays = "anomalous",
+    masks: Masks | None = None,
     strict: bool = False,
     overwrite: bool = False,
     progress: "Progress" = iter,
@@ -89,19 +103,23 @@ def predict_to_folder(
             the values themselves; ``none``.
         overlays: which images get a picture for people: ``anomalous``, with the unusable ones,
             ``all``, or ``none``, which leaves out the contact sheet too.
+        masks: which pixels count, by the images' paths as maps have them; None: those that the
+            model says, of all images.
         strict: True: stop at the first image that cannot be scored.
         overwrite: True: replace the predictions and pictures that `out` holds.
         progress: wraps the images where someone wants to watch.
         report: is told of each image that could not be scored.
 
     Raises:
-        DataError: an input is missing, or there is no image in them.
+        DataError: an input or a mask is missing, or there is no image in them.
+        ConfigError: the detector takes no such masks.
         ImageError: with `strict`, an image cannot be scored.
         OutputError: `out` is not empty, cannot be written to, or is being written to.
     """
     images, skipped = collect(inputs, out)
     if strict and skipped:
         raise DataError(skipped[0])
+    images = _with_masks(detector, images, masks)
     failed, verdicts, unlike = 0, Counter[Verdict](), UnlikeCounts()
     with claim_folder(out, PREDICTION, overwrite=overwrite) as folder:
         for message in skipped:
@@ -207,6 +225,15 @@ def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input
     return images, messages
 
 
+def _with_masks(detector: Predictor, images: Sequence[Input], masks: Masks | None) -> list[Input]:
+    """The images with their masks, all of which are looked for before anything is written."""
+    detector.check_masks(masks)
+    found = [item._replace(masks=masks) for item in images]
+    for item in found:
+        item.image  # noqa: B018 - raises where the mask is missing
+    return found
+
+
 def _with_parents(path: Path) -> set[Path]:
     real = Path(os.path.realpath(path))  # pathlib's own raises on a link that leads back to itself
     return {real, *real.parents}
@@ -237,12 +264,12 @@ def _score(
     """Each image, decoded once for both the score and the pictures; None where it cannot be."""
     waiting: deque[Input] = deque()
 
-    def paths() -> Iterator[Path]:
+    def given() -> Iterator[Path | Masked]:
         for item in images:
             waiting.append(item)
-            yield item.path
+            yield item.image
 
-    for image, result in detector.stream_with_images(paths()):
+    for image, result in detector.stream_with_images(given()):
         yield waiting.popleft(), image, result
 
 

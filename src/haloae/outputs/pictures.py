@@ -14,8 +14,9 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter, ImageFont
 
 from haloae.data.images import Image, shown_path
+from haloae.data.regions import any_in_cells
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction, Verdict
+from haloae.detection.prediction import Prediction, Verdict
 
 Colour = tuple[int, int, int]
 
@@ -36,6 +37,8 @@ RAMP = [(9, 9, 35), (72, 18, 107), (150, 40, 100), (222, 82, 55), (251, 165, 30)
 RAMP_END = 2.0
 FOUND, TRUE, CASING = (90, 255, 255), (255, 122, 0), (0, 0, 0)
 """Outlines of what was found and of the true defect, and the dark lines that set them off."""
+DIMMED = 0.45
+"""Share of its brightness that is left of what does not count."""
 PAPER, INK, SHADE = (255, 255, 255), (25, 25, 25), (205, 205, 205)
 # Vermilion and blue of Okabe and Ito, told apart by everyone; shape, word and width say it too.
 VERDICT_COLOURS: dict[Verdict, Colour] = {
@@ -178,8 +181,9 @@ def draw_views(
     """
     scale = VIEW / max(image.width, image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    pixels = _visible(image, size)
-    shares = _in_thresholds(prediction, size, RAMP_END) / RAMP_END
+    pixels = _seen(image, prediction, size)
+    limit = prediction.pixel_threshold
+    shares = _in_thresholds(prediction, size, limit, RAMP_END) / RAMP_END
     outlined = _outlined(pixels, [(truth, TRUE), (prediction.defects, FOUND)], VIEW_LINE)
     return Views(
         PILImage.fromarray(pixels),
@@ -226,7 +230,8 @@ def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
 def _marked(image: Image, prediction: Prediction, *, least: int, most: int) -> PILImage.Image:
     width, height = _view_size(image.width, image.height, least=least, most=most)
     size = width, height
-    pixels = _heated(_visible(image, size), _in_thresholds(prediction, size, HOTTEST))
+    heat = _in_thresholds(prediction, size, prediction.mark_above, HOTTEST)
+    pixels = _heated(_seen(image, prediction, size), heat)
     line = max(1, min(math.ceil(max(size) / 400), min(size) // 16))
     return PILImage.fromarray(_outlined(pixels, [(prediction.defects, FOUND)], line))
 
@@ -237,6 +242,15 @@ def _view_size(width: int, height: int, *, least: int, most: int) -> tuple[int, 
         return max(1, round(width * most / longest)), max(1, round(height * most / longest))
     factor = min(math.ceil(least / min(width, least)), most // longest)
     return width * factor, height * factor
+
+
+def _seen(image: Image, prediction: Prediction, size: tuple[int, int]) -> Pixels:
+    """(height, width, 3) of the size; what does not count is dimmed."""
+    pixels = _visible(image, size)
+    if prediction.inside is not None:
+        outside = ~any_in_cells(prediction.inside, size[1], size[0])
+        pixels[outside] = (pixels[outside] * DIMMED).round()
+    return pixels
 
 
 def _visible(image: Image, size: tuple[int, int]) -> Pixels:
@@ -255,10 +269,10 @@ def _visible(image: Image, size: tuple[int, int]) -> Pixels:
 
 
 def _in_thresholds(
-    prediction: Prediction, size: tuple[int, int], most: float
+    prediction: Prediction, size: tuple[int, int], threshold: float, most: float
 ) -> NDArray[np.float32]:
-    """(height, width): the map of that size in pixel thresholds, cut off at the most."""
-    limit = np.float32(max(prediction.pixel_threshold, TINY))
+    """(height, width): the map of that size in thresholds, cut off at the most."""
+    limit = np.float32(max(threshold, TINY))
     values = prediction.map_at((size[1], size[0]))
     return np.asarray(np.clip(values, 0, most * limit) / limit)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.server.inspection import Box
 
 LONGEST = 2048
@@ -18,7 +18,7 @@ def boxes_of(prediction: Prediction) -> tuple[Box, ...]:
     Of images whose longer side is above `LONGEST` pixels, regions are those of the map at that
     side, and a box is right to one of its pixels.
     """
-    threshold = prediction.pixel_threshold
+    threshold = prediction.mark_above
     if not prediction.grid_map.max() > threshold:  # nor is anything between its cells
         return ()
     height, width = prediction.size

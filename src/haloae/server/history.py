@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from haloae.detection.predictor import VERDICTS
+from haloae.detection.prediction import VERDICTS
 from haloae.errors import DataError
 from haloae.server.audit import COLUMNS, Change, change_of, first_broken
 from haloae.server.database import TO_REVIEW, connect, problem

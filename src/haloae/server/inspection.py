@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from haloae.detection.predictor import Verdict
+from haloae.detection.prediction import Verdict
 
 
 class Box(NamedTuple):

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from haloae.data.images import Image, is_quick
-from haloae.data.source import Decoded, decoded
-from haloae.data.views import View
+from haloae.data.source import Decoded
 from haloae.data.worker import MOST_WORKERS
 from haloae.detection.calibration import Calibration
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
+from haloae.detection.predictor import Predictor
 from haloae.errors import HaloaeError, ImageError
 from haloae.server.boxes import boxes_of
 from haloae.server.inspection import Inspection
@@ -97,8 +97,8 @@ class _Item:
     taken_in: float = field(default_factory=time.monotonic)
     image: Decoded | None = None
     """Where it was decoded by another process already."""
-    view: View | None = None
-    """What it was decoded for."""
+    detector: Predictor | None = None
+    """Which it was decoded for."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -265,7 +265,7 @@ class Inspector:
         ready: list[_Item] = []
         held = 0
         for item in wanted:
-            if self._decode(item, model.detector.view) and item.image:
+            if self._decode(item, model.detector) and item.image:
                 ready.append(item)
                 held += item.image.image.pixels.nbytes
             if held > MOST_DECODED:
@@ -274,30 +274,30 @@ class Inspector:
         if ready:
             self._measure(ready, model)
 
-    def _decode(self, item: _Item, view: View) -> bool:
+    def _decode(self, item: _Item, detector: Predictor) -> bool:
         """Whether the image is decoded now; one that may take long is decoded elsewhere."""
-        if item.image is not None and item.view == view:
+        if item.image is not None and item.detector is detector:
             return True
         if isinstance(item.given, bytes) and not is_quick(item.given):
             with suppress(RuntimeError):  # being stopped: then here
-                self._apart.submit(self._decode_apart, item, view)
+                self._apart.submit(self._decode_apart, item, detector)
                 return False
-        return self._decode_now(item, view)
+        return self._decode_now(item, detector)
 
-    def _decode_now(self, item: _Item, view: View) -> bool:
+    def _decode_now(self, item: _Item, detector: Predictor) -> bool:
         began = time.monotonic()
-        found = decoded(item.given, view)
+        found = detector.decode(item.given)
         item.seconds["decode"] = time.monotonic() - began
         if isinstance(found, ImageError):
             _fail(item, found)
             return False
-        item.image, item.view = found, view
+        item.image, item.detector = found, detector
         return True
 
-    def _decode_apart(self, item: _Item, view: View) -> None:
+    def _decode_apart(self, item: _Item, detector: Predictor) -> None:
         """Decode what another process does, and put it in the first place of the queue."""
         try:
-            is_decoded = self._decode_now(item, view)
+            is_decoded = self._decode_now(item, detector)
         except Exception as error:
             log.exception("an image was not decoded")
             _fail(item, RefusedError(500, f"the image was not decoded ({type(error).__name__})."))

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from haloae.detection.predictor import Verdict
+from haloae.detection.prediction import Verdict
 from haloae.outputs.encode import encode_map
 from haloae.outputs.pictures import draw_overlay
 from haloae.server.inspector import Finished, Given, Seen

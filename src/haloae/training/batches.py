@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from haloae.data.limits import Limits, current_limits, limit_images
+from haloae.data.regions import Mask, shown_inside
 from haloae.data.source import ImageKinds, ImageLike, decode_ahead, decoded
 from haloae.data.views import Size, View, tile_of
-from haloae.errors import DataError, ImageError
+from haloae.errors import DataError, ImageError, MaskError
 from haloae.training.cutpaste import VIEWS, cutpaste_views
 
 CACHE_BYTES = 512 * 2**20
@@ -41,6 +42,7 @@ class GoodImages:
         self.shapes: set[Size] = set()
         """Heights and widths of what was read of them."""
         self._cache: dict[int, np.ndarray] = {}
+        self._inside: dict[int, tuple[np.ndarray, int]] = {}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -72,6 +74,27 @@ class GoodImages:
             return pixels
         return tile_of(pixels, self.view, np.random.default_rng(seed))
 
+    def inside(self, index: int) -> Mask | None:
+        """(H, W): True where a pixel of what is shown counts; None: all do."""
+        if index not in self._inside:
+            return None
+        packed, width = self._inside[index]
+        return np.unpackbits(packed, axis=1, count=width).astype(bool)
+
+    def part_inside(self, index: int, seed: int) -> Mask | None:
+        """(H, W): where a pixel of `part` counts; None: all do."""
+        inside = self.inside(index)
+        if inside is None or self.view.kind != "tiles":
+            return inside
+        shown = inside[None].astype(np.float32)
+        return np.asarray(tile_of(shown, self.view, np.random.default_rng(seed))[0] > 0)
+
+    def note(self, index: int, inside: Mask | None) -> None:
+        """Remember what counts of an image, (H, W) of its own."""
+        if inside is not None:
+            shown = shown_inside(inside, self.view)
+            self._inside[index] = np.packbits(shown, axis=1), shown.shape[1]
+
     def keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
         """Cache what was just read, if there is room."""
         worker = get_worker_info()
@@ -98,6 +121,7 @@ def survey(
 
     Raises:
         ImageError: with `strict`, an image cannot be read.
+        MaskError: a mask cannot be read, does not fit its image, or leaves nothing of it.
         DataError: fewer than 8 images can be read.
     """
     images, skipped = GoodImages([], view), []
@@ -106,13 +130,14 @@ def survey(
     watched = progress(items)
     for item, read in zip(watched, decode_ahead(items, view), strict=True):
         if isinstance(read, ImageError):
-            if strict:
+            if strict or isinstance(read, MaskError):  # it would be wrong for most others too
                 raise read
             skipped.append(read)
             continue
         image = read.image
         images.items.append(item)
         images.keep(len(images) - 1, read.shown)
+        images.note(len(images) - 1, read.inside)
         images.shapes.add(view.size_of((image.height, image.width)))
         grey.add(image.grey)
         depths.add(image.depth)

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from haloae.config import EPOCHS, Config
 from haloae.data.images import image_from
-from haloae.data.source import ImageKinds, ImageLike
+from haloae.data.regions import cells_inside
+from haloae.data.source import ImageKinds, ImageLike, unmasked
 from haloae.data.views import View
 from haloae.errors import ConfigError, ImageError, TrainingError
 from haloae.machine import has_bfloat16
@@ -44,6 +45,8 @@ CHECKPOINT_SECONDS = 30.0
 REDUCER_IMAGES = 64
 """Good images the features' components are found on, at least; fewer than twice as many."""
 WARMUP_SHARE = 0.05
+TRIES = 100
+"""Tiles of an image that are looked at for one in which something counts."""
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
@@ -214,13 +217,28 @@ def _network(
     ).to(where)
     if isinstance(network.reducer, FeatureReducer):
         chosen = fitted_on[:: max(1, len(fitted_on) // REDUCER_IMAGES)]
-        inputs = (
-            torch.from_numpy(images.part(i, seed_of(config.seed, 3, i)))[None].to(where)
+        network.reducer.fit(
+            _features(network, images, i, seed_of(config.seed, 3, i))
             for i in bar(chosen, "reducing")
         )
-        network.reducer.fit(network.extractor(network.normalise(image)) for image in inputs)
     source = network.extractor.source
     return network, (source.name, source.sha256) if source else ("", "")
+
+
+def _features(network: HaloAE, images: GoodImages, index: int, seed: int) -> Tensor:
+    """(1, C, h, w) of an image or a tile of it, or (1, C, 1, n) of the cells that count."""
+    where = next(network.parameters()).device
+    for _ in range(TRIES):
+        inside = images.part_inside(index, seed)
+        if inside is None or inside.any():
+            break
+        seed += 1
+    image = torch.from_numpy(images.part(index, seed))[None].to(where)
+    features: Tensor = network.extractor(network.normalise(image))
+    if inside is None or not inside.any():
+        return features
+    counts = torch.from_numpy(cells_inside(inside, inside.shape[0] // features.shape[2]))
+    return features[:, :, counts.to(where)][:, :, None]
 
 
 def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:
@@ -336,12 +354,15 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 def _fingerprint(items: Sequence[ImageLike]) -> str:
     """Changes when images are added, removed, renamed or change their size, or their pixels."""
     sha = hashlib.sha256()
-    for item in items:
+    for given in items:
+        item, masks = unmasked(given)
         if isinstance(item, str | os.PathLike):
             path = Path(item)
             sha.update(f"{path.name!a} {path.stat().st_size}\n".encode())
         else:
             sha.update(image_from(item).pixels.tobytes())
+        for each in masks:
+            sha.update(each.fingerprint())
     return sha.hexdigest()
 
 

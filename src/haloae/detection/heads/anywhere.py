@@ -14,9 +14,9 @@ from torch import Tensor
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
 from haloae.detection.heads.gaussian import RIDGE
-from haloae.detection.heads.halo import LEAST, NEAREST, PENALTY
+from haloae.detection.heads.halo import LEAST, NEAREST, PENALTY, Pair
 from haloae.detection.heads.halo import RIDGE as RESIDUAL_RIDGE
-from haloae.detection.heads.moments import averaged, distance, inverse_root, mapped, softened
+from haloae.detection.heads.moments import Cells, averaged, distance, inverse_root, mapped, softened
 from haloae.detection.heads.nearest import CELLS, by_rows, draw
 from haloae.detection.heads.nearest_halo import FAR
 from haloae.detection.heads.nearest_halo import RIDGE as WHITENING_RIDGE
@@ -39,9 +39,9 @@ class Sums(NamedTuple):
     """(C, C)."""
 
     @classmethod
-    def of(cls, cells: Tensor) -> Self:
-        """Of (B, C, h, w)."""
-        rows = cells.movedim(1, -1).flatten(0, 2).double()
+    def of(cls, cells: Cells) -> Self:
+        """Of those of an image."""
+        rows = cells.rows.double()
         return cls(len(rows), rows.sum(0), rows.T @ rows)
 
     def combined(self, other: "Sums", sign: int = 1) -> "Sums":
@@ -60,7 +60,7 @@ class Sums(NamedTuple):
         return mean.float(), inverse_root(covariance).float()
 
 
-def _summed(maps: Iterable[Tensor]) -> tuple[Sums, int]:
+def _summed(maps: Iterable[Cells]) -> tuple[Sums, int]:
     """Of all images, and how many there are."""
     total: Sums | None = None
     count = 0
@@ -98,7 +98,7 @@ class SharedGaussianHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """See `Head.fit`."""
-        sums, images = _summed(averaged(each.output.features.float()) for each in seen())
+        sums, images = _summed(_averaged(each) for each in seen())
         return cls(*sums.mean_and_root(RIDGE), images, sums)
 
     @classmethod
@@ -120,7 +120,7 @@ class SharedGaussianHead(Head):
         """The Gaussian of the other images' cells."""
         if self.sums is None:
             raise ValueError("a head that was loaded no longer knows its sums")
-        others = self.sums.combined(Sums.of(averaged(seen.output.features.float())), -1)
+        others = self.sums.combined(Sums.of(_averaged(seen)), -1)
         return SharedGaussianHead(*others.mean_and_root(RIDGE), self.images - 1)
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
@@ -162,9 +162,11 @@ class SharedMemoryHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Sum up the covariance, then draw the memory."""
-        sums, images = _summed(each.output.features.float() for each in seen())
+        sums, images = _summed(Cells(each.output.features.float(), each.cells) for each in seen())
         _, whitening = sums.mean_and_root(WHITENING_RIDGE)
-        maps = (mapped(each.output.features.float(), whitening) for each in seen())
+        maps = (
+            Cells(mapped(each.output.features.float(), whitening), each.cells) for each in seen()
+        )
         keys, source = draw(maps, CELLS, config.seed)
         return cls(whitening, keys, images, source)
 
@@ -258,17 +260,24 @@ class SharedHaloHead(Head):
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Fit the memory, then the map and the Gaussian to a part of each image."""
         memory = SharedMemoryHead.fit(config, seen)
-        pairs: list[tuple[Tensor, Tensor]] = []
+        pairs: list[Pair] = []
         generator = torch.Generator().manual_seed(config.seed)
         for index, each in enumerate(seen()):
-            part = _window(each.output.features, FITTING_CELLS // memory.images, generator)
+            part, cells = _window(each, FITTING_CELLS // memory.images, generator)
             given = memory.without(each, index).attend(part.float())
-            pairs.append((part.half(), given.half()))
-        both, _ = _summed(torch.cat([given, part], 1).float() for part, given in pairs)
+            pairs.append(Pair(part.half(), given.half(), cells))
+        both, _ = _summed(
+            Cells(torch.cat([each.given, each.features], 1).float(), each.cells) for each in pairs
+        )
         rebuilding = _regression(both)
         own = [
-            Sums.of(softened(part.float() - mapped(given.float(), rebuilding)))
-            for part, given in pairs
+            Sums.of(
+                Cells(
+                    softened(each.features.float() - mapped(each.given.float(), rebuilding)),
+                    each.cells,
+                )
+            )
+            for each in pairs
         ]
         sums = reduce(Sums.combined, own)
         gaussian = SharedGaussianHead(*sums.mean_and_root(RESIDUAL_RIDGE), len(own), sums)
@@ -317,8 +326,16 @@ class SharedHaloHead(Head):
         return self.gaussian.distance(softened(features - rebuilt))
 
 
-def _window(features: Tensor, cells: int, generator: torch.Generator) -> Tensor:
-    """A part of (B, C, h, w), of about so many cells side by side, drawn at random."""
+def _averaged(seen: Seen) -> Cells:
+    return Cells(averaged(seen.output.features.float()), seen.cells)
+
+
+def _window(seen: Seen, cells: int, generator: torch.Generator) -> Cells:
+    """A part of an image's features, of about so many cells side by side, drawn at random.
+
+    Where not all cells count, it is drawn about one that does.
+    """
+    features = seen.output.features
     batch, _, height, width = features.shape
     side = max(1, round((cells / batch) ** 0.5))
     rows, columns = min(side, height), min(max(side, side**2 // height), width)
@@ -326,7 +343,14 @@ def _window(features: Tensor, cells: int, generator: torch.Generator) -> Tensor:
         int(torch.randint(most - part + 1, (), generator=generator))
         for most, part in ((height, rows), (width, columns))
     )
-    return features[:, :, top : top + rows, left : left + columns]
+    if seen.cells is not None:
+        counted = seen.cells[0].nonzero()
+        chosen = int(torch.randint(len(counted), (), generator=generator))
+        middle_row, middle_column = counted[chosen].tolist()
+        top = min(max(middle_row - rows // 2, 0), height - rows)
+        left = min(max(middle_column - columns // 2, 0), width - columns)
+    place = (..., slice(top, top + rows), slice(left, left + columns))
+    return Cells(features[place], None if seen.cells is None else seen.cells[place])
 
 
 def _regression(sums: Sums) -> Tensor:

@@ -21,6 +21,7 @@ class AutoencoderHead(Head):
         config: how maps are made.
         usual: those means.
         total: the sums they were made from, where an image is to be left out again.
+        counts: (1, h, w), of how many images; None: of all.
     """
 
     prefix = "usual."
@@ -30,12 +31,17 @@ class AutoencoderHead(Head):
     image: Tensor | None
 
     def __init__(
-        self, config: DetectionConfig, usual: Usual, total: Residuals | None = None
+        self,
+        config: DetectionConfig,
+        usual: Usual,
+        total: Residuals | None = None,
+        counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.images = usual.images
         self.total = total
+        self.counts = counts
         self.register_buffer("features", usual.features)
         self.register_buffer("image", usual.image)
 
@@ -49,18 +55,30 @@ class AutoencoderHead(Head):
         """Take the mean of the good images' errors, one image after the other."""
         total: Residuals | None = None
         count = 0
+        counts: Tensor | None = None
         for each in seen():
-            errors = cls.errors(each)
+            errors, cells = cls.errors(each), cls.counted(each)
             total = errors if total is None else _combined(total, errors, 1.0)
+            if cells is not None:
+                counts = cells.float() if counts is None else counts + cells
             count += 1
         if total is None:
             raise ValueError("a head is fitted to one image at least")
-        return cls(config.detection, _mean(total, count), total)
+        return cls(config.detection, _mean(total, count, counts), total, counts)
 
     @classmethod
     def errors(cls, seen: Seen) -> Residuals:
-        """Of one good image, as they are summed up."""
-        return residuals(*seen)
+        """Of one good image, as they are summed up: 0 where a cell does not count."""
+        features, image = residuals(seen.output, seen.image)
+        if seen.cells is None:
+            return Residuals(features, image)
+        cells = seen.cells[:, None]
+        return Residuals(features * cells, None if image is None else image * cells)
+
+    @classmethod
+    def counted(cls, seen: Seen) -> Tensor | None:
+        """(1, h, w): where a good image counts; None: everywhere."""
+        return seen.cells
 
     @classmethod
     def places(cls, config: Config) -> tuple[int, int]:
@@ -94,7 +112,10 @@ class AutoencoderHead(Head):
         if self.total is None:
             raise ValueError("a head that was loaded no longer knows its sums")
         others = _combined(self.total, self.errors(seen), -1.0)
-        return type(self)(self.config, _mean(others, self.images - 1))
+        counts, cells = self.counts, self.counted(seen)
+        if counts is not None and cells is not None:
+            counts = counts - cells.float()
+        return type(self)(self.config, _mean(others, self.images - 1, counts))
 
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`."""
@@ -109,9 +130,17 @@ class SharedAutoencoderHead(AutoencoderHead):
 
     @classmethod
     def errors(cls, seen: Seen) -> Residuals:
-        """See `AutoencoderHead.errors`: their mean over all places, (1, C, 1, 1)."""
-        features, image = residuals(*seen)
-        return Residuals(_everywhere(features), None if image is None else _everywhere(image))
+        """See `AutoencoderHead.errors`: their mean over all places that count, (1, C, 1, 1)."""
+        features, image = residuals(seen.output, seen.image)
+        cells = seen.cells
+        return Residuals(
+            _everywhere(features, cells), None if image is None else _everywhere(image, cells)
+        )
+
+    @classmethod
+    def counted(cls, seen: Seen) -> None:
+        """See `AutoencoderHead.counted`: an image counts as a whole."""
+        return
 
     @classmethod
     def places(cls, config: Config) -> tuple[int, int]:
@@ -119,7 +148,9 @@ class SharedAutoencoderHead(AutoencoderHead):
         return 1, 1
 
 
-def _everywhere(errors: Tensor) -> Tensor:
+def _everywhere(errors: Tensor, cells: Tensor | None) -> Tensor:
+    if cells is not None:
+        errors = errors[:, :, cells[0]][..., None]
     return errors.mean((0, 2, 3), keepdim=True)
 
 
@@ -128,8 +159,15 @@ def _combined(a: Residuals, b: Residuals, sign: float) -> Residuals:
     return Residuals(a.features + sign * b.features, image)
 
 
-def _mean(total: Residuals, count: int) -> Usual:
+def _mean(total: Residuals, count: int, counts: Tensor | None = None) -> Usual:
     # Contiguous, as a model file gives them back: sums then round alike before and after.
     # At least 0: what one image leaves of a sum that is nearly all its own rounds to either side.
-    image = None if total.image is None else (total.image[0].clamp_min(0) / count).contiguous()
-    return Usual((total.features[0].clamp_min(0) / count).contiguous(), image, count)
+    def mean(part: Tensor) -> Tensor:
+        sums = part[0].clamp_min(0)
+        if counts is None:
+            return (sums / count).contiguous()
+        # Where no image was seen, what is usual is the mean of everywhere.
+        everywhere = sums.sum((1, 2), keepdim=True) / counts.sum().clamp_min(1)
+        return torch.where(counts > 0, sums / counts.clamp_min(1), everywhere).contiguous()
+
+    return Usual(mean(total.features), None if total.image is None else mean(total.image), count)

@@ -1,8 +1,9 @@
 """What every detector head is, and the table they stand in."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,13 +16,20 @@ MANY = 200
 """Good images that a head is sized for."""
 
 
-class Seen(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Seen:
     """A good image, and what the network made of it."""
 
     output: HaloAEOutput
     """Of a batch of one."""
     image: Tensor
     """(1, 3, H, W), normalised as the trunk wants it."""
+    cells: Tensor | None = None
+    """(1, h, w) bool: True where a cell counts; None: all do. A head learns from no other."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """What a head is called with: ``head(*seen)``."""
+        yield from (self.output, self.image)
 
 
 class Head(nn.Module, ABC):

@@ -13,6 +13,8 @@ from torch import Tensor
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
 from haloae.detection.heads.moments import (
+    FEWEST,
+    Cells,
     Moments,
     averaged,
     by_place,
@@ -40,6 +42,7 @@ class GaussianHead(Head):
         grid: (h, w), P of them.
         images: good images behind them.
         own: share of a place's own covariance in what was made the root of.
+        seen: (P,), how many of the images count at each place; None: all.
     """
 
     mean: Tensor
@@ -55,11 +58,13 @@ class GaussianHead(Head):
         grid: tuple[int, int],
         images: int,
         own: float = 1.0,
+        seen: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.images = images
         self.own = own
+        self.seen = seen
         self.left_out = False
         """True: one of its own images is scored, as if it had not been among them."""
         self.register_buffer("mean", mean)
@@ -80,7 +85,7 @@ class GaussianHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """See `Head.fit`."""
-        maps = (averaged(each.output.features.float()) for each in seen())
+        maps = (Cells(averaged(each.output.features.float()), each.cells) for each in seen())
         return cls.of(moments(maps), features_of(config)[0], ridge=RIDGE)
 
     @classmethod
@@ -97,12 +102,12 @@ class GaussianHead(Head):
         """
         covariance = found.covariance
         if shrinkage:
-            covariance.lerp_(covariance.mean(0), shrinkage)
+            covariance.lerp_(found.everywhere, shrinkage)
         covariance.diagonal(dim1=1, dim2=2).add_(ridge)
         rows, columns = torch.tril_indices(*covariance.shape[1:])
         whitening = inverse_root(covariance)[:, rows, columns].half()
         own = 1 - shrinkage
-        return cls(found.mean, whitening, grid=grid, images=found.images, own=own)
+        return cls(found.mean, whitening, grid=grid, images=found.images, own=own, seen=found.seen)
 
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
@@ -145,8 +150,15 @@ class GaussianHead(Head):
         whitened = torch.bmm(deviations, roots.transpose(1, 2))
         squared = whitened.square().sum(2)
         if self.left_out:
-            n = self.images
+            n, is_own = self._seen(squared)
             own = self.own * n / (n - 1) ** 2
-            squared = squared / (1 - own * squared).clamp_min(CERTAIN) * (n / (n - 1)) ** 2
+            without = squared / (1 - own * squared).clamp_min(CERTAIN) * (n / (n - 1)) ** 2
+            squared = torch.where(is_own, without, squared)
         distance: Tensor = squared.sqrt().T.unflatten(1, self.grid)
         return distance
+
+    def _seen(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(P, 1) each: images behind each place, and where they are behind its own moments."""
+        seen = like.new_full((len(like),), self.images) if self.seen is None else self.seen
+        is_own = seen >= min(FEWEST, self.images)
+        return seen.to(like).clamp_min(2)[:, None], is_own.to(like.device)[:, None]

@@ -8,7 +8,7 @@ covariance of the residual, a place (docs/adr/0008).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from haloae.config import Config
 from haloae.detection.heads.base import Head, Seen, features_of, register_head
 from haloae.detection.heads.gaussian import GaussianHead
-from haloae.detection.heads.moments import mapped, moments, softened
+from haloae.detection.heads.moments import Cells, mapped, moments, softened
 from haloae.detection.heads.nearest_halo import NearestHaloHead
 from haloae.network.haloae import HaloAEOutput
 
@@ -64,20 +64,23 @@ class HaloHead(Head):
         """Fit the memory, the map, and the Gaussians, with a pass over the images for each."""
         memory = cls.attention.fit(config, seen)
 
-        def attended() -> Iterator[tuple[Tensor, Tensor]]:
+        def attended() -> Iterator[Pair]:
             for index, each in enumerate(seen()):
                 features = each.output.features.float()
                 without = memory.without(each, index)
-                yield features, without.attend(features, nearest=NEAREST)
+                yield Pair(features, without.attend(features, nearest=NEAREST), each.cells)
 
         rebuilding = cls.learned(memory, attended())
-        residuals = (softened(cells - mapped(given, rebuilding)) for cells, given in attended())
+        residuals = (
+            Cells(softened(each.features - mapped(each.given, rebuilding)), each.cells)
+            for each in attended()
+        )
         grid, _ = features_of(config)
         gaussian = GaussianHead.of(moments(residuals), grid, ridge=RIDGE, shrinkage=SHRINKAGE)
         return cls(memory, rebuilding, gaussian)
 
     @classmethod
-    def learned(cls, memory: NearestHaloHead, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    def learned(cls, memory: NearestHaloHead, pairs: Iterable["Pair"]) -> Tensor:
         """The map from what attention gives to features, (C, C).
 
         Args:
@@ -131,21 +134,33 @@ class HaloHead(Head):
         return mapped(self.memory.attend(features, nearest=NEAREST), self.rebuilding)
 
 
-def _regression(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+class Pair(NamedTuple):
+    """What is to be rebuilt of a good image, and from what; (1, C, h, w) each."""
+
+    features: Tensor
+    given: Tensor
+    cells: Tensor | None = None
+    """See `Seen.cells`."""
+
+
+def _regression(pairs: Iterable[Pair]) -> Tensor:
     """(C, C) least squares from values to features, each about the mean of its place.
 
     Args:
-        pairs: features and values of good images, at least one, (1, C, h, w) each.
+        pairs: of good images, at least one.
     """
-    count, sums, products = 0, torch.empty(0), torch.empty(0)
-    for features, values in pairs:
-        rows = torch.cat([values, features], dim=1)[0].flatten(1).double()
-        if not count:
-            sums, products = torch.zeros_like(rows), rows.new_zeros(len(rows), len(rows))
+    count, sums, products = torch.empty(0), torch.empty(0), torch.empty(0)
+    for features, given, cells in pairs:
+        rows = torch.cat([given, features], dim=1)[0].flatten(1).double()
+        counts = rows.new_ones(rows.shape[1]) if cells is None else cells.flatten().to(rows)
+        if not len(count):
+            count, sums = torch.zeros_like(counts), torch.zeros_like(rows)
+            products = rows.new_zeros(len(rows), len(rows))
+        rows *= counts
+        count += counts
         sums += rows
         products += rows @ rows.T
-        count += 1
-    products -= sums @ sums.T / count
+    products -= sums / count.clamp_min(1) @ sums.T
     channels = len(products) // 2
     given, wanted = products[:channels, :channels], products[:channels, channels:]
     # Of images that are all the same nothing varies: any map will do.

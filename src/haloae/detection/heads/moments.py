@@ -19,6 +19,25 @@ NEAR = 0.1
 times as large: below this it is their rounding, which differs from runtime to runtime."""
 
 
+FEWEST = 4
+"""Good images that a place is told from: one that fewer show is taken for a mean of all places."""
+
+
+class Cells(NamedTuple):
+    """Values of a good image's cells."""
+
+    values: Tensor
+    """(1, C, h, w) float32."""
+    counts: Tensor | None = None
+    """(1, h, w) bool: True where a cell counts; None: all do."""
+
+    @property
+    def rows(self) -> Tensor:
+        """(n, C): those that count, wherever they are."""
+        rows = self.values.movedim(1, -1)
+        return rows.flatten(0, 2) if self.counts is None else rows[self.counts]
+
+
 class Moments(NamedTuple):
     """Of the features of good images, for each place of the grid."""
 
@@ -27,6 +46,15 @@ class Moments(NamedTuple):
     covariance: Tensor
     """(P, C, C) float32, over n - 1."""
     images: int
+    seen: Tensor
+    """(P,) float64: how many of the images count at the place."""
+
+    @property
+    def everywhere(self) -> Tensor:
+        """(C, C): the mean covariance of the places that there are enough images of."""
+        known = self.seen >= min(FEWEST, self.images)
+        mean: Tensor = (self.covariance if known.all() else self.covariance[known]).mean(0)
+        return mean
 
 
 def check_size(config: Config) -> None:
@@ -43,19 +71,19 @@ def check_size(config: Config) -> None:
         )
 
 
-def moments(maps: Iterable[Tensor]) -> Moments:
+def moments(maps: Iterable[Cells]) -> Moments:
     """Mean and covariance of every place, summed up image by image.
 
     Args:
-        maps: of the good images, two at least: (1, C, h, w) float32 each.
+        maps: of the good images, two at least.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: there is no image, or of no place enough.
     """
     first: Tensor | None = None
-    total = products = torch.empty(0)
+    total = products = seen = torch.empty(0)
     count = 0
-    for each in maps:
+    for each, counts in maps:
         rows = by_place(each)[:, 0]
         if first is None:
             places, channels = rows.shape
@@ -63,16 +91,39 @@ def moments(maps: Iterable[Tensor]) -> Moments:
             first = rows.clone()
             total = torch.zeros(places, channels, dtype=torch.float64, device=rows.device)
             products = total[:, :, None] * total[:, None, :]
+            seen = total.new_zeros(places)
         centred = (rows - first).double()
+        if counts is None:
+            seen += 1
+        else:
+            centred *= counts.flatten()[:, None]
+            seen += counts.flatten()
         total += centred
         products.baddbmm_(centred[:, :, None], centred[:, None, :])
         count += 1
     if first is None:
         raise ValueError("a head is fitted to one image at least")
-    mean = total / count
-    products -= count * mean[:, :, None] * mean[:, None, :]
-    covariance = (products / max(1, count - 1)).float()
-    return Moments((mean + first).float(), covariance, count)
+    mean = total / seen.clamp_min(1)[:, None]
+    products -= seen[:, None, None] * mean[:, :, None] * mean[:, None, :]
+    products /= (seen - 1).clamp_min(1)[:, None, None]
+    found = Moments((mean + first).float(), products.float(), count, seen)
+    return _completed(found)
+
+
+def _completed(found: Moments) -> Moments:
+    """The same, with the mean and the covariance of all cells where too few images count."""
+    few = found.seen < min(FEWEST, found.images)
+    if few.all():
+        raise ValueError("a head is fitted to images that count at one place at least")
+    if few.any():
+        known = ~few
+        shares = (found.seen[known] / found.seen[known].sum()).float()
+        mean = shares @ found.mean[known]
+        apart = found.mean[known] - mean
+        within = (shares[:, None, None] * found.covariance[known]).sum(0)
+        found.mean[few] = mean
+        found.covariance[few] = within + apart.T @ (shares[:, None] * apart)
+    return found
 
 
 def by_place(x: Tensor) -> Tensor:

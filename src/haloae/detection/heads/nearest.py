@@ -11,7 +11,7 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
-from haloae.detection.heads.moments import averaged, distance
+from haloae.detection.heads.moments import Cells, averaged, distance
 from haloae.network.haloae import HaloAEOutput
 
 CELLS = 8192
@@ -43,7 +43,7 @@ class NearestHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Draw cells, as many from every image; the more images, the fewer of each."""
-        maps = (averaged(each.output.features.float()) for each in seen())
+        maps = (Cells(averaged(each.output.features.float()), each.cells) for each in seen())
         bank, source = draw(maps, CELLS, config.seed)
         return cls(bank, int(source[-1]) + 1, source)
 
@@ -77,11 +77,11 @@ class NearestHead(Head):
         return distance(nearest + cells.square().sum(3))
 
 
-def draw(maps: Iterable[Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw(maps: Iterable[Cells], count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw cells of good images, as many from every image; the more images, the fewer of each.
 
     Args:
-        maps: of each image, (B, C, h, w).
+        maps: of each image.
         count: cells to draw, but for rounding up.
         seed: of the draw.
 
@@ -94,7 +94,7 @@ def draw(maps: Iterable[Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]
     generator = torch.Generator().manual_seed(seed)
     cells: list[Tensor] = []
     for each in maps:
-        rows = each.movedim(1, -1).flatten(0, 2)
+        rows = each.rows
         order = torch.randperm(len(rows), generator=generator)[:count]
         cells.append(rows[order.to(rows.device)].half())
         share = -(-count // len(cells))

@@ -20,7 +20,14 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
-from haloae.detection.heads.moments import check_size, distance, inverse_root, mapped, moments
+from haloae.detection.heads.moments import (
+    Cells,
+    check_size,
+    distance,
+    inverse_root,
+    mapped,
+    moments,
+)
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.lean import with_parts
@@ -33,6 +40,9 @@ RIDGE = 0.01
 """Added to every variance; channels that vary much have one of about 1."""
 FAR = 1e30
 """Squared distance to a key that is not there."""
+OUTSIDE = 6e4
+"""First channel of a key that is of a cell which does not count, the others being 0: float16 holds
+it, and it is nearest only where all of a window are such."""
 GROUPS = 10
 """Groups of images in memory. Of the keys of a block, each group's nearest is a candidate: choosing
 among these costs a tenth of what choosing among all keys does."""
@@ -50,22 +60,25 @@ class Memory:
         """Which were kept."""
         self.features: list[Tensor] = []
         """(1, C, h, w) float16 each."""
+        self.cells: list[Tensor | None] = []
+        """See `Seen.cells`."""
         self._generator = torch.Generator().manual_seed(seed)
         self._seen = 0
 
     def watch(self, seen: Iterable[Seen]) -> Iterable[Seen]:
         """The same images, of which some are kept."""
         for each in seen:
-            self._consider(each.output.features)
+            self._consider(each)
             yield each
 
-    def _consider(self, features: Tensor) -> None:
+    def _consider(self, seen: Seen) -> None:
         place = self._seen
         if place >= MEMORY:
             place = int(torch.randint(self._seen + 1, (), generator=self._generator))
         if place < MEMORY:
             self.images[place : place + 1] = [self._seen]
-            self.features[place : place + 1] = [features.half().clone()]
+            self.features[place : place + 1] = [seen.output.features.half().clone()]
+            self.cells[place : place + 1] = [seen.cells]
         self._seen += 1
 
 
@@ -108,6 +121,8 @@ class NearestHaloHead(Head):
         self.register_buffer("keys", self._filled(memory_NKC), persistent=False)
         lengths = F.pad(memory_NKC.float().square().sum(2), (0, self._missing), value=FAR)
         self.register_buffer("lengths", lengths, persistent=False)
+        is_there = not memory_NKC.is_meta  # where costs are counted, it holds no values
+        self.has_outside = is_there and bool((memory_NKC[..., 0] == OUTSIDE).any())
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -128,11 +143,16 @@ class NearestHaloHead(Head):
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """Sum up the covariance and draw the memory in one pass over the images."""
         memory = Memory(config.seed)
-        found = moments(each.output.features.float() for each in memory.watch(seen()))
-        covariance = found.covariance.mean(0)
+        found = moments(
+            Cells(each.output.features.float(), each.cells) for each in memory.watch(seen())
+        )
+        covariance = found.everywhere
         covariance.diagonal().add_(RIDGE)
         whitening = inverse_root(covariance)
-        blocks = [blocks_of(mapped(each.float(), whitening)) for each in memory.features]
+        blocks = [
+            blocks_of(_without_outside(mapped(each.float(), whitening), cells))
+            for each, cells in zip(memory.features, memory.cells, strict=True)
+        ]
         keys_NKC = torch.stack(blocks, dim=2)[0].half().flatten(1, 2)
         return cls(whitening, keys_NKC, found.images, blocks=_blocks(config), kept=memory.images)
 
@@ -189,7 +209,10 @@ class NearestHaloHead(Head):
         squared_NQG, which_NQG = self._candidates(blocks_of(mapped(features, self.whitening)))
         chosen = squared_NQG.topk(nearest, dim=2, largest=False).indices
         which = which_NQG.gather(2, chosen)
-        return self._grid(self._keys().flatten(0, 1)[which].mean(2))
+        values = self._keys().flatten(0, 1)[which]
+        if self.has_outside:  # where no key of a window counts, attention gives the mean of all
+            values = torch.where(values[..., :1] == OUTSIDE, 0.0, values)
+        return self._grid(values.mean(2))
 
     def _keys(self) -> Tensor:
         return self._filled(self.memory) if torch.compiler.is_exporting() else self.keys
@@ -241,6 +264,15 @@ def _blocks(config: Config) -> tuple[int, int]:
     """Rows and columns of blocks."""
     height, width = config.grid
     return height // BLOCK, width // BLOCK
+
+
+def _without_outside(keys: Tensor, cells: Tensor | None) -> Tensor:
+    """(1, C, h, w) keys, those far away that do not count."""
+    if cells is None:
+        return keys
+    far = torch.zeros_like(keys)
+    far[:, 0] = OUTSIDE
+    return torch.where(cells[:, None], keys, far)
 
 
 def blocks_of(x: Tensor) -> Tensor:

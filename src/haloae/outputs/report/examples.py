@@ -12,7 +12,9 @@ from PIL import Image as PILImage
 
 from haloae.data.folders import GOOD, Category, Sample
 from haloae.data.images import read_image, read_mask, shown_path
-from haloae.detection.predictor import Prediction, Predictor
+from haloae.data.regions import Masked
+from haloae.detection.prediction import Prediction
+from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.evaluation.evaluate import Evaluation, Progress
 from haloae.outputs.pictures import draw_views
@@ -80,9 +82,7 @@ def scored_galleries(
         ),
     ]
     return [
-        Gallery(
-            title, note, _examples(detector, category.root, [samples[i] for i in chosen[:MOST]])
-        )
+        Gallery(title, note, _examples(detector, category, [samples[i] for i in chosen[:MOST]]))
         for title, note, chosen in kinds
     ]
 
@@ -96,25 +96,25 @@ def training_gallery(
     """
     if not category.train or not detector.config.network.autoencoder:
         return []
-    paths = most_unusual(detector, category.train, progress=progress)
+    paths = most_unusual(detector, category, progress=progress)
     samples = [Sample(path, GOOD, None) for path in paths]
     note = (
         f"Highest scores among {counted(len(category.train), 'training image')}, which are taken "
         f"to be good: a defect here spoils the training"
     )
-    examples = _examples(detector, category.root, samples)
+    examples = _examples(detector, category, samples)
     return [Gallery("Most unusual training images", note, examples)]
 
 
 def most_unusual(
-    detector: Predictor, paths: Sequence[Path], *, progress: Progress = iter
+    detector: Predictor, category: Category, *, progress: Progress = iter
 ) -> list[Path]:
-    """The images with the highest scores, highest first; those that cannot be read are left out."""
+    """The training images with the highest scores, highest first, of those that can be read."""
 
     def scored() -> Iterator[tuple[float, Path]]:
-        for path in progress(paths):
+        for path in progress(category.train):
             # One at a time: a batch of very large images is a lot of memory.
-            result = next(detector.stream([path]))
+            result = next(detector.stream([category.item(path)]))
             if isinstance(result, Prediction):
                 yield result.score, path
 
@@ -127,20 +127,21 @@ def spread(ordered: Sequence[int]) -> list[int]:
     return [ordered[place] for place in places]
 
 
-def _examples(detector: Predictor, root: Path, samples: Sequence[Sample]) -> list[Example]:
+def _examples(detector: Predictor, category: Category, samples: Sequence[Sample]) -> list[Example]:
     """Score some samples once more and draw them; what cannot be read any more is left out."""
     examples = []
     for sample in samples:
         try:
-            examples.append(_example(detector, root, sample))
+            examples.append(_example(detector, category, sample))
         except ImageError:
             continue
     return examples
 
 
-def _example(detector: Predictor, root: Path, sample: Sample) -> Example:
+def _example(detector: Predictor, category: Category, sample: Sample) -> Example:
+    item = category.item(sample.path)
     image = read_image(sample.path)
-    prediction = detector.predict(image)
+    prediction = detector.predict(Masked(image, item.region) if isinstance(item, Masked) else image)
     mask = None
     if sample.mask is not None:
         try:
@@ -149,7 +150,7 @@ def _example(detector: Predictor, root: Path, sample: Sample) -> Example:
             mask = None
     views = draw_views(image, prediction, truth=mask)
     return Example(
-        path=shown_path(sample.path.relative_to(root).as_posix()),
+        path=shown_path(sample.path.relative_to(category.root).as_posix()),
         label=shown_path(sample.label),
         score=prediction.score,
         is_anomalous=prediction.is_anomalous,

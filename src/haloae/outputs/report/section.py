@@ -14,6 +14,7 @@ import numpy as np
 from haloae._version import __version__
 from haloae.data.folders import GOOD, Category
 from haloae.data.images import shown_path
+from haloae.data.regions import region_words
 from haloae.detection.predictor import Predictor
 from haloae.errors import EXTRAS, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, Metrics, Progress
@@ -56,6 +57,8 @@ NUMBERS = {
     "pixel_f1max": "Pixel F1, best threshold",
     "pixel_aupro": "AUPRO, false-positive rate up to 0.3",
     "pixel_aupro_005": "AUPRO, false-positive rate up to 0.05",
+    "outline_iou": "Outlines, intersection over union with the true ones",
+    "outline_iou_best": "The same at the threshold that suits these masks best",
     "detection_rate": "Share of defective images found",
     "false_alarm_rate": "Share of good images called defective",
     "wanted_false_alarm_rate": "False-alarm rate asked for",
@@ -154,6 +157,9 @@ def _tiles(metrics: Metrics) -> list[Tile]:
 
     plain = metrics.pixel_difference_image_auroc
     against = "" if plain is None else f"pixel difference: {plain:.3f}"
+    best = ""
+    if metrics.outline_iou_best is not None:
+        best = f"at most {metrics.outline_iou_best:.3f}, test set's best threshold"
     tiles = [
         Tile(
             "Detected",
@@ -168,6 +174,7 @@ def _tiles(metrics: Metrics) -> list[Tile]:
         Tile("Image AUROC", three(metrics.image_auroc), against),
         Tile("Pixel AUROC", three(metrics.pixel_auroc), "every pixel ranked"),
         Tile("AUPRO", three(metrics.pixel_aupro), "overlap per defect"),
+        Tile("Outline IoU", three(metrics.outline_iou), best),
     ]
     return [*tiles, Tile("Time", f"{metrics.ms_per_image:.0f} ms", "per image")]
 
@@ -280,6 +287,11 @@ def _defects(rows: Sequence[Mapping[str, Any]]) -> tuple[list[DefectRow], int]:
     return table, 0
 
 
+def _counted(detector: Predictor) -> str:
+    words = region_words(detector.region)
+    return words if detector.region is None else f"{words}; outside, pictures are dimmed"
+
+
 def _settings(detector: Predictor, metrics: Metrics) -> list[tuple[str, str]]:
     config, provenance = detector.config, detector.provenance
     return [
@@ -291,6 +303,7 @@ def _settings(detector: Predictor, metrics: Metrics) -> list[tuple[str, str]]:
             f"{config.network.trunk}, {provenance.backbone} weights, "
             f"sha256 {provenance.backbone_sha256[:12]}",
         ),
+        ("What counts", _counted(detector)),
         ("Trained on", shown_path(provenance.fitted(config.training.steps))),
         *protocol_entries(metrics.protocol),
     ]

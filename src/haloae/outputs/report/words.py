@@ -13,6 +13,8 @@ METRICS = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",
     "pixel_aupro": "AUPRO",
+    "outline_iou": "Outline IoU",
+    "outline_iou_best": "Outline IoU, best threshold",
     "detection_rate": "Detected",
     "false_alarm_rate": "False alarms",
 }
