@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.errors import HaloaeError
 from haloae.files import write_atomic
 from haloae.server.database import NEAR
