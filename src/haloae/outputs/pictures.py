@@ -159,6 +159,11 @@ def draw_overlay(
     return _encoded(canvas, format)
 
 
+def draw_marked(image: Image, prediction: Prediction, *, most: int = MAX_SIDE) -> bytes:
+    """The picture of `draw_overlay` alone: a JPEG of `most` pixels a side and its margin."""
+    return _encoded(_marked(image, prediction, least=min(MIN_WIDTH, most), most=most))
+
+
 def thumbnail(image: Image, prediction: Prediction) -> PILImage.Image:
     """The same marks on a picture of `THUMBNAIL` pixels at most, and its margin."""
     return _marked(image, prediction, least=THUMBNAIL, most=THUMBNAIL)

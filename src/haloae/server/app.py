@@ -15,11 +15,17 @@ from haloae._version import __version__
 from haloae.errors import ConfigError, HaloaeError, ImageError
 from haloae.server import requests, status, v2
 from haloae.server.attached import Attached
+from haloae.server.drift import Drift
 from haloae.server.inspector import Inspector
 from haloae.server.metrics import Metrics
+from haloae.server.models import Models
+from haloae.server.page import changes, views
+from haloae.server.page.page import Page
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Recipes
+from haloae.server.records import Records
 from haloae.server.requests import REFUSALS
+from haloae.server.retraining import GoodImages, Retraining
 from haloae.server.safety import Doorkeeper, Gate, Tokens, refused_response
 from haloae.server.settings import Settings
 from haloae.server.watch import Watch
@@ -36,6 +42,10 @@ class Service:
     doorkeeper: Doorkeeper
     metrics: Metrics
     attached: Attached
+    records: Records
+    drift: Drift
+    models: Models
+    retraining: Retraining
 
 
 def create_app(
@@ -52,17 +62,39 @@ def create_app(
 
     Args:
         models: the file or folder.
-        data: a folder for all that is kept; None: for a service without sources and sinks.
+        data: a folder for all that is kept; None: one that is gone afterwards.
         settings: all of them; None: as they are by default.
         tokens: that requests must have; None: none, which is for loopback alone.
 
     Raises:
         DataError: there is no such file or folder.
-        ConfigError: a source or a sink cannot be used.
+        ConfigError: a source, a sink or the page's translation cannot be used.
         OutputError: the folder cannot be had.
         MissingExtraError: what a source or a sink needs is not installed.
     """
     settings = settings or Settings()
+    service = _service(models, data, settings, tokens)
+    refusals = "; ".join(f"{status}: {meaning}" for status, meaning in REFUSALS.items())
+    app = FastAPI(
+        title="haloae",
+        version=__version__,
+        description=f"Inspects images. What is not carried out has a status: {refusals}.",
+        lifespan=lambda _: _running(service),
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.page = Page(service)
+    app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)
+    app.add_middleware(Watch, metrics=service.metrics)
+    for router in (requests.router, v2.router, status.router, views.router, changes.router):
+        app.include_router(router)
+    for kind in (HaloaeError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer_to)
+    return app
+
+
+def _service(models: Path, data: Path | None, settings: Settings, tokens: Tokens | None) -> Service:
     problems = Problems()
     recipes = Recipes(
         models,
@@ -74,38 +106,46 @@ def create_app(
     inspector = Inspector(recipes, settings.queue, problems)
     metrics = Metrics()
     attached = Attached(settings.source, settings.sink, inspector, problems, data)
-    service = Service(settings, problems, recipes, inspector, Doorkeeper(tokens), metrics, attached)
-    metrics.watch(service)
-
-    @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        inspector.listeners["metrics"] = metrics.listen  # the last, as it tells of the others
-        recipes.start()
-        inspector.start()
-        attached.start()
-        yield
-        await run_in_threadpool(attached.stop_sources, settings.http.stop)
-        await run_in_threadpool(inspector.stop, settings.http.stop)
-        await run_in_threadpool(attached.stop_sinks, settings.http.stop)
-        await run_in_threadpool(recipes.stop)
-
-    refusals = "; ".join(f"{status}: {meaning}" for status, meaning in REFUSALS.items())
-    app = FastAPI(
-        title="haloae",
-        version=__version__,
-        description=f"Inspects images. What is not carried out has a status: {refusals}.",
-        lifespan=running,
-        docs_url=None,
-        redoc_url=None,
+    records = Records(data, settings.keep, problems)
+    changing = Models(recipes, records)
+    good = GoodImages(records, settings.retraining.good)
+    service = Service(
+        settings,
+        problems,
+        recipes,
+        inspector,
+        Doorkeeper(tokens),
+        metrics,
+        attached,
+        records,
+        Drift(lambda name: recipes.get(name).detector),
+        changing,
+        Retraining(changing, recipes, records, good),
     )
-    app.state.service = service
-    app.add_middleware(Gate, doorkeeper=service.doorkeeper, settings=settings)
-    app.add_middleware(Watch, metrics=metrics)
-    for router in (requests.router, v2.router, status.router):
-        app.include_router(router)
-    for kind in (HaloaeError, HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, answer_to)
-    return app
+    metrics.watch(service)
+    return service
+
+
+@asynccontextmanager
+async def _running(service: Service) -> AsyncIterator[None]:
+    inspector, seconds = service.inspector, service.settings.http.stop
+    await run_in_threadpool(service.records.open)
+    # The store first, as nothing that comes later may keep an inspection from it.
+    inspector.listeners = service.records.listeners() | inspector.listeners
+    inspector.listeners["drift"] = lambda one, seen: service.drift.add(
+        one, seen.prediction.measures
+    )
+    inspector.listeners["metrics"] = service.metrics.listen  # the last, as it tells of the others
+    service.recipes.start()
+    inspector.start()
+    service.attached.start()
+    yield
+    await run_in_threadpool(service.attached.stop_sources, seconds)
+    await run_in_threadpool(inspector.stop, seconds)
+    await run_in_threadpool(service.attached.stop_sinks, seconds)
+    await run_in_threadpool(service.recipes.stop)
+    await run_in_threadpool(service.retraining.stop)
+    await run_in_threadpool(service.records.close, seconds)
 
 
 def answer_to(request: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,9 @@ from haloae.files import require_room
 
 APPLICATION = 0x48414C4F
 """In the file's header: it is a store of haloae."""
-TO_REVIEW = "(verdict != 'normal' OR score >= 0.9 * threshold)"
+NEAR = 0.9
+"""A score of this share of the threshold is near it; it stands in an index, too."""
+TO_REVIEW = f"(verdict != 'normal' OR score >= {NEAR} * threshold)"
 """What somebody should look at; it stands in an index, too."""
 VERSIONS = (
     f"""

@@ -115,10 +115,17 @@ class History:
 
     def disagreements(self, *, recipe: str | None = None) -> Iterator[Stored]:
         """All inspections whose verdict a person has overruled, the oldest first."""
+        return self._by_word("r.word = 'overrule'", recipe)
+
+    def reviewed(self, *, recipe: str | None = None) -> Iterator[Stored]:
+        """All inspections that a person has said something of, the oldest first."""
+        return self._by_word("r.word IS NOT NULL", recipe)
+
+    def _by_word(self, words: str, recipe: str | None) -> Iterator[Stored]:
         where, values = _of_recipe(recipe)
         after = 0
         while found := self._stored(
-            f"WHERE r.word = 'overrule' AND {where} AND i.number > ? ORDER BY i.number LIMIT ?",
+            f"WHERE {words} AND {where} AND i.number > ? ORDER BY i.number LIMIT ?",
             *values,
             after,
             AT_ONCE,

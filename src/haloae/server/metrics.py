@@ -98,6 +98,12 @@ class _Moment(Collector):
         for problem in service.problems.now():
             problems.add_metric([problem.part], problem.times)
         yield problems
+        drift = GaugeMetricFamily(
+            "haloae_drift_alarm", "1: something has changed", labels=["recipe", "what"]
+        )
+        for alarm in service.drift.alarms():
+            drift.add_metric([alarm.recipe, alarm.what], 1)
+        yield drift
         loaded = GaugeMetricFamily("haloae_recipe_loaded", "1: in memory", labels=["recipe"])
         for recipe in service.recipes.listed():
             loaded.add_metric([recipe.name], int(recipe.is_loaded))

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".xml", ".onnx", ".safetensors")
 """Of model files; where a name has several, the first counts, as it is the fastest."""
 Stamp = tuple[tuple[int, int, int], ...]
-"""Of each of a model's files: when it was changed, its size and its number on the disk."""
+"""Of each of a model's files and of the thresholds that stand beside it: when it was changed, its
+size and its number on the disk."""
 
 
 class Loaded(NamedTuple):
@@ -122,6 +123,14 @@ class Recipes:
             RefusedError: 404, there is none of this name.
         """
         return self._listed(name, self._known(name))
+
+    def path_of(self, name: str) -> Path:
+        """One's model file, as it was found: no part of the path comes from who asks.
+
+        Raises:
+            RefusedError: 404, there is none of this name.
+        """
+        return self._known(name).path
 
     def get(self, name: str) -> Loaded:
         """One's model, loaded where it is not; it stays usable whatever happens to its file.

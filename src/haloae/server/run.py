@@ -62,6 +62,7 @@ def run(
         )
     check_certificate(certificate, key)
     app = create_app(models, data=data, settings=settings, tokens=tokens)
+    app.state.service.records.open()  # what is wrong with them is said now
     with listen(host, port) as listening:
         log_as_json()
         start_tracing()

@@ -1,10 +1,12 @@
 """Every setting of the service, frozen and self-checking: `serve.toml`."""
 
 import os
+from datetime import time
 from pathlib import Path
-from typing import Annotated
+from socket import gethostname
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from haloae.config import checked, read_toml
 from haloae.errors import ConfigError
@@ -78,6 +80,40 @@ class HttpSettings(_Frozen):
     """Host names that requests may be addressed to, besides any address and ``localhost``."""
 
 
+class KeepSettings(_Frozen):
+    """What of inspections is kept, in the folder of ``--data``; the oldest goes first."""
+
+    days: PositiveFloat = 365
+    """Of records."""
+    bytes: PositiveInt = 2**32
+    """Of records."""
+    images: Literal["all", "to_review", "none"] = "all"
+    """Of which inspections the image is kept; ``to_review``: unusable, anomalous and nearly so."""
+    image_days: PositiveFloat = 30
+    image_bytes: PositiveInt = 20 * 2**30
+    database: Path | None = None
+    """A file whose first line is ``postgresql://USER:PASSWORD@HOST/DATABASE``: all records are
+    copied there."""
+    box: Annotated[str, Field(min_length=1, max_length=100)] = Field(default_factory=gethostname)
+    """What this machine is called there."""
+
+
+class PageSettings(_Frozen):
+    """The operator's page."""
+
+    shifts: Annotated[tuple[time, ...], Field(min_length=1)] = (time(6), time(14), time(22))
+    """When a shift begins, by the machine's clock: ``["06:00", "18:00"]``."""
+    texts: Path | None = None
+    """A translation, see `haloae.server.page.texts`."""
+
+
+class RetrainingSettings(_Frozen):
+    """What models are fitted to anew."""
+
+    good: dict[str, Path] = {}
+    """Folders of good images by recipe, besides those that were added in the page."""
+
+
 class Settings(_Frozen):
     """All of `serve.toml`."""
 
@@ -85,6 +121,9 @@ class Settings(_Frozen):
     queue: QueueSettings = Field(default_factory=QueueSettings)
     models: ModelSettings = ModelSettings()
     http: HttpSettings = HttpSettings()
+    keep: KeepSettings = KeepSettings()
+    page: PageSettings = PageSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
     modules: Modules = ()
     """Python files with kinds of sources and sinks of one's own; they are run."""
     source: SourceSettings = ()

@@ -13,6 +13,8 @@ log = logging.getLogger("haloae.server.requests")
 
 FIELDS = ("method", "path", "status", "seconds", "client", "role")
 """Of a line about a request."""
+USUAL = {"/page/state", "/page/inspections/{inspection}/{kind}.jpg", "/static/{name}"}
+"""What every open page asks for all the time: not logged unless it is refused."""
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}
 
 
@@ -53,7 +55,12 @@ class Watch:
             self.metrics.request_seconds.labels(path).observe(seconds)
             client = (scope.get("client") or ("",))[0]
             values = (method, path, status, round(seconds, 6), client, scope.get("haloae.role"))
-            log.info("request", extra=dict(zip(FIELDS, values, strict=True)))
+            is_usual = path in USUAL and status < 400
+            log.log(
+                logging.DEBUG if is_usual else logging.INFO,
+                "request",
+                extra=dict(zip(FIELDS, values, strict=True)),
+            )
 
 
 class JsonFormatter(logging.Formatter):

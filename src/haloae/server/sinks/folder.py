@@ -102,7 +102,7 @@ class _Days(Connection):
         time = datetime.fromisoformat(item.record["time"]).astimezone(UTC)
         folder = self._settings.path / f"{time:%Y-%m-%d}"
         image = self._wanted(item)
-        name = f"{time:%H%M%S.%f}-{item.record['id']}.{_suffix(image)}" if image else None
+        name = f"{time:%H%M%S.%f}-{item.record['id']}.{suffix_of(image)}" if image else None
         line = json.dumps(item.record | {"file": name}).encode() + b"\n"
         self._make_room(len(line) + len(image), time)
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +157,7 @@ def _append(path: Path, line: bytes) -> int:
         return size - torn + len(line)
 
 
-def _suffix(image: bytes) -> str:
+def suffix_of(image: bytes) -> str:
+    """What the name of an image file ends in, by how it begins."""
     found = (suffix for start, suffix in SUFFIXES.items() if image.startswith(start))
     return next(found, "bin")

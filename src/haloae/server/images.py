@@ -1,0 +1,235 @@
+"""Images of inspections on disk, a folder a day, each with its map: the oldest go.
+
+They are written by a thread of its own, from which nothing that inspects waits. Where the disk is
+full or gone, images are left out, which is said; the record of the inspection is the store's.
+"""
+
+import io
+import os
+import re
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from threading import Condition, Thread
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haloae.detection.prediction import Prediction
+from haloae.errors import HaloaeError
+from haloae.files import write_atomic
+from haloae.server.database import NEAR
+from haloae.server.inspection import Inspection
+from haloae.server.inspector import Seen
+from haloae.server.problems import Problems
+from haloae.server.settings import KeepSettings
+from haloae.server.sinks.folder import SUFFIXES, suffix_of
+
+PART = "stored images"
+"""What is reported as wrong where they cannot be written."""
+REVIEWED = "reviewed"
+"""The folder of those that stay whatever their age."""
+BREATH = 60.0
+"""Seconds between two looks at what is too old, where nothing comes."""
+MOST_WAITING = 2**28
+"""Bytes of images that wait for the disk; of more, the oldest are left out."""
+ID = re.compile("[0-9a-f]{32}")
+DAY = re.compile(r"\d{4}-\d\d-\d\d")
+OURS = re.compile(rf"{ID.pattern}\.[a-z]{{3,4}}")
+"""What is removed when it is old: nothing that anybody else has put there."""
+MAP = "npy"
+LARGEST = 60_000.0
+"""Pixel thresholds that a map's value is cut off at: float16 holds it."""
+TINY = 1e-30
+
+
+class Kept(NamedTuple):
+    """An image that was inspected, and its map."""
+
+    data: bytes
+    """The image file."""
+    suffix: str
+    grid_map: NDArray[np.float32]
+    """(h, w) in pixel thresholds."""
+
+    def prediction(self, inspection: Inspection, size: tuple[int, int]) -> Prediction:
+        """What was said of the image, for who draws it; `size` is its (H, W)."""
+        return Prediction(
+            score=inspection.score,
+            p_value=inspection.p_value,
+            is_anomalous=inspection.score > inspection.threshold,
+            extrapolated=False,
+            grid_map=self.grid_map,
+            size=size,
+            pixel_threshold=1.0,
+            unusable=inspection.reason,
+        )
+
+
+class _File(NamedTuple):
+    path: Path
+    bytes: int
+
+
+class KeptImages:
+    """Writes them, from any thread, and reads them.
+
+    Args:
+        folder: theirs; it is made where it is missing.
+        settings: what is kept, and how much of it.
+        problems: is told where they cannot be written.
+    """
+
+    def __init__(self, folder: Path, settings: KeepSettings, problems: Problems) -> None:
+        self.folder = folder
+        self._settings, self._problems = settings, problems
+        self._changed = Condition()
+        self._waiting: OrderedDict[str, tuple[Inspection, Kept]] = OrderedDict()
+        self._waiting_bytes = 0
+        self._is_closed = False
+        self._files: deque[_File] = deque()
+        """Oldest first."""
+        self._bytes = 0
+        self._writer = Thread(target=self._write_all, name="images", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._writer.start()
+
+    def close(self, seconds: float) -> None:
+        """Write what waits, and wait for that so long at most."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._writer.join(seconds)
+
+    def keep(self, inspection: Inspection, seen: Seen) -> None:
+        """Have an image written. A listener of the service: returns at once."""
+        if not self._is_wanted(inspection):
+            return
+        prediction = seen.prediction
+        limit = max(prediction.pixel_threshold, TINY)
+        grid_map = np.minimum(prediction.grid_map / limit, LARGEST)
+        kept = Kept(seen.data, suffix_of(seen.data), grid_map.astype(np.float16).astype(np.float32))
+        with self._changed:
+            self._waiting[inspection.id] = inspection, kept
+            self._waiting_bytes += len(kept.data)
+            while self._waiting_bytes > MOST_WAITING:
+                _, (_, dropped) = self._waiting.popitem(last=False)
+                self._waiting_bytes -= len(dropped.data)
+                self._problems.report(PART, "the disk is too slow: images are left out.")
+            self._changed.notify()
+
+    def read(self, inspection: Inspection) -> Kept | None:
+        """An inspection's image; None: it was not kept, or is no more."""
+        with self._changed:
+            waiting = self._waiting.get(inspection.id)
+        if waiting is not None:
+            return waiting[1]
+        path = self.path_of(inspection)
+        if path is None:
+            return None
+        with suppress(OSError, ValueError, EOFError):  # removed meanwhile, or torn by a power cut
+            grid_map = np.load(path.with_suffix(f".{MAP}"), allow_pickle=False)
+            return Kept(path.read_bytes(), path.suffix[1:], grid_map.astype(np.float32))
+        return None
+
+    def path_of(self, inspection: Inspection) -> Path | None:
+        """Where an inspection's image lies; None: nowhere."""
+        if not ID.fullmatch(inspection.id):
+            return None
+        folders = (self.folder / REVIEWED, self._day_of(inspection))
+        paths = (
+            folder / f"{inspection.id}.{suffix}"
+            for folder in folders
+            for suffix in dict.fromkeys(SUFFIXES.values())
+        )
+        return next((path for path in paths if path.is_file()), None)
+
+    def hold(self, inspection: Inspection) -> None:
+        """Keep an image for good, as somebody has said what it is: models are compared on it.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        kept = self.read(inspection)
+        if kept is not None:
+            for path, data in _files(self.folder / REVIEWED, inspection, kept):
+                write_atomic(path, data)
+
+    def _is_wanted(self, inspection: Inspection) -> bool:
+        if self._settings.images == "to_review":
+            is_near = inspection.score >= NEAR * inspection.threshold
+            return inspection.verdict != "normal" or is_near
+        return self._settings.images == "all"
+
+    def _day_of(self, inspection: Inspection) -> Path:
+        return self.folder / f"{inspection.time.astimezone(UTC):%Y-%m-%d}"
+
+    # How they are written
+
+    def _write_all(self) -> None:
+        with suppress(OSError):
+            self._files.extend(_found(self.folder))
+        self._bytes = sum(file.bytes for file in self._files)
+        while True:
+            self._attempt(self._make_room)
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed, BREATH)
+                first = next(iter(self._waiting.values()), None)
+            if first is not None:
+                inspection, kept = first
+                self._attempt(partial(self._write, inspection, kept))
+                with self._changed:
+                    if self._waiting.pop(inspection.id, None):
+                        self._waiting_bytes -= len(kept.data)
+            elif self._is_closed:
+                return
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Do it; where the disk does not let us, say so."""
+        try:
+            act()
+        except (HaloaeError, OSError) as error:
+            self._problems.report(PART, error)
+
+    def _write(self, inspection: Inspection, kept: Kept) -> None:
+        for path, data in _files(self._day_of(inspection), inspection, kept):
+            write_atomic(path, data, durable=False)
+            self._files.append(_File(path, len(data)))
+            self._bytes += len(data)
+        self._problems.clear(PART)
+
+    def _make_room(self) -> None:
+        """Remove what is too old or too much, the oldest first."""
+        first = f"{datetime.now(UTC) - timedelta(days=self._settings.image_days):%Y-%m-%d}"
+        while self._files:
+            path, size = self._files[0]
+            if self._bytes <= self._settings.image_bytes and path.parent.name >= first:
+                return
+            path.unlink(missing_ok=True)
+            self._files.popleft()
+            self._bytes -= size
+            with suppress(OSError):  # there are others in it
+                path.parent.rmdir()
+
+
+def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path, bytes]]:
+    """The map first, so that no image is without one."""
+    buffer = io.BytesIO()
+    np.save(buffer, kept.grid_map.astype(np.float16), allow_pickle=False)
+    parts = ((MAP, buffer.getvalue()), (kept.suffix, kept.data))
+    return [(folder / f"{inspection.id}.{suffix}", data) for suffix, data in parts]
+
+
+def _found(folder: Path) -> Iterator[_File]:
+    """What was written before, the oldest first."""
+    for day in sorted(path for path in folder.iterdir() if DAY.fullmatch(path.name)):
+        with os.scandir(day) as entries:
+            found = [(e.stat(follow_symlinks=False), e) for e in entries if OURS.fullmatch(e.name)]
+        for status, entry in sorted(found, key=lambda each: each[0].st_mtime_ns):
+            yield _File(Path(entry.path), status.st_size)

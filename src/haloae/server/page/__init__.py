@@ -1,0 +1,1 @@
+"""The operator's page: what it shows, what is done in it, and its texts."""
