@@ -99,6 +99,21 @@ def claim_folder(
                 yield new
 
 
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder that is made or gone on with, as it stands.
+
+    Raises:
+        OutputError: it cannot be written to, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with _locked(folder / LOCK, folder):
+        yield
+
+
 def unfinished(out: Path, results: Results) -> Path:
     """Where results that were stopped are to be gone on with: the hidden folder, or `out`."""
     new = out / f"{NEW}{results.kind}"
@@ -300,7 +315,7 @@ def _acquire(path: Path, output: Path) -> BinaryIO:
             process = f"process {holder}" if holder.isdecimal() else "another process"
             raise OutputError(
                 f"{output}: {process} is writing there: wait until it is done, or choose another "
-                f"--out."
+                f"folder."
             )
         if _is_at(path, file):
             with suppress(OSError):  # the disk is full, and the lock holds without a name

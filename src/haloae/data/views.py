@@ -66,9 +66,9 @@ def resize(image: Image, size: int | Size) -> Pixels:
 class View:
     """What the network sees of images, settled.
 
-    >>> view = View("fit", canvas=(96, 256), step=16)
+    >>> view = View("fit", canvas=(96, 240), step=16)
     >>> view.size_of((500, 1260)), view.size_of((500, 500))
-    ((96, 256), (96, 96))
+    ((96, 240), (96, 96))
     """
 
     kind: ViewKind

@@ -5,6 +5,7 @@ from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from haloae.claims import hold_folder
 from haloae.errors import DataError, OutputError
 from haloae.server.images import KeptImages
 from haloae.server.inspection import Inspection
@@ -46,29 +47,34 @@ class Records:
         """Open them, unless they are.
 
         Raises:
-            OutputError: the folder or the store in it cannot be had.
-        ConfigError: the database's address cannot be read.
-        MissingExtraError: what the database needs is not installed.
+            OutputError: the folder or the store in it cannot be had, or another service has it.
+            ConfigError: the database's address cannot be read.
+            MissingExtraError: what the database needs is not installed.
         """
         if self._is_open:
             return
-        self.folder = self._given or Path(
-            self._opened.enter_context(tempfile.TemporaryDirectory(prefix="haloae-"))
-        )
         settings = self._settings
-        self.store = Store(self.folder / STORE, days=settings.days, most_bytes=settings.bytes)
+        with ExitStack() as opening:  # what fails leaves nothing open
+            self.folder = self._given or Path(
+                opening.enter_context(tempfile.TemporaryDirectory(prefix="haloae-"))
+            )
+            opening.enter_context(hold_folder(self.folder))
+            self.store = Store(self.folder / STORE, days=settings.days, most_bytes=settings.bytes)
+            opening.callback(self.store.close)
+            if settings.database is not None:
+                url, box = read_secret(settings.database), settings.box
+                self._mirror = opening.enter_context(Mirror(self.store.path, url, box=box))
+            self._opened = opening.pop_all()
         self.images = KeptImages(self.folder / IMAGES, settings, self._problems)
         self.images.start()
-        if settings.database is not None:
-            url, box = read_secret(settings.database), settings.box
-            self._mirror = self._opened.enter_context(Mirror(self.store.path, url, box=box))
         self._is_open = True
 
     def close(self, seconds: float) -> None:
-        """Write what waits, images so long at most."""
+        """Write what waits, images so long at most; nothing where they are not open."""
+        if not self._is_open:
+            return
         self._is_open = False
         self.images.close(seconds)
-        self.store.close()
         self._opened.close()
 
     def listeners(self) -> dict[str, Listener]:

@@ -1,6 +1,7 @@
 """Runs the service until it is told to stop."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from haloae.data.limits import limit_images, read_limits
@@ -62,8 +63,10 @@ def run(
         )
     check_certificate(certificate, key)
     app = create_app(models, data=data, settings=settings, tokens=tokens)
-    app.state.service.records.open()  # what is wrong with them is said now
-    with listen(host, port) as listening:
+    records = app.state.service.records
+    with listen(host, port) as listening, ExitStack() as stack:
+        records.open()  # what is wrong with them is said now
+        stack.callback(records.close, settings.http.stop)
         log_as_json()
         start_tracing()
         say(url_of(listening, is_secure=certificate is not None))

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from haloae.errors import OutputError
 from haloae.server.images import PART, KeptImages
 from haloae.server.problems import Problems
+from haloae.server.records import Records
 from haloae.server.settings import KeepSettings
 from server.made_up import anomalous, inspection, unusable
 
@@ -146,3 +148,14 @@ def test_a_disk_that_takes_nothing_is_said_and_stops_nothing(
     until(lambda: not problems.now())
     images.close(20)
     assert [images.read(inspection(number)) is not None for number in (1, 2)] == [False, True]
+
+
+def test_two_services_do_not_keep_in_one_folder(tmp_path: Path, problems: Problems) -> None:
+    first, second = (Records(tmp_path / "data", KeepSettings(), problems) for _ in range(2))
+    first.open()
+    with pytest.raises(OutputError, match=r"data: process \d+ is writing there"):
+        second.open()
+    second.close(0)
+    first.close(20)
+    second.open()
+    second.close(20)
