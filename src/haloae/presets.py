@@ -68,10 +68,11 @@ AUTOENCODER = Config(
     training=TrainingConfig(steps=120, learning_rate=2e-3, schedule="cosine", precision="bfloat16"),
     detection=DetectionConfig(normalisation="channel_difference", sigma=0.8, top_share=0.01),
 )
-# Chosen by what docs/adr/0008 measured.
+# Chosen by what docs/adr/0008 and 0011 measured.
 DEFAULT = AUTOENCODER.replace(
     preset="default",
     backbone="auto",
+    view={"kind": "auto"},
     network={"trunk": "efficientnet_lite0", "stride": 8, "autoencoder": False},
     detection={"head": "halo", "sigma": 1.0, "top_share": 0.03},
 )

@@ -93,7 +93,7 @@ def test_tiles_are_as_large_as_the_images_and_overlap_as_far_as_they_must(
 def test_auto_says_what_it_chose_and_why(
     sizes: list[tuple[int, int]], kind: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "haloae")
+    caplog.set_level(logging.DEBUG, "haloae")
     images = [aligned(seed, *sizes[seed % len(sizes)]) for seed in range(8)]
     config = CONFIG.replace(image_size=32 if kind == "tiles" else 64)
     assert settled(viewed(config, kind="auto"), images).view.kind == kind

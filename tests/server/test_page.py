@@ -147,7 +147,7 @@ def test_a_shift_from_the_first_image_to_the_next_model(
     assert here.upload(first) in ("OK", "NOK")
     here.upload(second)
     page.locator("#picture").wait_for()
-    assert page.evaluate("document.querySelector('#picture').naturalWidth") > 400
+    page.wait_for_function("document.querySelector('#picture').naturalWidth > 400")
     page.locator("#last li:nth-child(3)").wait_for()
     assert page.inner_text("#state") == "Running"
     assert page.inner_text("#count-unusable") == "1"
@@ -250,6 +250,7 @@ def test_an_operator_logs_in_and_changes_nothing(opened: Open, tmp_path: Path) -
     page.locator("#token").wait_for()
 
 
+@pytest.mark.slow
 def test_it_has_no_serious_fault_for_who_sees_or_moves_otherwise(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_what_cannot_be_retrained_says_so(
     assert service.retraining.state() is None
 
 
+@pytest.mark.slow
 def test_a_retraining_that_fails_says_why_and_leaves_no_model(
     service: Service, tmp_path: Path
 ) -> None:

@@ -35,6 +35,11 @@ class Sample(NamedTuple):
         return ratios[(len(ratios) - 1) // 2]
 
     @property
+    def long(self) -> float:
+        """Longer side over shorter, usually."""
+        return max(self.aspect, 1 / self.aspect)
+
+    @property
     def largest(self) -> Size:
         """Largest height and largest width."""
         heights, widths = zip(*self.sizes, strict=True)
@@ -76,13 +81,12 @@ def kind_for(found: Sample, image_size: int, fitted: View) -> tuple[ViewKind, st
     shrunk = math.sqrt(float(np.median([math.prod(size) for size in found.sizes]))) / image_size
     if shrunk > SHRUNK:
         return "tiles", f"else {shrunk:.1f} pixels of an image would be seen as one, each way"
-    long = max(found.aspect, 1 / found.aspect)
-    if long <= SQUARE:
-        return "squash", f"images are usually square, to a factor of {long:.2f}"
+    if found.long <= SQUARE:
+        return "squash", f"images are usually square, to a factor of {found.long:.2f}"
     usual = in_one_shape(found, fitted)
     if usual < USUAL:
         return "squash", f"fitted, {usual:.0%} of the images would have places in common"
-    return "fit", f"images are usually {long:.2f} times as long as they are short"
+    return "fit", f"images are usually {found.long:.2f} times as long as they are short"
 
 
 def place_for(found: Sample, view: View) -> tuple[Place, str]:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from haloae.config import Config
-from haloae.data.choosing import Sample, kind_for, place_for, sample
+from haloae.data.choosing import SQUARE, Sample, kind_for, place_for, sample
 from haloae.data.images import Image
 from haloae.data.regions import Masked, filled
 from haloae.data.sampling import Chooser, places
 from haloae.data.source import ImageLike, opened
 from haloae.data.views import LEAST_SIDE, Size, View, resize
 from haloae.detection.tiling import margin_of
-from haloae.errors import ConfigError, ImageError, MaskError
+from haloae.errors import ConfigError, DataError, ImageError, MaskError
 from haloae.network.reach import step_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ def in_slides(config: Config, wanted: Size | None) -> Config:
 def settled(config: Config, images: Sequence[ImageLike]) -> Config:
     """The config with all of its `view` settled, by a sample of the good images.
 
-    What was chosen, and why, is logged. Images that are squashed and aligned are not looked at.
+    What was chosen, and why, is logged; where images are square, and squashed as ever, to debug. Images
+    that are squashed and aligned are not looked at.
 
     Raises:
         ConfigError: the view cannot be had with this network, head or canvas.
@@ -81,7 +82,12 @@ def settled(config: Config, images: Sequence[ImageLike]) -> Config:
     view = config.view
     if view.kind == "squash" and view.place in (None, "aligned"):
         return config
-    found = sample(images)
+    try:
+        found = sample(images)
+    except DataError:
+        if view.kind != "auto":
+            raise
+        return config.replace(view={"kind": "squash"})  # whoever reads them all says what is wrong
     if view.kind == "auto":
         config = _chosen(config, found)
     if config.view.kind == "tiles":
@@ -105,7 +111,8 @@ def _chosen(config: Config, found: Sample) -> Config:
             margin_of(config.replace(view={"kind": "tiles", "place": "anywhere"}))
         except ConfigError as error:
             kind, why = "fit", f"tiles would be better, and cannot be had: {error}"
-    log.info("view %s: %s", kind, why)
+    is_news = kind != "squash" or found.long > SQUARE
+    log.log(logging.INFO if is_news else logging.DEBUG, "view %s: %s", kind, why)
     return config.replace(view={"kind": kind})
 
 

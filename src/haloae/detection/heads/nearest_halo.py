@@ -132,7 +132,7 @@ class NearestHaloHead(Head):
         if height % BLOCK or width % BLOCK:
             step = config.network.stride * BLOCK
             name, sides = "image_size", f"{config.image_size}"
-            if config.view.kind != "squash":
+            if config.canvas != (config.image_size, config.image_size):
                 name, sides = "both sides of view.canvas", "×".join(map(str, config.canvas))
             raise ConfigError(
                 f"detection.head {config.detection.head!r} cuts the grid into blocks of {BLOCK}²: "

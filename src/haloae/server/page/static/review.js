@@ -7,6 +7,7 @@ let role = null;
 let queue = [];
 let place = 0;
 let kind = "heat";
+let isLoading = false;
 const known = new Set(JSON.parse(localStorage.getItem("tags") ?? "[]"));
 
 const section = $("review");
@@ -94,15 +95,27 @@ export async function open(chosen, asked) {
   place = 0;
   queue = [];
   section.replaceChildren();
-  queue = await ask(path("/page/review", { recipe }));
-  draw();
+  await load();
+}
+
+/** Drawn once: a second drawing would take away what somebody has begun to write. */
+async function load() {
+  isLoading = true;
+  try {
+    const wanted = recipe;
+    const found = await ask(path("/page/review", { recipe: wanted }));
+    if (wanted !== recipe) return;
+    queue = found;
+    draw();
+  } finally {
+    isLoading = false;
+  }
 }
 
 /** What comes while nobody looks at the queue is put before it. */
 export async function update(state) {
-  if (state.recipe !== recipe || queue.length > 0 || !state.to_review) return;
-  queue = await ask(path("/page/review", { recipe }));
-  draw();
+  if (isLoading || state.recipe !== recipe || queue.length > 0 || !state.to_review) return;
+  await load();
 }
 
 document.addEventListener("keydown", (event) => {
