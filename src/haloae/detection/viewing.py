@@ -72,8 +72,8 @@ def in_slides(config: Config, wanted: Size | None) -> Config:
 def settled(config: Config, images: Sequence[ImageLike]) -> Config:
     """The config with all of its `view` settled, by a sample of the good images.
 
-    What was chosen, and why, is logged; where images are square, and squashed as ever, to debug. Images
-    that are squashed and aligned are not looked at.
+    What was chosen, and why, is logged; where images are square, and squashed as ever, to debug.
+    Images that are squashed and aligned are not looked at.
 
     Raises:
         ConfigError: the view cannot be had with this network, head or canvas.
