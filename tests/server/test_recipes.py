@@ -117,8 +117,10 @@ def test_thresholds_that_someone_sets_are_taken_up(folder: Path, problems: Probl
 
 
 def test_above_the_budget_the_least_recently_used_is_unloaded(
-    folder: Path, small_model: Path, problems: Problems
+    folder: Path, small_model: Path, problems: Problems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What a process takes for the first of three differs from what it takes for the others.
+    monkeypatch.setattr("haloae.server.recipes.resident_bytes", lambda: 0)
     shutil.copy(small_model, folder / "c.onnx")
     alone = recipes_of(folder, problems).get("a").bytes
     recipes = recipes_of(folder, problems, memory=alone + small_model.stat().st_size // 2)
