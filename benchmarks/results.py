@@ -280,13 +280,6 @@ KINDS = {
         "each run's own scores, with the threshold as the package now fits it to the scores of "
         "good images in the run's model file.",
     ),
-    "benchmark-resnet18": Kind(
-        "The same heads on the bundled ResNet-18",
-        benchmark,
-        "haloae benchmark ROOT --presets default --set network.trunk=resnet18 --backbone bundled "
-        "--heads gaussian --out runs/resnet18",
-        "One seed.",
-    ),
     "paired": Kind(
         "Image AUROC of `default` against each rival on the same images",
         _of_runs(paired.table),
