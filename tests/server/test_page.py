@@ -226,6 +226,7 @@ def test_a_shift_from_the_first_image_to_the_next_model(
     assert "Ada (engineer)" in page.inner_text("#changes")
 
 
+@pytest.mark.slow
 def test_an_operator_logs_in_and_changes_nothing(opened: Open, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(f'operator = "{OPERATOR}"\nengineer = "{ENGINEER}"\n')
