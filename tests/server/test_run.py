@@ -278,8 +278,11 @@ def test_without_its_extra_it_says_which(small_model: Path) -> None:
 
 
 @pytest.fixture
-def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The sentence that a command line is refused with."""
+def refused(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """The sentence that a command line is refused with, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> str:
         assert main(["serve", *map(str, arguments)]) == 2
