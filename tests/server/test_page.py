@@ -147,7 +147,7 @@ def test_a_shift_from_the_first_image_to_the_next_model(
     assert here.upload(first) in ("OK", "NOK")
     here.upload(second)
     page.locator("#picture").wait_for()
-    page.wait_for_function("document.querySelector('#picture').naturalWidth > 400")
+    until(lambda: page.evaluate("document.querySelector('#picture').naturalWidth") > 400)
     page.locator("#last li:nth-child(3)").wait_for()
     assert page.inner_text("#state") == "Running"
     assert page.inner_text("#count-unusable") == "1"
