@@ -242,7 +242,7 @@ def test_an_operator_logs_in_and_changes_nothing(opened: Open, tmp_path: Path) -
     assert page.locator("nav a:visible").all_inner_texts() == ["Inspect", "Review"]
     page.click("#camera")
     page.locator("#video").wait_for()
-    page.wait_for_function("document.querySelector('#video').videoWidth > 0")
+    until(lambda: page.evaluate("document.querySelector('#video').videoWidth") > 0)
     page.click("#take")
     until(lambda: here.newest().source == "page")
     asked = "fetch('/page/retrain?recipe=cloth', {method: 'POST', body: '{}'}).then(a => a.status)"
