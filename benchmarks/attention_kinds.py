@@ -7,7 +7,6 @@ Each kind is a detector head beside `halo`, which differs from it in the attenti
 what `haloae benchmark` does. To import this module is to register them.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from types import MappingProxyType
@@ -18,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.tables import Table
-from benchmarks.ways import options, set_threads, split
+from benchmarks.ways import benchmark, options, set_threads
 from haloae.detection.heads import Seen, register_head
 from haloae.detection.heads.halo import HaloHead, Pair
 from haloae.detection.heads.nearest_halo import BLOCK, FAR, GROUPS, NearestHaloHead
-from haloae.experiments.benchmark import run_benchmark, variants
+from haloae.experiments.benchmark import variants
 from haloae.experiments.grid import MEAN, spreads
 
 PAPER = "paper_"
@@ -212,16 +211,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     set_threads(arguments.threads)
-    run_benchmark(
-        arguments.root,
-        arguments.out,
-        variants(arguments.presets.split(","), heads=list(KINDS)),
-        categories=split(arguments.sets),
-        seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        device=arguments.device,
-        progress=sys.stderr.isatty(),
-        report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
-    )
+    configs = variants(arguments.presets.split(","), heads=list(KINDS))
+    benchmark(arguments, configs, device=arguments.device)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ what `haloae benchmark` does. To import this module is to register heads and tru
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, Self
@@ -19,14 +18,13 @@ from torch import Tensor, nn
 
 from benchmarks import attention_kinds
 from benchmarks.tables import Table
-from benchmarks.ways import options, set_threads, split
+from benchmarks.ways import benchmark, options, set_threads
 from haloae.config import Config
 from haloae.detection.heads import Seen, register_head
 from haloae.detection.heads.gaussian import GaussianHead
 from haloae.detection.heads.halo import RIDGE, HaloHead
 from haloae.detection.heads.moments import by_place, inverse_root, mapped, softened
 from haloae.detection.heads.nearest_halo import NearestHaloHead
-from haloae.experiments.benchmark import run_benchmark
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.trunks import Trunk, register_trunk, trunk_named
 from haloae.presets import DEFAULT
@@ -251,16 +249,7 @@ def main() -> None:
     """Measure what is missing."""
     arguments = options(__doc__).parse_args()
     set_threads(arguments.threads)
-    run_benchmark(
-        arguments.root,
-        arguments.out,
-        configs(),
-        categories=split(arguments.sets),
-        seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        device="cpu",
-        progress=sys.stderr.isatty(),
-        report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
-    )
+    benchmark(arguments, configs(), device="cpu")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ trunk's features (`paper, gaussian`). It leaves what `haloae benchmark` does, an
 runs in the folder.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,10 @@ import numpy as np
 
 from benchmarks.curve import standalone
 from benchmarks.tables import Table
-from benchmarks.ways import finished, options, set_threads, split
+from benchmarks.ways import benchmark, finished, options, set_threads
 from haloae.config import Config
 from haloae.evaluation.metrics import Curve
-from haloae.experiments.benchmark import run_benchmark, variants
+from haloae.experiments.benchmark import variants
 from haloae.outputs.report.charts import Axis, Line, line_chart
 from haloae.outputs.report.loss_log import read_losses
 from haloae.presets import PAPER
@@ -109,17 +108,8 @@ def main() -> None:
     arguments = parser.parse_args()
     set_threads(arguments.threads)
     wanted = configs(arguments.steps, arguments.image_size, arguments.precision)
-    run_benchmark(
-        arguments.root,
-        arguments.out,
-        {name: wanted[name] for name in arguments.variants.split(";")},
-        categories=split(arguments.sets),
-        seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        device=arguments.device,
-        workers=WORKERS,
-        progress=sys.stderr.isatty(),
-        report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
-    )
+    chosen = {name: wanted[name] for name in arguments.variants.split(";")}
+    benchmark(arguments, chosen, device=arguments.device, workers=WORKERS)
     trained = [run for run in finished(arguments.out) if run["config"]["network"]["autoencoder"]]
     if trained:
         (arguments.out / "losses.svg").write_text(chart(trained))

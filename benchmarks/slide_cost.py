@@ -4,8 +4,9 @@
     python -m benchmarks.slide_cost --draw                      # docs/slides.svg, from docs/results
 
 Each run is a process of its own, on a pyramid whose parts were compressed once. With the network
-there are `SHOWN` tiles of tissue on glass, however many pixels there are; without one, a cell's
-value is its darkness, every pixel is tissue, and what is measured is all that is not the network.
+a corner of `TISSUE` pixels each way is tissue, however many pixels of glass there are; without one,
+a cell's value is its darkness, every pixel is tissue, and what is measured is all that is not the
+network.
 `benchmarks.results` puts it into docs/results.
 """
 
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     from benchmarks.results import Found
 
 PART = 256
-SIDES = (1000, 2000, 4000, 8000, 16_000, 32_000)
-HUGE = 100_000
-SHOWN = 3
-"""Sides of a tile that the tissue is wide and high."""
+SIDES = (1000, 2000, 4000, 8000, 16_000, 32_000, 100_000)
+"""Of the slides, in pixels."""
+WITH, WITHOUT = SIDES[1:], SIDES[:5]
+"""Those that are scored with the network, and without: its tiles are larger than the smallest, and
+of all tissue a quarter of a gigapixel shows enough."""
+TISSUE = 2100
 MOST_SECONDS = 3600.0
 COLUMNS = (
     "network", "megapixels", "tissue", "tiles", "peak MB", "processor seconds",
@@ -141,7 +144,7 @@ def one_run(slide: Path, model: str, out: Path) -> dict[str, Any]:
     outcome, _ = slide_to_folder(detector, slide, out)
     seconds = time.process_time() - before
     return {
-        "network": DEFAULT.preset if model else "none",
+        "network": detector.config.preset if model else "none",
         "pixels": outcome.width * outcome.height,
         "tiles": outcome.scored,
         "cost": outcome.computed_per_delivered,
@@ -153,18 +156,18 @@ def one_run(slide: Path, model: str, out: Path) -> dict[str, Any]:
     }
 
 
-def measured(model: Path, out: Path, sides: Sequence[int]) -> None:
+def measured(model: Path, out: Path) -> None:
     """Run what is missing, each in a process of its own, and keep it."""
     out.mkdir(parents=True, exist_ok=True)
-    for side in (*sides, HUGE):
-        for network in ("", str(model)):
-            kept = out / f"{'default' if network else 'none'}-{side}.json"
-            # Without a network all of it is tissue, and a tenth of a gigapixel shows enough.
-            if kept.exists() or (not network and side > 16_000) or (network and side < 2000):
+    for network, sides in (("", WITHOUT), (str(model), WITH)):
+        for side in sides:
+            kept = out / f"{'with' if network else 'without'}-{side}.json"
+            if kept.exists():
                 continue
+            tissue = min(side, TISSUE) if network else side
             with tempfile.TemporaryDirectory(dir=out) as folder:
                 slide = Path(folder, "slide.tif")
-                write_pyramid(slide, side, side if not network else SHOWN * 700)
+                write_pyramid(slide, side, tissue)
                 command = [sys.executable, "-m", "benchmarks.slide_cost", network, "--slide", slide]
                 done = subprocess.run(  # noqa: S603 - itself
                     [*map(str, command), "--out", str(Path(folder, "out"))],
@@ -172,7 +175,7 @@ def measured(model: Path, out: Path, sides: Sequence[int]) -> None:
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                 )  # fmt: skip
                 values = json.loads(done.stdout.splitlines()[-1])
-                values |= {"tissue": min(1.0, (SHOWN * 700 / side) ** 2) if network else 1.0}
+                values |= {"tissue": (tissue / side) ** 2}
             kept.write_text(json.dumps(values | {"machine": machine(1)}))
             print(kept, values, flush=True)
 
@@ -256,7 +259,7 @@ def main() -> None:
         print(json.dumps(one_run(given.slide, given.model, given.out)))
         shutil.rmtree(given.out)
     else:
-        measured(Path(given.model), given.out, SIDES)
+        measured(Path(given.model), given.out)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def table() -> Table:
                 alone = None if whole else naive
                 rows.append([name, differ, on, rate, got, alone, share])
                 print(*rows[-1], file=sys.stderr, flush=True)
-    digits = {"slides differ by": 2, "wanted": 2, "got": 3, "tile by tile": 2, "threshold": 2}
+    digits = {"slides differ by": 2, "wanted": 2, "got": 3, "region by region": 2, "threshold": 2}
     return Table(COLUMNS, rows, digits)
 
 

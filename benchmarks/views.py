@@ -5,14 +5,13 @@
 It leaves what `haloae benchmark` does; of two views that come to the same, both are measured.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.tables import Table
-from benchmarks.ways import options, set_threads, split
+from benchmarks.ways import benchmark, options, set_threads
 from haloae.detection.model_file import read_model
-from haloae.experiments.benchmark import run_benchmark, variants
+from haloae.experiments.benchmark import variants
 from haloae.experiments.grid import spreads
 from haloae.training.run_folder import MODEL
 
@@ -69,16 +68,7 @@ def main() -> None:
         for preset in arguments.presets.split(",")
         for view, settings in views.items()
     }
-    run_benchmark(
-        arguments.root,
-        arguments.out,
-        configs,
-        categories=split(arguments.sets),
-        seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        device=arguments.device,
-        progress=sys.stderr.isatty(),
-        report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
-    )
+    benchmark(arguments, configs, device=arguments.device)
 
 
 if __name__ == "__main__":

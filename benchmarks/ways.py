@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from haloae.config import Config
 from haloae.data.folders import Category, Sample
 from haloae.data.images import Image, read_image, read_mask
 from haloae.detection.prediction import resize_map
 from haloae.evaluation.evaluate import pixel_difference
 from haloae.evaluation.metrics import ImageMetrics, PixelMetrics, area_resize
+from haloae.experiments.benchmark import run_benchmark
 from haloae.experiments.grid import (
     MEAN,
     RUN,
@@ -105,6 +108,30 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", metavar="0,1", default="0")
     parser.add_argument("--threads", type=int)
     return parser
+
+
+def benchmark(
+    given: argparse.Namespace, configs: Mapping[str, Config], *, device: str, workers: int = 0
+) -> None:
+    """Fit and measure, as `haloae benchmark` does, what is missing of the given sets and seeds.
+
+    Args:
+        given: of `options`.
+        configs: by name.
+        device: of torch.
+        workers: see `run_benchmark`.
+    """
+    run_benchmark(
+        given.root,
+        given.out,
+        configs,
+        categories=split(given.sets),
+        seeds=[int(seed) for seed in given.seeds.split(",")],
+        device=device,
+        workers=workers,
+        progress=sys.stderr.isatty(),
+        report=lambda run: print(run["folder"], run.get("error", ""), flush=True),
+    )
 
 
 def run(points: Sequence[Point], out: Path, measure: Measure) -> None:

@@ -1,12 +1,10 @@
 """The command line, as someone who types it meets it: exit codes, files, sentences."""
 
-import contextlib
 import csv
 import json
 import logging
 import os
 import re
-import resource
 import shutil
 import signal
 import struct
@@ -23,6 +21,7 @@ import pytest
 from PIL import Image as PILImage
 from safetensors.numpy import save_file
 
+from faults.disks import largest_file
 from haloae.cli import main
 
 TINY = """\
@@ -1160,17 +1159,6 @@ def test_calibrate_takes_no_defects_for_good(haloae: Run, model: Path, category:
 
 
 # Output that cannot be written
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_nothing_half_written(

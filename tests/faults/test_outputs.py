@@ -1,9 +1,7 @@
 """Commands that are killed, stopped, out of room or not alone leave the old results or the new."""
 
-import contextlib
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +16,7 @@ import pytest
 
 import tiny_trunk  # noqa: F401 - registers the trunk
 from faults.campaign import Record, Tally
+from faults.disks import largest_file
 from faults.kills import contents, hidden_in, killed_before
 from faults.models import TINY
 from haloae.claims import claim_folder, write_together
@@ -40,17 +39,6 @@ def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def haloae(*arguments: str | Path) -> int:
     return main([str(argument) for argument in arguments] + ["--quiet"])
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # predict

@@ -1,31 +1,15 @@
 """A detector that calls dark cells unusual: what it makes of a slide is known beforehand."""
 
 import numpy as np
-from numpy.typing import NDArray
+from benchmarks.slide_cost import Darkness
 
 from conftest import PLAIN
 from haloae.data.source import ImageKinds
 from haloae.detection.calibration import Calibration
 from haloae.detection.model_file import Provenance
-from haloae.detection.predictor import Measured, Predictor
+from haloae.detection.predictor import Predictor
 
 SIDE, CELL = 64, 8
-
-
-class Darkness:
-    """A backend without weights."""
-
-    source = "darkness"
-    name = "numpy"
-    takes = None
-
-    def measure(
-        self, images: NDArray[np.float32], inside: NDArray[np.bool_] | None = None
-    ) -> Measured:
-        """How dark each cell is: 0 is white, 1 black."""
-        cells = images.reshape(len(images), 3, images.shape[2] // CELL, CELL, -1, CELL)
-        maps = 1 - cells.mean((1, 3, 5))
-        return Measured(maps.mean((1, 2)), maps.astype(np.float32))
 
 
 def darkness(*, rate: float = 0.05, slides: tuple[float, ...] = ()) -> Predictor:

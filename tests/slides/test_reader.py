@@ -9,8 +9,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from haloae.errors import ImageError
+from haloae.slides.parts import as_unit, overview, read_part
 from haloae.slides.reader import open_slide
-from haloae.slides.regions import as_unit, overview, read_part
 from slides.made import MICRONS, damage, tissue, write_slide
 
 WIDTH, HEIGHT = 650, 550

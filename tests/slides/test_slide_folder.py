@@ -1,10 +1,8 @@
 """A slide from end to end: map, regions, table, page; damage, kills, full disks."""
 
-import contextlib
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from ome_types import from_xml, validate_xml
 from PIL import Image as PILImage
 
+from faults.disks import largest_file
 from faults.kills import contents, hidden_in, was_killed
 from haloae.errors import DataError, ImageError, OutputError
 from haloae.slides.folder import SLIDE, slide_to_folder
@@ -245,17 +244,6 @@ def test_what_another_model_began_is_not_gone_on_with(path: Path, tmp_path: Path
     with pytest.raises(OutputError, match="of another slide, model or setting"):
         slide_to_folder(darkness(), other, out, resume=True)
     assert (out / JOURNAL).exists()
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("room", [1000, 12_000])

@@ -146,7 +146,7 @@ class View:
     def whole(self, shown: Size) -> Size:
         """What tiles are cut of: whole steps, and at least a tile, in pixels."""
         sides = zip(shown, self.canvas, strict=True)
-        return _both(max(tile, _up(side, self.step)) for side, tile in sides)
+        return _both(max(tile, whole_steps(side, self.step)) for side, tile in sides)
 
     def tiles(self, shown: Size) -> "list[Tile]":
         """The tiles of what `show` gives, by rows; each of the canvas's size."""
@@ -273,5 +273,6 @@ def _whole(side: int, step: int) -> int:
     return max(1, round(side / step)) * step
 
 
-def _up(side: int, step: int) -> int:
+def whole_steps(side: int, step: int) -> int:
+    """The next multiple of a step, in pixels, that a side fits into."""
     return -(-side // step) * step

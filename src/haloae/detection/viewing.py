@@ -12,7 +12,7 @@ from haloae.data.images import Image
 from haloae.data.regions import Masked, filled
 from haloae.data.sampling import Chooser, places
 from haloae.data.source import ImageLike, opened
-from haloae.data.views import LEAST_SIDE, Size, View, resize
+from haloae.data.views import LEAST_SIDE, Size, View, resize, whole_steps
 from haloae.detection.tiling import margin_of
 from haloae.errors import ConfigError, DataError, ImageError, MaskError
 from haloae.network.reach import step_of
@@ -42,12 +42,11 @@ def in_parts(config: Config) -> Config:
         ConfigError: slides cannot be seen in tiles with this network or head.
     """
     config = config.replace(view={"kind": "tiles", "place": "anywhere", "canvas": None})
-    side = _up(2 * margin_of(config) + PART, step_of(config.network))
-    step, margin = step_of(config.network), margin_of(config)
-    overlap = config.view.overlap
+    step, margin, overlap = step_of(config.network), margin_of(config), config.view.overlap
+    side = whole_steps(2 * margin + PART, step)
     settled_view = {
         "canvas": (side, side),
-        "overlap": _up(2 * margin, step) if overlap is None else overlap,
+        "overlap": whole_steps(2 * margin, step) if overlap is None else overlap,
         "margin": margin,
         "step": step,
     }
@@ -64,7 +63,7 @@ def in_slides(config: Config, wanted: Size | None) -> Config:
     if config.network.autoencoder:
         return config  # it was trained on as much as that
     overlap = config.view.overlap or 0
-    cheap = _up(math.ceil(overlap / (1 - MOST_COST**-0.5)), step_of(config.network))
+    cheap = whole_steps(math.ceil(overlap / (1 - MOST_COST**-0.5)), step_of(config.network))
     side = max(min(cheap, MOST_TILE), config.canvas[0])
     return config.replace(view={"canvas": wanted or (side, side)})
 
@@ -127,17 +126,14 @@ def _fitted(config: Config, found: Sample) -> Config:
 def _tiled(config: Config, found: Sample) -> Config:
     """With tiles as large as images are, up to `MOST_TILE`, and the overlap that is exact."""
     step, margin, view = step_of(config.network), margin_of(config), config.view
-    exact = _up(2 * margin, step)
+    exact = whole_steps(2 * margin, step)
     overlap = exact if view.overlap is None else view.overlap
     canvas = view.canvas
     if canvas is None:
-        largest = found.largest
-        canvas = (
-            _tile(largest[0], step, view.scale, overlap),
-            _tile(largest[1], step, view.scale, overlap),
-        )
+        high, wide = (_tile(side, step, view.scale, overlap) for side in found.largest)
+        canvas = (high, wide)
     elif any(
-        tile > _up(round(s * view.scale), step)
+        tile > whole_steps(round(s * view.scale), step)
         for tile, s in zip(canvas, found.largest, strict=True)
     ):
         log.warning(
@@ -157,7 +153,9 @@ def _tiled(config: Config, found: Sample) -> Config:
 
 
 def _tile(side: int, step: int, scale: float, overlap: int) -> int:
-    return max(min(MOST_TILE, _up(round(side * scale), step)), _up(overlap + step, step))
+    return max(
+        min(MOST_TILE, whole_steps(round(side * scale), step)), whole_steps(overlap + step, step)
+    )
 
 
 def regions_of(images: Sequence[ImageLike], config: Config) -> list[Image | Masked]:
@@ -219,11 +217,7 @@ def canvas_for(aspect: float, image_size: int, step: int) -> Size:
         bent = abs(math.log(width / height / aspect))
         return bent + abs(math.log(height * width / pixels)) / 4
 
-    least = _up(LEAST_SIDE, step)
-    heights = range(least, max(least, _up(8 * image_size, step)) + 1, step)
+    least = whole_steps(LEAST_SIDE, step)
+    heights = range(least, max(least, whole_steps(8 * image_size, step)) + 1, step)
     sizes = [(h, max(least, round(h * aspect / step) * step)) for h in heights]
     return min(sizes, key=misfit)
-
-
-def _up(side: int, step: int) -> int:
-    return -(-side // step) * step

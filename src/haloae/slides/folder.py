@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ from haloae.slides.findings import Finding, as_findings, as_geojson, find_region
 from haloae.slides.heatmap import write_heatmap
 from haloae.slides.journal import JOURNAL, Journal, Tile, open_journal
 from haloae.slides.page import write_page
+from haloae.slides.parts import overview
 from haloae.slides.reader import Slide, open_slide
-from haloae.slides.regions import overview
 from haloae.slides.score import score_tiles
 from haloae.slides.tiling import Tiling
 from haloae.slides.tissue import OVERVIEW, content_mask
@@ -143,8 +143,8 @@ def slide_to_folder(
         goes_on = resume and (folder / JOURNAL).is_file()
         with open_journal(folder, tiling, identity, goes_on=goes_on) as journal:
             score_tiles(detector, slide, journal, numbers, progress=progress)
-            wanted = [journal.tiles[number] for number in numbers]
-            found = _write(detector, slide, journal, wanted, folder, picture, content, start)
+            tiles = [journal.tiles[number] for number in numbers]
+            found = _write(detector, slide, journal, tiles, folder, picture, content, start)
     return found
 
 
@@ -166,29 +166,43 @@ def _write(
     start: float,
 ) -> tuple[Outcome, list[Finding]]:
     """All that is made of a map that is complete."""
+    outcome, findings = _judged(detector, slide, journal, tiles)
+    tiling, microns = journal.tiling, slide.microns
+    size = (microns[0] * tiling.pixels, microns[1] * tiling.pixels) if microns else None
+    write_heatmap(journal, folder / HEATMAP, threshold=outcome.pixel_threshold, microns=size)
+    unscored = [(tiling.box(tile.number), tile.reason) for tile in tiles if tile.reason]
+    geojson = json.dumps(as_geojson(findings, unscored, microns))
+    write_atomic(folder / REGIONS, geojson.encode())
+    write_atomic(folder / TILES, _csv(tiles, detector, tiling, outcome.compared))
+    write_atomic(folder / MASK, _mask(content, [box for box, _ in unscored], slide))
+    write_page(folder / REPORT, outcome, findings, slide, journal, picture, unscored)
+    outcome = replace(outcome, seconds=round(time.monotonic() - start, 1))
+    write_atomic(folder / SUMMARY, f"{json.dumps(asdict(outcome), indent=2)}\n".encode())
+    return outcome, findings
+
+
+def _judged(
+    detector: Predictor, slide: Slide, journal: Journal, tiles: list[Tile]
+) -> tuple[Outcome, list[Finding]]:
+    """What is said of a slide; how long it took is not known yet."""
     tiling, calibration = journal.tiling, detector.calibration
     scored = [tile for tile in tiles if not tile.reason]
     if not scored:
         raise ImageError(f"{tiles[0].reason.rstrip('.')}; and so it is with every other tile.")
-    cells = sum(_cells(tiling, tile.number) for tile in scored)
-    compared, pixel_threshold = (
-        _regions(detector, cells),
-        calibration.pixel_threshold.value,
-    )
+    compared = _regions(detector, sum(_cells(tiling, tile.number) for tile in scored))
+    pixel_threshold = calibration.pixel_threshold.value
     threshold = threshold_of_highest(calibration, compared)
     score = max(tile.peak for tile in scored)
     regions = find_regions(journal, extent=min(pixel_threshold, threshold), threshold=threshold)
     findings = as_findings(
         regions, tiling, lambda peak: p_value_of_highest(calibration, peak, compared)
     )
-    in_all = bool(needs_more_slides(calibration))
-    microns = slide.microns
     outcome = Outcome(
         slide=slide.name,
         read_by=slide.kind,
         width=slide.levels[0].width,
         height=slide.levels[0].height,
-        microns=microns,
+        microns=slide.microns,
         verdict="anomalous" if score > threshold else "normal",
         score=score,
         p_value=p_value_of_highest(calibration, score, compared),
@@ -196,7 +210,7 @@ def _write(
         pixel_threshold=pixel_threshold,
         false_alarm_rate=calibration.false_alarm_rate,
         calibrated_on=f"{len(calibration.peaks)} regions"
-        if in_all
+        if needs_more_slides(calibration)
         else f"{len(calibration.slides)} slides",
         compared=compared,
         regions=len(findings),
@@ -207,18 +221,9 @@ def _write(
         tile_overlap=tiling.view.overlap,
         scale=tiling.view.scale,
         computed_per_delivered=round(tiling.cost, 3),
-        seconds=round(time.monotonic() - start, 1),
+        seconds=0.0,
         model=model_of(detector),
     )
-    size = (microns[0] * tiling.pixels, microns[1] * tiling.pixels) if microns else None
-    write_heatmap(journal, folder / HEATMAP, threshold=pixel_threshold, microns=size)
-    unscored = [(tiling.box(tile.number), tile.reason) for tile in tiles if tile.reason]
-    geojson = json.dumps(as_geojson(findings, unscored, microns))
-    write_atomic(folder / REGIONS, geojson.encode())
-    write_atomic(folder / TILES, _csv(tiles, detector, tiling, compared))
-    write_atomic(folder / MASK, _mask(content, [box for box, _ in unscored], slide))
-    write_page(folder / REPORT, outcome, findings, slide, journal, picture, unscored)
-    write_atomic(folder / SUMMARY, f"{json.dumps(asdict(outcome), indent=2)}\n".encode())
     return outcome, findings
 
 

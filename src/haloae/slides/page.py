@@ -14,8 +14,8 @@ from haloae.errors import ImageError
 from haloae.outputs.pictures import CASING, FOUND, HEAT, HEAT_ALPHA, HOTTEST
 from haloae.slides.findings import Finding
 from haloae.slides.journal import Journal
+from haloae.slides.parts import as_unit, read_part
 from haloae.slides.reader import Slide
-from haloae.slides.regions import as_unit, read_part
 from haloae.slides.tiling import Box
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from haloae.data.limits import current_limits
 from haloae.data.sampling import Chooser
 from haloae.data.screening import read_header
 from haloae.errors import DataError, ImageError
+from haloae.slides.parts import as_unit, overview, read_part
 from haloae.slides.reader import Slide, is_pyramid, open_slide
-from haloae.slides.regions import as_unit, overview, read_part
 from haloae.slides.tiling import Tiling
 from haloae.slides.tissue import OVERVIEW, content_mask
 

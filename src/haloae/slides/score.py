@@ -13,8 +13,8 @@ from haloae.data.source import DECODERS
 from haloae.detection.predictor import Predictor, top_mean
 from haloae.errors import ImageError
 from haloae.slides.journal import Journal, Tile
+from haloae.slides.parts import as_unit, read_part
 from haloae.slides.reader import Slide
-from haloae.slides.regions import as_unit, read_part
 from haloae.slides.tiling import Tiling
 
 BATCH_PIXELS = 8 * 256 * 256

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haloae.config import Config
-from haloae.data.views import View
+from haloae.data.views import View, whole_steps
 from haloae.errors import ConfigError, ImageError
 from haloae.slides.reader import Slide
 
@@ -68,7 +68,7 @@ class Tiling:
 
         What the network makes of an image's edge is unlike all that it makes of parts of slides.
         """
-        return -(-self.view.margin // self.view.step) * self.view.step
+        return whole_steps(self.view.margin, self.view.step)
 
     @cached_property
     def rows(self) -> list[Cut]:

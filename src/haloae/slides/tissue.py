@@ -32,7 +32,7 @@ def content_mask(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     140
 
     Args:
-        picture: (h, w, 3) RGB, see `haloae.slides.regions.overview`.
+        picture: (h, w, 3) RGB, see `haloae.slides.parts.overview`.
     """
     low, high = picture.min(2), picture.max(2)
     grey = picture.astype(np.float32).mean(2)

@@ -14,7 +14,7 @@ from torch import Tensor
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
 from haloae.detection.heads.gaussian import RIDGE
-from haloae.detection.heads.halo import LEAST, NEAREST, PENALTY, Pair
+from haloae.detection.heads.halo import NEAREST, Pair, solved, stored_parts
 from haloae.detection.heads.halo import RIDGE as RESIDUAL_RIDGE
 from haloae.detection.heads.moments import Cells, averaged, distance, inverse_root, mapped, softened
 from haloae.detection.heads.nearest import CELLS, by_rows, draw
@@ -269,7 +269,7 @@ class SharedHaloHead(Head):
         both, _ = _summed(
             Cells(torch.cat([each.given, each.features], 1).float(), each.cells) for each in pairs
         )
-        rebuilding = _regression(both)
+        rebuilding = solved(both.products - both.total[:, None] * both.total / both.cells)
         own = [
             Sums.of(
                 Cells(
@@ -286,17 +286,11 @@ class SharedHaloHead(Head):
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        parts: dict[str, dict[str, Tensor]] = {"memory": {}, "gaussian": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        rebuilding, (_, channels) = tensors["rebuilding"], features_of(config)
-        if rebuilding.shape != (channels, channels):
-            raise ValueError("the map to features is not of these channels")
+        memory, rebuilding, gaussian = stored_parts(config, tensors)
         return cls(
-            SharedMemoryHead.restore(config, parts["memory"], images),
+            SharedMemoryHead.restore(config, memory, images),
             rebuilding,
-            SharedGaussianHead.restore(config, parts["gaussian"], images),
+            SharedGaussianHead.restore(config, gaussian, images),
         )
 
     @classmethod
@@ -351,18 +345,3 @@ def _window(seen: Seen, cells: int, generator: torch.Generator) -> Cells:
         left = min(max(middle_column - columns // 2, 0), width - columns)
     place = (..., slice(top, top + rows), slice(left, left + columns))
     return Cells(features[place], None if seen.cells is None else seen.cells[place])
-
-
-def _regression(sums: Sums) -> Tensor:
-    """(C, C) least squares from values to features, each about its mean.
-
-    Args:
-        sums: of values and features, one after the other.
-    """
-    products = sums.products - sums.total[:, None] * sums.total / sums.cells
-    channels = len(products) // 2
-    given, wanted = products[:channels, :channels], products[:channels, channels:]
-    # Of images that are all the same nothing varies: any map will do.
-    given.diagonal().add_(PENALTY * given.diagonal().mean().clamp_min(LEAST))
-    solution: Tensor = torch.linalg.solve(given, wanted).T
-    return solution.float()

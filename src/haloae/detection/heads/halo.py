@@ -92,17 +92,11 @@ class HaloHead(Head):
     @classmethod
     def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
         """See `Head.restore`."""
-        parts: dict[str, dict[str, Tensor]] = {"memory": {}, "gaussian": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        rebuilding, (_, channels) = tensors["rebuilding"], features_of(config)
-        if rebuilding.shape != (channels, channels):
-            raise ValueError("the map to features is not of these channels")
+        memory, rebuilding, gaussian = stored_parts(config, tensors)
         return cls(
-            cls.attention.restore(config, parts["memory"], images),
+            cls.attention.restore(config, memory, images),
             rebuilding,
-            GaussianHead.restore(config, parts["gaussian"], images),
+            GaussianHead.restore(config, gaussian, images),
         )
 
     @classmethod
@@ -143,6 +137,25 @@ class Pair(NamedTuple):
     """See `Seen.cells`."""
 
 
+Tensors = Mapping[str, Tensor]
+
+
+def stored_parts(config: Config, tensors: Tensors) -> tuple[Tensors, Tensor, Tensors]:
+    """The memory's tensors, the map to features, and the Gaussian's tensors, out of a file's.
+
+    Raises:
+        KeyError, ValueError: there is no such map, or it is not of these channels.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"memory": {}, "gaussian": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    rebuilding, (_, channels) = tensors["rebuilding"], features_of(config)
+    if rebuilding.shape != (channels, channels):
+        raise ValueError("the map to features is not of these channels")
+    return parts["memory"], rebuilding, parts["gaussian"]
+
+
 def _regression(pairs: Iterable[Pair]) -> Tensor:
     """(C, C) least squares from values to features, each about the mean of its place.
 
@@ -160,7 +173,15 @@ def _regression(pairs: Iterable[Pair]) -> Tensor:
         count += counts
         sums += rows
         products += rows @ rows.T
-    products -= sums / count.clamp_min(1) @ sums.T
+    return solved(products - sums / count.clamp_min(1) @ sums.T)
+
+
+def solved(products: Tensor) -> Tensor:
+    """(C, C) least squares from values to features.
+
+    Args:
+        products: (2C, 2C) sums of them, values before features, each about its mean; it is changed.
+    """
     channels = len(products) // 2
     given, wanted = products[:channels, :channels], products[:channels, channels:]
     # Of images that are all the same nothing varies: any map will do.
