@@ -27,6 +27,8 @@ from haloae.experiments.grid import MEAN, spreads
 
 PAPER = "paper_"
 """Sets whose names begin so are kinds of the same product, and count as one."""
+SEEN = {"kind": "squash"}
+"""The view, the same for all sets."""
 BLOCKS = 9
 """Of a window."""
 
@@ -215,7 +217,7 @@ def main() -> None:
     run_benchmark(
         arguments.root,
         arguments.out,
-        variants(arguments.presets.split(","), heads=list(KINDS)),
+        variants(arguments.presets.split(","), heads=list(KINDS), settings={"view": SEEN}),
         categories=split(arguments.sets),
         seeds=[int(seed) for seed in arguments.seeds.split(",")],
         device=arguments.device,
