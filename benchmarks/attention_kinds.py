@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.tables import Table
-from benchmarks.ways import benchmark, options, set_threads
+from benchmarks.ways import benchmark, counted_as, options, set_threads
 from haloae.detection.heads import Seen, register_head
 from haloae.detection.heads.halo import HaloHead, Pair
 from haloae.detection.heads.nearest_halo import BLOCK, FAR, GROUPS, NearestHaloHead
 from haloae.experiments.benchmark import variants
 from haloae.experiments.grid import MEAN, spreads
 
-PAPER = "paper_"
-"""Sets whose names begin so are kinds of the same product, and count as one."""
+SEEN = {"kind": "squash"}
+"""The view, the same for all sets."""
 BLOCKS = 9
 """Of a window."""
 
@@ -176,7 +176,7 @@ def table(
 
     Papers count as one set; AUPRO is over the sets that have masks.
     """
-    sets = list(dict.fromkeys(_counted_as(run["category"]) for run in runs))
+    sets = list(dict.fromkeys(counted_as(run["category"]) for run in runs))
     rows = []
     for preset in dict.fromkeys(run["variant"].split(", ")[0] for run in runs):
         for head, kind in kinds.items():
@@ -193,12 +193,8 @@ def table(
     return Table(["preset", "a cell is rebuilt from", *sets, MEAN, "AUPRO"], rows, {})
 
 
-def _counted_as(category: str) -> str:
-    return "paper" if category.startswith(PAPER) else category
-
-
 def _of(runs: Sequence[Mapping[str, Any]], metric: str, name: str) -> float | None:
-    mine = [run for run in runs if _counted_as(run["category"]) == name]
+    mine = [run for run in runs if counted_as(run["category"]) == name]
     values = [(run["category"], run["seed"], run["metrics"][metric]) for run in mine]
     found = spreads(values, list(dict.fromkeys(run["category"] for run in mine)))[MEAN]
     return found["mean"] if found else None
@@ -211,7 +207,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     set_threads(arguments.threads)
-    configs = variants(arguments.presets.split(","), heads=list(KINDS))
+    presets = arguments.presets.split(",")
+    configs = variants(presets, heads=list(KINDS), settings={"view": SEEN})
     benchmark(arguments, configs, device=arguments.device)
 
 
