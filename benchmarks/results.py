@@ -479,7 +479,8 @@ KINDS = {
         "Each run is a process of its own, of one thread, on a pyramid in deflate. Network "
         "`default`: a corner of the slide is tissue, the rest glass; none: all is tissue, and a "
         "cell's value its darkness. Peak: of the process, 540 MB of it what importing this build "
-        "of torch takes, where there is a network. The network's share: of the processor's time, "
+        "of torch takes, where there is a network, which was fitted to nine parts of slides: of "
+        "more its memory is no larger. The network's share: of the processor's time, "
         "what it takes in the scoring thread.",
     ),
     "slide-rates": Kind(

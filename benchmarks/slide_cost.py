@@ -185,7 +185,7 @@ def table(runs: Sequence[Path]) -> Table:
     found = [json.loads(path.read_text()) for run in runs for path in run.glob("*-*.json")]
     rows = [
         [
-            each["network"], each["pixels"] / 1e6, f"{100 * each['tissue']:.2g} %", each["tiles"],
+            each["network"], each["pixels"] / 1e6, f"{100 * each['tissue']:.3g} %", each["tiles"],
             round(each["peak"] / 1e6), each["seconds"], each["cost"], each["share"],
         ]
         for each in sorted(found, key=lambda each: (each["network"], each["pixels"]))
@@ -204,26 +204,26 @@ def results(runs: Sequence[Path]) -> "Found":
 
 
 def figure(results: dict[str, Any]) -> str:
-    """Memory against all pixels, and time against pixels of tissue, side by side."""
+    """Memory against all pixels, and time without a network against those of tissue."""
     from benchmarks.curve import STYLE  # not above, as it imports torch, whose memory would count
 
     columns = results["columns"]
     rows = [dict(zip(columns, row, strict=True)) for row in results["rows"]]
     drawn = []
-    for label, key, chosen, log in (
-        ("peak memory, MB", "peak MB", ("default", "none"), False),
-        ("processor seconds", "processor seconds", ("none",), True),
+    for label, key, unit, chosen in (
+        ("peak memory, GB", "peak MB", 1000, ("default", "none")),
+        ("processor seconds", "processor seconds", 1, ("none",)),
     ):
         lines: list[Line] = []
         all_x: list[float] = []
         all_y: list[float] = []
-        for kind, network in enumerate(chosen):
+        for network in chosen:
             of = [row for row in rows if row["network"] == network]
             x = [row["megapixels"] for row in of]
-            y = [row[key] for row in of]
-            lines.append(Line(network, Curve(np.array(x), np.array(y)), kind))
+            y = [row[key] / unit for row in of]
+            lines.append(Line(network, Curve(np.array(x), np.array(y)), int(network == "none")))
             all_x, all_y = all_x + x, all_y + y
-        y_axis = Axis.around(all_y) if log else Axis(0.0, 1600.0, False)
+        y_axis = Axis.around(all_y) if unit == 1 else Axis(0.0, 2.0, False)
         drawn.append(
             line_chart(lines, x_label="megapixels", y_label=label, x=Axis.around(all_x), y=y_axis)
         )
@@ -235,8 +235,8 @@ def figure(results: dict[str, Any]) -> str:
         for place, each in enumerate(drawn)
     ]
     key_lines = Markup(
-        '<path class="line k0" d="M300,200h24"/><text x="330" y="204">with the network</text>'
-        '<path class="line k1" d="M300,218h24"/><text x="330" y="222">without</text>'
+        '<path class="line k0" d="M300,120h24"/><text x="330" y="124">with the network</text>'
+        '<path class="line k1" d="M300,138h24"/><text x="330" y="142">without</text>'
     )
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 930 290" role="img">'
     return f"{head}{STYLE}{''.join(parts)}{key_lines}</svg>\n"
