@@ -29,7 +29,7 @@ from haloae.deploy.engines import INPUT, METADATA_KEY
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.quantise import quantised, spoiled
 from haloae.deploy.runtime import open_runtime
-from haloae.detection.predictor import Measured
+from haloae.detection.backend import Measured
 from haloae.detector import Detector, fit_detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
 from haloae.network.weights import digest

@@ -5,9 +5,10 @@ from numpy.typing import NDArray
 
 from conftest import PLAIN
 from haloae.data.source import ImageKinds
+from haloae.detection.backend import Measured
 from haloae.detection.calibration import Calibration
 from haloae.detection.model_file import Provenance
-from haloae.detection.predictor import Measured, Predictor
+from haloae.detection.predictor import Predictor
 
 SIDE, CELL = 64, 8
 

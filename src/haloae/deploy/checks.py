@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from haloae.data.images import shown_path
 from haloae.data.views import WHITE
-from haloae.detection.predictor import Measured
+from haloae.detection.backend import Measured
 from haloae.errors import ModelFileError
 from haloae.files import open_regular, write_atomic
 

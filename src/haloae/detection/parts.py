@@ -66,3 +66,10 @@ def part_scores(
         count = max(1, round(top_share * values.size))
         found.append(float(values[-count:].mean()) if values.size else 0.0)
     return np.array(found)
+
+
+def top_mean(anomaly: NDArray[np.float32], share: float) -> float:
+    """Mean of the highest share of a map, as `haloae.detection.maps.image_score` has it."""
+    flat = anomaly.ravel()
+    count = max(1, round(share * flat.size))
+    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())
