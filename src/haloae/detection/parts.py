@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,11 @@ class PartScore(NamedTuple):
     threshold: float
     """Of its own; a score above it makes the image anomalous."""
     is_anomalous: bool
+
+
+def stored(region: Region | Literal["each"] | None) -> Region | None:
+    """Which pixels count of every image, if that is the same for all."""
+    return region if isinstance(region, Region) else None
 
 
 @lru_cache(maxsize=4)

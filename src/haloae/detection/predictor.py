@@ -32,6 +32,7 @@ from haloae.detection.parts import (
     PartScore,
     members_of,
     part_scores,
+    stored,
     top_mean,
     units_of_cells,
 )
@@ -84,7 +85,7 @@ class Predictor:
     @property
     def stored_region(self) -> Region | None:
         """Which pixels count of every image, if that is the same for all."""
-        return self.region if isinstance(self.region, Region) else None
+        return stored(self.region)
 
     def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """Scores and maps of images as the network sees them, see `Backend.measure`."""
