@@ -430,7 +430,7 @@ def test_int8_leaves_attention_alone(exported: Path, good_paths: list[Path]) -> 
 
 
 @pytest.mark.slow
-def test_int8_of_a_memory_compares_in_whole_numbers_of_float32(
+def test_int8_leaves_what_was_learned_of_good_images_in_float32(
     good_paths: list[Path], tmp_path: Path
 ) -> None:
     """The memory, the map and the Gaussians of the head `halo` are as they were fitted."""

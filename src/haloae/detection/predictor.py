@@ -30,6 +30,7 @@ from haloae.detection.model_file import Provenance
 from haloae.detection.parts import (
     PLAIN,
     PartScore,
+    inside_of,
     members_of,
     part_scores,
     stored,
@@ -224,15 +225,19 @@ class Predictor:
         )
 
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        seen = [
-            None if each.inside is None else shown_inside(each.inside, self.view) for each in batch
-        ]
+        seen = [self._seen_inside(each) for each in batch]
         return [
             self._prediction(image, inside, *measured)
             for image, inside, measured in zip(
                 batch, seen, self._measured(batch, seen), strict=True
             )
         ]
+
+    def _seen_inside(self, image: Decoded) -> Mask | None:
+        """Where a pixel of what is shown of an image counts; None: all do."""
+        if (region := self.stored_region) is not None:
+            return inside_of(region, self.view)
+        return None if image.inside is None else shown_inside(image.inside, self.view)
 
     def _prediction(
         self, image: Decoded, seen: Mask | None, score: float, grid_map: NDArray[np.float32]

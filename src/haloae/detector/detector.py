@@ -297,21 +297,27 @@ class _Shown:
         self.images = images if same is None else [Masked(image, same) for image in images]
         self.view = view
         self.is_masked = region == EACH
-        self._inside: dict[int, Mask] = {}
+        self._last: tuple[int, Mask | None] = -1, None
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for number, read in enumerate(decode_ahead(self.images, self.view)):
             if isinstance(read, ImageError):
                 raise read
-            if read.inside is not None:
-                self._inside[number] = shown_inside(read.inside, self.view)
-            elif self.is_masked:
+            inside = read.inside
+            if self.is_masked and inside is None:
                 raise MaskError(
                     f"{read.name}: the model is of images with masks of their own, and this one "
                     f"has none: give it with --roi or --ignore, or as haloae.Masked."
                 )
+            self._last = number, None if inside is None else shown_inside(inside, self.view)
             yield read.shown
 
     def inside(self, number: int) -> Mask | None:
-        """(H, W): what counts of an image that was seen; None: all."""
-        return self._inside.get(number)
+        """(H, W): what counts of the image that was given last; None: all.
+
+        Of no other, so that memory does not grow with their number.
+        """
+        last, inside = self._last
+        if number != last:
+            raise ValueError(f"image {number} is asked for, and {last} was given last")
+        return inside

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from haloae.detection.parts import stored
 from haloae.detector.detector import Detector
 from haloae.errors import ConfigError, ImageError
 from haloae.machine import resolve_device
+
+if TYPE_CHECKING:
+    from haloae.training.fit import Trained
 
 
 class Fitted(NamedTuple):
@@ -88,26 +91,16 @@ def fit_detector(
     from haloae.detection.good import measure_good, tail_of
     from haloae.detection.native import Native, parts_of
     from haloae.detection.slide_parts import SlideParts, measure_slide_parts
-    from haloae.detection.viewing import in_parts, in_slides, regions_of, settled
-    from haloae.training.batches import MIN_GOOD
+    from haloae.detection.viewing import in_parts, in_slides, settled
     from haloae.training.fit import fit
 
     check_names(config)
     region = region_of(images)
     wanted = config.view.canvas
-    if slides_of is not None:
-        config = in_parts(config)
-    config = settled(config, images)
+    config = settled(config if slides_of is None else in_parts(config), images)
     check_names(config)
-    if config.view.kind == "tiles" and len(images) < MIN_GOOD:
-        if isinstance(region, Region) and region.names:
-            raise ConfigError(
-                f"named regions have thresholds of whole good images, and {len(images)} are too "
-                f"few: give at least {MIN_GOOD}, or --roi in their place."
-            )
-        images = regions_of(images, config)
     trained = fit(
-        images,
+        _enough(images, config, region),
         config,
         device=where,
         run=run,
@@ -154,19 +147,44 @@ def fit_detector(
             units=units,
             cells=cells,
         ).fitted(),
-        Provenance(
-            data=name,
-            fitted_on=len(trained.fitted_on),
-            held_out=len(trained.held_out) if config.network.autoencoder else 0,
-            skipped=len(trained.skipped),
-            steps=trained.steps,
-            backbone=trained.backbone[0],
-            backbone_sha256=trained.backbone[1],
-            images=trained.kinds,
-        ),
+        _provenance(name, trained, config),
         Native(config, trained.network, head, parts=parts_of(region, config, units)),
         Guard.fit(looks.seen.values()),
         region,
     )
     is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
     return Fitted(detector, trained.skipped, trained.steps, is_finished)
+
+
+def _enough(
+    images: Sequence[ImageLike], config: Config, region: Region | Literal["each"] | None
+) -> Sequence[ImageLike]:
+    """The good images, or where they are few and seen in tiles, regions of them in their place.
+
+    Raises:
+        ConfigError: named regions cannot be told in these.
+    """
+    from haloae.detection.viewing import regions_of
+    from haloae.training.batches import MIN_GOOD
+
+    if config.view.kind != "tiles" or len(images) >= MIN_GOOD:
+        return images
+    if isinstance(region, Region) and region.names:
+        raise ConfigError(
+            f"named regions have thresholds of whole good images, and {len(images)} are too few: "
+            f"give at least {MIN_GOOD}, or --roi in their place."
+        )
+    return regions_of(images, config)
+
+
+def _provenance(name: str, trained: "Trained", config: Config) -> Provenance:
+    return Provenance(
+        data=name,
+        fitted_on=len(trained.fitted_on),
+        held_out=len(trained.held_out) if config.network.autoencoder else 0,
+        skipped=len(trained.skipped),
+        steps=trained.steps,
+        backbone=trained.backbone[0],
+        backbone_sha256=trained.backbone[1],
+        images=trained.kinds,
+    )
