@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.tables import Table
-from benchmarks.ways import options, set_threads, split
+from benchmarks.ways import counted_as, options, set_threads, split
 from haloae.detection.heads import Seen, register_head
 from haloae.detection.heads.halo import HaloHead, Pair
 from haloae.detection.heads.nearest_halo import BLOCK, FAR, GROUPS, NearestHaloHead
 from haloae.experiments.benchmark import run_benchmark, variants
 from haloae.experiments.grid import MEAN, spreads
 
-PAPER = "paper_"
-"""Sets whose names begin so are kinds of the same product, and count as one."""
+SEEN = {"kind": "squash"}
+"""The view, the same for all sets."""
 BLOCKS = 9
 """Of a window."""
 
@@ -177,7 +177,7 @@ def table(
 
     Papers count as one set; AUPRO is over the sets that have masks.
     """
-    sets = list(dict.fromkeys(_counted_as(run["category"]) for run in runs))
+    sets = list(dict.fromkeys(counted_as(run["category"]) for run in runs))
     rows = []
     for preset in dict.fromkeys(run["variant"].split(", ")[0] for run in runs):
         for head, kind in kinds.items():
@@ -194,12 +194,8 @@ def table(
     return Table(["preset", "a cell is rebuilt from", *sets, MEAN, "AUPRO"], rows, {})
 
 
-def _counted_as(category: str) -> str:
-    return "paper" if category.startswith(PAPER) else category
-
-
 def _of(runs: Sequence[Mapping[str, Any]], metric: str, name: str) -> float | None:
-    mine = [run for run in runs if _counted_as(run["category"]) == name]
+    mine = [run for run in runs if counted_as(run["category"]) == name]
     values = [(run["category"], run["seed"], run["metrics"][metric]) for run in mine]
     found = spreads(values, list(dict.fromkeys(run["category"] for run in mine)))[MEAN]
     return found["mean"] if found else None
@@ -215,7 +211,7 @@ def main() -> None:
     run_benchmark(
         arguments.root,
         arguments.out,
-        variants(arguments.presets.split(","), heads=list(KINDS)),
+        variants(arguments.presets.split(","), heads=list(KINDS), settings={"view": SEEN}),
         categories=split(arguments.sets),
         seeds=[int(seed) for seed in arguments.seeds.split(",")],
         device=arguments.device,

@@ -84,8 +84,9 @@ def copy_index(rebuild: Rebuild, features: Tensor, pasted: Tensor, side: int) ->
 def features_of(detector: Detector, category: Category, *, after: int = 0) -> Tensor:
     """(IMAGES, C, h, w) of good test images, from a number on."""
     good = [sample.path for sample in category.test if sample.label == GOOD]
-    size = detector.config.image_size
-    arrays = [resize(read_image(path), size) for path in good[after : after + IMAGES]]
+    # All of one shape, that of the detector's own images, so that patches have a place in any.
+    canvas = detector.config.canvas
+    arrays = [resize(read_image(path), canvas) for path in good[after : after + IMAGES]]
     pixels = torch.stack([torch.from_numpy(array) for array in arrays])
     return see(detector.network, pixels).output.features.float()
 

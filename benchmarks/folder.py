@@ -29,7 +29,6 @@ from benchmarks.speed import COMMAND
 from benchmarks.tables import Table
 from haloae.data.images import read_image
 from haloae.data.source import BATCH
-from haloae.data.views import resize
 from haloae.deploy.runtime import is_exported
 from haloae.detector import Detector, load
 from haloae.machine import keep_freed_memory
@@ -80,7 +79,7 @@ def throughput(model: Path, category: Path, threads: int | None) -> dict[str, An
     with many(category, SPEED_IMAGES) as root, tempfile.TemporaryDirectory() as folder:
         paths = sorted((root / "test").rglob("*.*"))
         size = detector.config.image_size
-        images = np.stack([resize(read_image(path), size) for path in paths])
+        images = np.stack([detector.view.show(read_image(path)) for path in paths])
         sides = {read_image(path).pixels.shape[:2] for path in paths}
         seconds: dict[str, list[float]] = {"network": [], "predict": []}
         for number in range(ROUNDS + 1):

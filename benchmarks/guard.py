@@ -28,7 +28,7 @@ from benchmarks.machine import machine
 from benchmarks.tables import Table
 from haloae.data.folders import GOOD, Category, load_category
 from haloae.data.images import Image, read_image
-from haloae.data.views import resize
+from haloae.data.views import View
 from haloae.deploy.export import export_model
 from haloae.detection.guard import Guard
 from haloae.detection.looks import look_at
@@ -142,14 +142,14 @@ def alarms(detector: Detector, category: Category) -> dict[str, Any]:
             name: [len(found[kind]), sum(each.verdict == "unusable" for each in found[kind])]
             for name, kind in (("good", False), ("defects", True))
         },
-        "few": refused_by_few(category, detector.config.image_size),
+        "few": refused_by_few(category, detector.view),
     }
 
 
-def refused_by_few(category: Category, size: int) -> dict[str, list[int]]:
+def refused_by_few(category: Category, view: View) -> dict[str, list[int]]:
     """Of guards fitted to few good images, drawn from all: other good images, and those refused."""
     good = [sample.path for sample in category.test if sample.label == GOOD]
-    views = [resize(read_image(path), size) for path in (*category.train, *good)]
+    views = [view.show(read_image(path)) for path in (*category.train, *good)]
     rng = np.random.default_rng(0)
     found = {}
     for few in FEW:
@@ -172,7 +172,7 @@ def cost(preset: str, category: Category) -> dict[str, Any]:
         detector = Detector.load(path, threads=1)
     assert detector.guard is not None  # noqa: S101 - it was just fitted
     size = detector.config.image_size
-    views = [resize(read_image(sample.path), size) for sample in category.test]
+    views = [detector.view.show(read_image(sample.path)) for sample in category.test]
     times: dict[str, list[float]] = {"guard": [], "graph": []}
     for turn in range(ROUNDS):
         view = views[turn % len(views)]

@@ -229,15 +229,16 @@ register_head("halo_and_hole")(WithOwnSurroundings)
 
 def configs() -> dict[str, Config]:
     """Every row's, by variant."""
-    found = {"default": DEFAULT}
+    base = DEFAULT.replace(view=attention_kinds.SEEN)
+    found = {"default": base}
     for name in ROWS:
         if name in SCALES:
             trunk = trunk_named(f"{TRUNK}_{name}")
-            channels = min(trunk.channels, DEFAULT.network.reduced_channels or trunk.channels)
+            channels = min(trunk.channels, base.network.reduced_channels or trunk.channels)
             network = {"trunk": f"{TRUNK}_{name}", "reduced_channels": channels}
-            found[f"default, {name}"] = DEFAULT.replace(network=network)
+            found[f"default, {name}"] = base.replace(network=network)
         elif name != "halo":
-            found[f"default, {name}"] = DEFAULT.replace(detection={"head": name})
+            found[f"default, {name}"] = base.replace(detection={"head": name})
     return found
 
 

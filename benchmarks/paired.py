@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from benchmarks.tables import Table
+from benchmarks.ways import counted_as
 
 DRAWS = 2000
-PAPER = "paper_"
-"""Sets whose names begin so are kinds of the same product, and count as one."""
 ALL = "**mean**"
 
 
@@ -45,9 +44,7 @@ def table(runs: Sequence[Mapping[str, Any]], *, mine: str = "default") -> Table:
         groups: dict[str, list[tuple[float, float, NDArray[np.float64]]]] = {}
         for name in dict.fromkeys(run["category"] for run in runs):
             pair = [_scores(runs, variant, name) for variant in (mine, rival)]
-            groups.setdefault("paper" if name.startswith(PAPER) else name, []).append(
-                compared(*pair)
-            )
+            groups.setdefault(counted_as(name), []).append(compared(*pair))
         means = {name: _mean(each) for name, each in groups.items()}
         for name, (ours, theirs, drawn) in {**means, ALL: _mean(list(means.values()))}.items():
             low, high = np.quantile(drawn, [0.025, 0.975])

@@ -30,7 +30,7 @@ WORKERS = 3
 """Processes that make batches ahead, on CUDA."""
 ROWS = {
     "paper": "as the paper describes it",
-    "paper, attention_published": "the published mask: attention to padding alone",
+    "paper, attention_published": "with the mask as published, which attends to nothing",
     "paper, attention_none": "no attention",
     "paper, no_ssl": "no CutPaste, no classifier (A)",
     "paper, no_image": "no image branch (D)",

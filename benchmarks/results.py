@@ -385,7 +385,7 @@ KINDS = {
         _thresholds,
         "python -m benchmarks.thresholds ROOT --out runs/thresholds",
         "Mean over random splits of all good images, in brackets its 95 % interval by Student's t. "
-        "Splits share images: those that a set lacks no split shows.",
+        "Splits share images: those that a set lacks no split shows. All images squashed.",
     ),
     "guard": Kind(
         "Pictures spoilt as a camera may do it, and what `fast` says of them",
@@ -428,14 +428,14 @@ KINDS = {
         _late("attention_kinds"),
         "python -m benchmarks.attention_kinds ROOT --out runs/attention",
         "Image AUROC; AUPRO over the sets that have masks; papers count as one set. Means of place "
-        "and window do not look at the cell: both are a Gaussian a place.",
+        "and window do not look at the cell: both are a Gaussian a place. All images squashed.",
     ),
     "ingredients": Kind(
         "The paper's ingredients in the design of `default`: each out of it, or put into it",
         _late("ingredients"),
         "python -m benchmarks.ingredients ROOT --out runs/ingredients "
         "--sets cookie,pill,tire,magnetic_tile",
-        "Image AUROC; AUPRO over the sets that have masks; one seed.",
+        "Image AUROC; AUPRO over the sets that have masks; one seed; all images squashed.",
     ),
     "views": Kind(
         "What is seen of images: squashed, fitted, as chosen by the training images",

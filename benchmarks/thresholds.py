@@ -5,7 +5,8 @@
 
 ROOT holds categories in MVTec layout. All good images of one, of training and test, are split at
 random: a detector without auto-encoder is fitted to some, the others are scored. The trunk sees
-each image once; components and head are fitted anew for every split. It leaves results.json.
+each image once, squashed; components and head are fitted anew for every split. It leaves
+results.json.
 """
 
 import argparse
@@ -146,12 +147,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    config = preset(arguments.preset).replace(view={"kind": "squash"})
     wanted = arguments.sets.split(",") if arguments.sets else None
     results: dict[str, Any] = {"machine": machine(arguments.threads), "splits": []}
     for path in sorted(arguments.root.iterdir()):
         if path.is_dir() and (wanted is None or path.name in wanted):
             results["splits"] += measure(
-                load_category(path), preset(arguments.preset), arguments.splits, arguments.device
+                load_category(path), config, arguments.splits, arguments.device
             )
             print(path.name, flush=True)
             write_atomic(arguments.out / "results.json", f"{json.dumps(results)}\n".encode())

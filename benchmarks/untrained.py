@@ -43,6 +43,8 @@ def untrained(config: Config, count: int) -> "Detector":
     from haloae.network.haloae import HaloAE
     from haloae.network.reducer import FeatureReducer
 
+    # The textures are square, so this is what training would have settled.
+    config = config.replace(view={"kind": "squash"})
     size = config.image_size
     images = textures(count, size)
     network = HaloAE(

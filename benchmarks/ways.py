@@ -94,6 +94,11 @@ def finished(*folders: Path) -> list[dict[str, Any]]:
     return runs
 
 
+def counted_as(category: str) -> str:
+    """The name of a set; papers are kinds of one product, and count as one."""
+    return "paper" if category.startswith("paper_") else category
+
+
 def options(description: str | None) -> argparse.ArgumentParser:
     """What the script asks for."""
     parser = argparse.ArgumentParser(

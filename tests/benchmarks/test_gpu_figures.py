@@ -28,6 +28,11 @@ def test_throughput_of_every_preset_precision_and_batch(tiny: Config) -> None:
         assert row["calls"] == 1
 
 
+def test_what_the_images_would_settle_is_that_of_squares(tiny: Config) -> None:
+    found = gpu.throughputs({"tiny": tiny.replace(view={"kind": "auto"})}, (1,), "cpu")
+    assert all(row["images_per_second"] > 0 for row in found)
+
+
 def test_training_is_timed_by_steps_and_as_a_whole(tiny: Config) -> None:
     (row,) = gpu.trainings({"tiny": tiny}, {"tiny": 5}, "cpu")
     assert (row["preset"], row["steps"], row["schedule"]) == ("tiny", 5, tiny.training.steps)
