@@ -267,6 +267,10 @@ SPEED = (
     "published,default-float32,default-onnx,default-openvino,fast-float32,fast-onnx,fast-openvino"
 )
 GUARD = "python -m benchmarks.guard ROOT --out runs/guard"
+RESNET18 = (
+    "haloae benchmark ROOT --presets default --set network.trunk=resnet18 --backbone bundled "
+    "--heads gaussian --out runs/resnet18"
+)
 GPU = "PYTHONPATH=src python -m benchmarks.gpu --out runs/gpu/results.json"
 FOLDER = "python -m benchmarks.folder MODEL CATEGORY --out runs/folder --threads 2"
 KINDS = {
@@ -279,6 +283,18 @@ KINDS = {
         "`default` with three seeds, the others with one. Defects detected and false alarms are of "
         "each run's own scores, with the threshold as the package now fits it to the scores of "
         "good images in the run's model file.",
+    ),
+    "benchmark-resnet18": Kind(
+        "`default` and its best rival on the bundled ResNet-18",
+        benchmark,
+        RESNET18,
+        "One seed.",
+    ),
+    "paired-resnet18": Kind(
+        "Image AUROC of `default` against its best rival on the bundled ResNet-18, the same images",
+        _of_runs(paired.table),
+        RESNET18,
+        "Intervals as in paired.json; one seed.",
     ),
     "paired": Kind(
         "Image AUROC of `default` against each rival on the same images",

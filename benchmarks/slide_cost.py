@@ -33,9 +33,10 @@ from benchmarks.machine import machine
 from benchmarks.tables import ROOT, Table
 from haloae.config import Config
 from haloae.data.source import ImageKinds
+from haloae.detection.backend import Measured
 from haloae.detection.calibration import Calibration
 from haloae.detection.model_file import Provenance
-from haloae.detection.predictor import Measured, Predictor
+from haloae.detection.predictor import Predictor
 from haloae.evaluation.metrics import Curve
 from haloae.outputs.report.charts import Axis, Line, line_chart
 from haloae.presets import DEFAULT

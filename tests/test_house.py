@@ -7,8 +7,8 @@ import haloae
 
 ROOT = Path(haloae.__file__).parent
 ROOMS = (
-    *("_version", "errors", "files", "claims", "machine", "config", "presets", "data", "demo_set"),
-    *("network", "training", "detection", "deploy.checks", "deploy.engines"),
+    *("_version", "errors", "files", "claims", "machine", "settings", "config", "presets"),
+    *("data", "demo_set", "network", "training", "detection", "deploy.checks", "deploy.engines"),
     *("deploy.runtime", "detector", "deploy", "evaluation"),
     *("outputs", "slides", "experiments", "server", "cli"),
 )

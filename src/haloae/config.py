@@ -4,10 +4,7 @@ A `Config` is all that tells one run from another besides its images; it is stor
 file. Sizes that follow from others (the features' channels, the grid) are derived, never set.
 """
 
-import tomllib
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -15,12 +12,11 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    ValidationError,
     model_validator,
 )
 
 from haloae.errors import ConfigError
-from haloae.files import read_regular
+from haloae.settings import checked, merged
 
 Name = Annotated[str, Field(pattern="^[a-z0-9_]{1,64}$")]
 """Of something in a table that may be added to: checked where it is looked up."""
@@ -37,11 +33,7 @@ Side = Annotated[int, Field(ge=32, le=2**20)]
 Pixels = Annotated[int, Field(ge=0, le=2**20)]
 Precision = Literal["float32", "bfloat16"]
 
-Checked = TypeVar("Checked", bound=BaseModel)
-
 MOST_STAGES = Field(max_length=16)
-MOST_BYTES = 2**20
-"""Of a file of settings."""
 LEAST_SIGMA = 0.1
 """A narrower Gaussian is none: neighbours would weigh less than 1e-21."""
 EPOCHS = 251
@@ -313,63 +305,7 @@ class Config(_Frozen):
         Raises:
             ConfigError: a setting is unknown, of the wrong type or does not fit the others.
         """
-        return parse_config(_merge(self.model_dump(), changes))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Settings from a TOML file, as `Config.replace` takes them.
-
-    Raises:
-        ConfigError: the file cannot be read, is larger than 1 MiB, or is not TOML.
-    """
-    try:
-        return tomllib.loads(read_regular(path, most=MOST_BYTES).decode())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file ({error}).") from error
-
-
-def read_assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """Settings from ``name=value``, as `Config.replace` takes them; of two, the later holds.
-
-    A value is TOML, and where it is none, the text itself: ``network.attention.mode=halo``.
-
-    Raises:
-        ConfigError: a text is no assignment, or would choose a preset.
-
-    >>> read_assignments(["loss.feature_terms=['mse']", "network.attention.mode=halo"])
-    {'loss': {'feature_terms': ['mse']}, 'network': {'attention': {'mode': 'halo'}}}
-    """
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not all(part.strip() for part in name.split(".")):
-            raise ConfigError(
-                f"--set {text}: give a setting and its value, as in network.attention.mode=halo."
-            )
-        if name.strip() == "preset":
-            raise ConfigError(f"--set {text}: this changes the settings of a preset, not which.")
-        settings = _merge(settings, nested(name, _toml_value(value)))
-    return settings
-
-
-def nested(name: str, value: object) -> dict[str, Any]:
-    """One setting, as `Config.replace` takes it, from its name with dots.
-
-    >>> nested("network.attention.mode", "halo")
-    {'network': {'attention': {'mode': 'halo'}}}
-    """
-    first, *rest = name.split(".", 1)
-    return {first.strip(): nested(rest[0], value) if rest else value}
-
-
-def _toml_value(text: str) -> object:
-    try:
-        values = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return values["value"] if values.keys() == {"value"} else text
+        return parse_config(merged(self.model_dump(), changes))
 
 
 def parse_config(values: object) -> Config:
@@ -379,26 +315,6 @@ def parse_config(values: object) -> Config:
         ConfigError: see `checked`.
     """
     return checked(Config, values)
-
-
-def checked(kind: type[Checked], values: object) -> Checked:
-    """Settings of a kind from plain values.
-
-    Raises:
-        ConfigError: names the first setting that is wrong, what was expected and what was given.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        where = f"setting {where}: " if where else ""
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-        if first["type"] == "extra_forbidden":
-            message, given = "no such setting", ""
-        raise ConfigError(f"{where}{message}{given}.") from error
 
 
 def without_retired(values: dict[str, Any]) -> dict[str, Any]:
@@ -414,13 +330,3 @@ def without_retired(values: dict[str, Any]) -> dict[str, Any]:
     # Only what is trained anew would look at it.
     training.pop("epochs", None)
     return values | {"network": network | {"attention": attention}, "training": training}
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged

@@ -12,11 +12,9 @@ from haloae.config import (
     NetworkConfig,
     Stage,
     TrainingConfig,
-    nested,
-    read_assignments,
-    read_toml,
 )
 from haloae.errors import ConfigError
+from haloae.settings import nested, read_assignments, read_toml
 
 PAPER = Config(
     preset="paper",

@@ -83,7 +83,7 @@ def test_a_file_of_before_seals_loads_with_a_word(
 ) -> None:
     path = small_export(tmp_path / f"old{suffix}", CONFIG, seal=None)
     with caplog.at_level(logging.WARNING):
-        found = open_runtime(path).measure(known_image(32)[None])
+        found = open_runtime(path).measure(known_image((32, 32))[None])
     assert found.scores.shape == (1,)
     assert "has no seal" in caplog.text
     with pytest.raises(ModelFileError, match="no place for a seal"):
@@ -102,7 +102,7 @@ def test_a_file_of_before_seals_loads_with_a_word(
 def test_a_processor_that_computes_something_else_is_noticed(
     sound: dict[str, Path], tmp_path: Path, off: float, precision: str, is_right: bool
 ) -> None:
-    said = open_runtime(sound[".onnx"]).measure(known_image(32)[None])
+    said = open_runtime(sound[".onnx"]).measure(known_image((32, 32))[None])
     right = Known(float(said.scores[0]), float(said.maps.max()))
     for known in (right._replace(score=right.score * off), right._replace(peak=right.peak * off)):
         path = small_export(tmp_path / "m.onnx", CONFIG, known=known, precision=precision)
@@ -141,7 +141,7 @@ def test_constants_that_do_not_fit_never_reach_openvino(
 
 
 def test_the_known_image_is_the_same_forever() -> None:
-    image = known_image(32)
+    image = known_image((32, 32))
     assert (image.shape, image.dtype) == ((3, 32, 32), np.float32)
     whole = np.rint(image * 255).astype(int)
     assert [int(plane.sum()) for plane in whole] == [86016, 113280, 127040]

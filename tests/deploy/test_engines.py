@@ -18,9 +18,9 @@ from haloae import Config, Detector
 from haloae.cli import main
 from haloae.deploy.checks import seal
 from haloae.deploy.runtime import open_runtime
+from haloae.detection.backend import Backend
 from haloae.detection.heads import Seen, head_named
 from haloae.detection.native import Native
-from haloae.detection.predictor import Backend
 from haloae.errors import HaloaeError, ImageError, MissingExtraError, ModelFileError
 from haloae.network.haloae import HaloAE
 

@@ -29,7 +29,7 @@ from haloae.deploy.engines import INPUT, METADATA_KEY
 from haloae.deploy.export import check_target, export_model
 from haloae.deploy.quantise import quantised, spoiled
 from haloae.deploy.runtime import open_runtime
-from haloae.detection.predictor import Measured
+from haloae.detection.backend import Measured
 from haloae.detector import Detector, fit_detector
 from haloae.errors import ConfigError, ExportError, MissingExtraError, ModelFileError, OutputError
 from haloae.network.weights import digest
@@ -430,7 +430,7 @@ def test_int8_leaves_attention_alone(exported: Path, good_paths: list[Path]) -> 
 
 
 @pytest.mark.slow
-def test_int8_of_a_memory_compares_in_whole_numbers_of_float32(
+def test_int8_leaves_what_was_learned_of_good_images_in_float32(
     good_paths: list[Path], tmp_path: Path
 ) -> None:
     """The memory, the map and the Gaussians of the head `halo` are as they were fitted."""

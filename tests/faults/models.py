@@ -259,7 +259,7 @@ def small_export(
         return path
     seal(path, known)
     if graph is None and known is None:
-        said = open_runtime(path).measure(known_image(size)[None])
+        said = open_runtime(path).measure(known_image((size, size))[None])
         seal(path, Known(float(said.scores[0]), float(said.maps.max())))
     return path
 

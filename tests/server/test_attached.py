@@ -58,6 +58,8 @@ def test_a_file_comes_in_is_inspected_and_handed_on_and_what_is_broken_is_a_prob
         metrics = client.get("/metrics").text
         assert 'haloae_source_works{source="line-2"} 0.0' in metrics
         assert 'haloae_inspections_total{recipe="m",source="line-1",' in metrics
+        refused = 'haloae_source_refused_total{source="line-1"} 1.0'
+        until(lambda: refused in client.get("/metrics").text)
         (tmp_path / "missing").mkdir()
         until(lambda: not service.problems.now())
     (file,) = (tmp_path / "out").rglob("inspections.jsonl")

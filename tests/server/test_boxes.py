@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from haloae.detection.predictor import Prediction
+from haloae.detection.prediction import Prediction
 from haloae.server.boxes import LONGEST, boxes_of, regions
 
 

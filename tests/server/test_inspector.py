@@ -12,7 +12,7 @@ import pytest
 
 from conftest import texture
 from haloae import Detector, ImageError
-from haloae.server.inspection import Inspection
+from haloae.server.inspection import Inspection, file_of
 from haloae.server.inspector import Inspector, Seen
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Recipes
@@ -169,16 +169,17 @@ def test_listeners_hear_of_each_before_it_is_answered_and_may_fail(make: Make) -
         ("store", "OSError: the disk is full")
     ]
     seen = heard[0][1]
-    assert (seen.data, seen.image.pixels.shape) == (IMAGES[0], (40, 40, 3))
+    assert (seen.given, seen.image.pixels.shape) == (IMAGES[0], (40, 40, 3))
     scores(inspector.submit(IMAGES[:2], recipe="cloth", source="request"))
     assert inspector.problems.now() == []
 
 
-def test_pixels_are_passed_on_as_a_png(make: Make) -> None:
+def test_pixels_become_a_file_that_is_judged_alike(make: Make) -> None:
     inspector = make(threads=1)
     inspector.start()
     pixels = texture(3)
     inspection, seen = inspector.submit([pixels], recipe="cloth", source="camera")[0].result(10)
-    again, _ = inspector.submit([seen.data], recipe="cloth", source="camera")[0].result(10)
+    file = file_of(seen.given)
+    again, _ = inspector.submit([file], recipe="cloth", source="camera")[0].result(10)
     assert again.score == inspection.score
     assert again.id != inspection.id

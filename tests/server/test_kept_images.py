@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from haloae.detection.prediction import Prediction
 from haloae.errors import OutputError
 from haloae.server.images import PART, KeptImages
 from haloae.server.problems import Problems
@@ -28,14 +29,30 @@ def until(is_so: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def seen(size: int = 8, seed: int = 0) -> Any:  # noqa: ANN401 - what a listener looks at
+def seen(side: int = 8, seed: int = 0, **changes: Any) -> Any:  # noqa: ANN401 - what a listener looks at
     """An image of some bytes and its map, whose highest value is twice the limit."""
     buffer = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, format="bmp")
-    grid_map = np.linspace(0, 6, 16, dtype=np.float32).reshape(4, 4)
-    prediction = SimpleNamespace(grid_map=grid_map, pixel_threshold=3.0)
-    return SimpleNamespace(data=buffer.getvalue(), prediction=prediction)
+    values: dict[str, Any] = {
+        "score": 0.5,
+        "p_value": 0.25,
+        "is_anomalous": False,
+        "extrapolated": False,
+        "grid_map": np.linspace(0, 6, 16, dtype=np.float32).reshape(4, 4),
+        "size": (side, side),
+        "pixel_threshold": 3.0,
+        "threshold": 1.0,
+    }
+    return SimpleNamespace(given=buffer.getvalue(), prediction=Prediction(**values | changes))
+
+
+REGION = np.arange(130).reshape(10, 13) % 3 > 0
+CHANGES = {
+    "tiles that reach past the image": {"covered": (1.25, 1.6)},
+    "pixels that do not count": {"inside": REGION, "cells": np.arange(16).reshape(4, 4) > 2},
+    "anomalous by its score alone": {"is_anomalous": True, "score": 2.0, "pixel_threshold": 7.0},
+}
 
 
 def started(folder: Path, problems: Problems, **settings: Any) -> KeptImages:  # noqa: ANN401
@@ -59,8 +76,8 @@ def test_an_image_and_its_map_come_back(tmp_path: Path, problems: Problems) -> N
     again = KeptImages(tmp_path / "images", KeepSettings(), problems)
     for kept in (at_once, again.read(one)):
         assert kept is not None
-        assert (kept.data, kept.suffix) == (given.data, "bmp")
-        np.testing.assert_allclose(kept.grid_map, given.prediction.grid_map / 3, rtol=1e-3)
+        assert (kept.data, kept.suffix) == (given.given, "bmp")
+        np.testing.assert_allclose(kept.map.grid_map, given.prediction.grid_map / 3, rtol=1e-3)
         prediction = kept.prediction(one, (8, 8))
         assert prediction.verdict == "normal"
         assert prediction.defects.any()
@@ -69,6 +86,48 @@ def test_an_image_and_its_map_come_back(tmp_path: Path, problems: Problems) -> N
     assert path.relative_to(tmp_path).parts == ("images", "2026-03-01", f"{one.id}.bmp")
     assert again.read(inspection(2)) is None
     assert problems.now() == []
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
+def test_what_is_drawn_of_a_kept_image_is_what_was_found(
+    tmp_path: Path, problems: Problems, changes: dict[str, Any]
+) -> None:
+    given = seen(size=(10, 13), **changes)
+    one = inspection(1, score=given.prediction.score)
+    images = started(tmp_path, problems)
+    images.keep(one, given)
+    images.close(20)
+    kept = KeptImages(tmp_path, KeepSettings(), problems).read(one)
+    assert kept is not None
+    found, wanted = kept.prediction(one, (10, 13)), given.prediction
+    scaled = found.anomaly_map * wanted.pixel_threshold
+    np.testing.assert_allclose(scaled, wanted.anomaly_map, rtol=2e-3, atol=1e-3)
+    assert found.mark_above * wanted.pixel_threshold == pytest.approx(wanted.mark_above, rel=1e-3)
+    np.testing.assert_array_equal(found.defects, wanted.defects)
+    assert found.defects.any()
+
+
+def test_a_map_that_was_torn_is_none(tmp_path: Path, problems: Problems) -> None:
+    images = started(tmp_path, problems)
+    images.keep(inspection(1), seen())
+    images.close(20)
+    (path,) = tmp_path.rglob("*.npz")
+    whole = path.read_bytes()
+    for length in (0, 3, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert images.read(inspection(1)) is None
+
+
+def test_pixels_are_kept_as_a_png(tmp_path: Path, problems: Problems) -> None:
+    given = seen()
+    given.given = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    images = started(tmp_path, problems)
+    images.keep(inspection(1), given)
+    images.close(20)
+    path = images.path_of(inspection(1))
+    assert path is not None
+    assert path.suffix == ".png"
+    np.testing.assert_array_equal(np.array(Image.open(path)), given.given)
 
 
 def test_what_was_reviewed_stays(tmp_path: Path, problems: Problems) -> None:
@@ -80,7 +139,7 @@ def test_what_was_reviewed_stays(tmp_path: Path, problems: Problems) -> None:
     started(tmp_path, problems, image_days=1, image_bytes=1).close(20)
     kept = KeptImages(tmp_path, KeepSettings(), problems).read(inspection(1))
     assert kept is not None
-    assert kept.data == seen().data
+    assert kept.data == seen().given
     assert [path.parent.name for path in tmp_path.rglob("*.bmp")] == ["reviewed"]
 
 
@@ -97,11 +156,11 @@ def test_the_oldest_go_where_there_is_no_room(tmp_path: Path, problems: Problems
     theirs = tmp_path / "2026-03-01" / "notes.txt"
     theirs.parent.mkdir()
     theirs.write_text("of somebody")
-    size = len(seen().data)
+    size = len(seen(32).given)
     images = started(tmp_path, problems, image_bytes=10 * size)
     made = [inspection(number) for number in range(30)]
     for number, one in enumerate(made):
-        images.keep(one, seen(seed=number))
+        images.keep(one, seen(32, seed=number))
     images.close(20)
     kept = [one for one in made if images.path_of(one)]
     assert kept == made[-len(kept) :]

@@ -74,7 +74,9 @@ def test_what_has_changed_is_said_until_somebody_says_that_it_is_put_right(start
     assert {alarm["recipe"] for alarm in alarms} == {"m"}
     words = [alarm["words"] for alarm in alarms]
     assert any("are anomalous" in said for said in words)
-    assert 'haloae_drift_alarm{recipe="m",what="anomalous"} 1.0' in client.get("/metrics").text
+    metrics = client.get("/metrics").text
+    assert 'haloae_drift_alarm{recipe="m",what="anomalous"} 1.0' in metrics
+    assert 'haloae_drift_evidence{recipe="m",what="score"}' in metrics
     said = {"accept": False, "who": "Ada"}
     assert client.post("/page/alarms?recipe=m", json=said).status_code == 200
     assert client.get("/page/state").json()["alarms"] == []

@@ -138,6 +138,13 @@ def test_one_that_is_unloaded_on_purpose_stays_so(folder: Path, problems: Proble
     recipes.refresh()
     with pytest.raises(RefusedError, match="recipe 'a' was unloaded: load it first"):
         recipes.get("a")
+    export = folder / "a.xml"  # which counts before an .onnx
+    export.touch()
+    recipes.refresh()
+    with pytest.raises(RefusedError, match="recipe 'a' was unloaded: load it first"):
+        recipes.get("a")
+    export.unlink()
+    recipes.refresh()
     recipes.load("a")
     assert recipes.find("a").is_loaded
 

@@ -124,7 +124,7 @@ def test_a_sink_from_outside_gets_all_in_order_after_it_broke(
     assert "sink other: retrying: the plug is out" in caplog.text
     state = sinks.states()[0]
     assert (state.delivered, state.waiting, state.dropped) == (5, 0, 0)
-    assert state.as_record()["status"] == "stopped"
+    assert state.status == "stopped"
 
 
 def test_one_that_hangs_slows_nobody_and_what_is_too_much_is_counted(

@@ -78,7 +78,7 @@ def test_counts_and_lists_are_those_of_a_loop(store: Store) -> None:
         counts = history.counts(start, end, recipe=recipe)
         inside = [each.verdict for each in mine if start <= each.time < end]
         assert counts == tuple(map(inside.count, ("normal", "anomalous", "unusable")))
-        assert counts.all == len(inside)
+        assert sum(counts) == len(inside)
         assert counts.rate == counts.anomalous / (counts.anomalous + counts.normal)
         wanted = [each for each in mine if each.verdict != "normal" or each.score >= 0.9]
         found = history.to_review(1000, recipe=recipe)

@@ -322,7 +322,6 @@ def benchmark(
     quiet: options.Quiet = False,
 ) -> int:
     """The paper's experiment, over a root of categories."""
-    from haloae.config import read_assignments
     from haloae.data.folders import find_categories
     from haloae.detector import check_names
     from haloae.experiments.benchmark import (
@@ -333,6 +332,7 @@ def benchmark(
         variants,
     )
     from haloae.outputs.report.page import REPORT
+    from haloae.settings import read_assignments
 
     wanted = options.names(categories, "--categories") if categories is not None else None
     numbers = options.seeds(seeds)

@@ -29,6 +29,8 @@ DECODERS = min(BATCH, os.cpu_count() or 1)
 AHEAD_BYTES = 2**30
 """Most that decoded images waiting to be used may take, beyond a first one."""
 _PILLOW = Lock()
+SIZE_TOLERANCE = 1.25
+"""Images up to this many times larger or smaller than any in training are not remarked on."""
 Side = Annotated[int, Field(ge=1, le=2**31)]
 """Of an image, in pixels."""
 
@@ -44,6 +46,29 @@ class ImageKinds(BaseModel):
     heights: tuple[Side, Side]
     """Smallest and largest, in pixels."""
     widths: tuple[Side, Side]
+
+    def unlike(self, image: Image, *, of_any_size: bool) -> dict[str, str]:
+        """In what an image is unlike all of them, in words, by kind.
+
+        Args:
+            image: any.
+            of_any_size: True: what is seen of it is cut out at its own scale, so that its size is
+                nothing to remark on.
+        """
+        unlike = {}
+        if image.grey not in self.grey:
+            unlike["colour"] = "is grey" if image.grey else "is in colour"
+        if image.depth not in self.depths:
+            unlike["depth"] = f"has {image.depth} bits a channel"
+        if of_any_size:
+            return unlike
+        for name, word, size, (low, high) in (
+            ("height", "high", image.height, self.heights),
+            ("width", "wide", image.width, self.widths),
+        ):
+            if not low / SIZE_TOLERANCE <= size <= high * SIZE_TOLERANCE:
+                unlike[name] = f"is {size} pixels {word}"
+        return unlike
 
 
 class Decoded(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haloae.data.images import shown_path
-from haloae.data.views import WHITE
-from haloae.detection.predictor import Measured
+from haloae.data.views import WHITE, Size
+from haloae.detection.backend import Measured
 from haloae.errors import ModelFileError
 from haloae.files import open_regular, write_atomic
 
@@ -47,13 +47,12 @@ class Known(NamedTuple):
     """Highest value of the map."""
 
 
-def known_image(size: int | tuple[int, int]) -> NDArray[np.float32]:
-    """Squares of all sizes and colours in whole 255ths: (3, height, width), of both or of one.
+def known_image(size: Size) -> NDArray[np.float32]:
+    """Squares of all sizes and colours in whole 255ths: (3, height, width).
 
     Made of integers alone, so that it is the same everywhere; files hold what was said of it.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    rows, columns = np.mgrid[:height, :width]
+    rows, columns = np.mgrid[: size[0], : size[1]]
     planes = [(rows * (5 + c) ^ columns * (3 + 2 * c)) % 256 for c in range(3)]
     return np.stack(planes).astype(np.float32) / np.float32(WHITE)
 

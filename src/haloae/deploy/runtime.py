@@ -30,10 +30,10 @@ from haloae.deploy.checks import (
     known_of,
 )
 from haloae.deploy.engines import INPUT, Run, Session, Shapes, open_onnx, open_openvino
+from haloae.detection.backend import Measured
 from haloae.detection.calibration import Calibration, StatedCalibration, Threshold
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
-from haloae.detection.predictor import Measured
 from haloae.errors import ConfigError, ModelFileError
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 from haloae.config import Config, Precision
 from haloae.data.regions import Mask, Region
 from haloae.data.views import Size, View
+from haloae.detection.backend import Measured
 from haloae.detection.calibration import Unit
 from haloae.detection.heads import Head, head_of
 from haloae.detection.model_file import Header
-from haloae.detection.predictor import Measured
 from haloae.detection.scorer import Parts, Scorer
 from haloae.errors import ModelFileError
 from haloae.network.haloae import HaloAE

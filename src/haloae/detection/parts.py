@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,11 @@ class PartScore(NamedTuple):
     threshold: float
     """Of its own; a score above it makes the image anomalous."""
     is_anomalous: bool
+
+
+def stored(region: Region | Literal["each"] | None) -> Region | None:
+    """Which pixels count of every image, if that is the same for all."""
+    return region if isinstance(region, Region) else None
 
 
 @lru_cache(maxsize=4)
@@ -66,3 +71,10 @@ def part_scores(
         count = max(1, round(top_share * values.size))
         found.append(float(values[-count:].mean()) if values.size else 0.0)
     return np.array(found)
+
+
+def top_mean(anomaly: NDArray[np.float32], share: float) -> float:
+    """Mean of the highest share of a map, as `haloae.detection.maps.image_score` has it."""
+    flat = anomaly.ravel()
+    count = max(1, round(share * flat.size))
+    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,19 @@ from haloae.data.regions import (
     shown_inside,
 )
 from haloae.data.source import BATCH, Decoded, ImageLike, decode_ahead, decoded
-from haloae.data.views import Size, View, join, pieces
+from haloae.data.views import View, join, pieces
+from haloae.detection.backend import Backend, Measured
 from haloae.detection.calibration import Calibration
 from haloae.detection.guard import Guard
 from haloae.detection.model_file import Provenance
 from haloae.detection.parts import (
     PLAIN,
     PartScore,
+    inside_of,
     members_of,
     part_scores,
+    stored,
+    top_mean,
     units_of_cells,
 )
 from haloae.detection.prediction import Prediction
@@ -40,40 +44,6 @@ log = logging.getLogger(__name__)
 
 TILES_PIXELS = 2**20
 """Of the tiles that are measured at once, where a tile has no more of its own."""
-SIZE_TOLERANCE = 1.25
-"""Images up to this many times larger or smaller than any in training are not remarked on."""
-
-
-class Measured(NamedTuple):
-    """What a backend makes of a batch of images as the network sees them."""
-
-    scores: NDArray[np.float32]
-    """(B,)."""
-    maps: NDArray[np.float32]
-    """(B, h, w), on the feature grid."""
-
-
-class Backend(Protocol):
-    """What computes: torch, or a runtime with an exported graph."""
-
-    source: str
-    """What it was loaded from, as it is named in messages."""
-    takes: Size | None
-    """Height and width of the images that it takes, no others; None: any."""
-
-    @property
-    def name(self) -> str:
-        """Which one, with its version, and in which precision."""
-
-    def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
-        """Scores and maps of images as the network sees them.
-
-        Args:
-            images: (B, 3, H, W) RGB in [0, 1], of the size of the config's canvas; torch takes
-                smaller ones too.
-            inside: (B, H, W), True where a pixel of each counts, within what counts of all; None:
-                each counts as all do.
-        """
 
 
 class Predictor:
@@ -116,7 +86,7 @@ class Predictor:
     @property
     def stored_region(self) -> Region | None:
         """Which pixels count of every image, if that is the same for all."""
-        return self.region if isinstance(self.region, Region) else None
+        return stored(self.region)
 
     def measure(self, images: NDArray[np.float32], inside: Mask | None = None) -> Measured:
         """Scores and maps of images as the network sees them, see `Backend.measure`."""
@@ -255,15 +225,19 @@ class Predictor:
         )
 
     def _predict_batch(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        seen = [
-            None if each.inside is None else shown_inside(each.inside, self.view) for each in batch
-        ]
+        seen = [self._seen_inside(each) for each in batch]
         return [
             self._prediction(image, inside, *measured)
             for image, inside, measured in zip(
                 batch, seen, self._measured(batch, seen), strict=True
             )
         ]
+
+    def _seen_inside(self, image: Decoded) -> Mask | None:
+        """Where a pixel of what is shown of an image counts; None: all do."""
+        if (region := self.stored_region) is not None:
+            return inside_of(region, self.view)
+        return None if image.inside is None else shown_inside(image.inside, self.view)
 
     def _prediction(
         self, image: Decoded, seen: Mask | None, score: float, grid_map: NDArray[np.float32]
@@ -283,7 +257,9 @@ class Predictor:
             pixel_threshold=calibration.pixel_threshold.value,
             unusable=None if guard is None else guard.why(look),
             measures=look,
-            unlike=self._unlike(image.image),
+            unlike=self.provenance.images.unlike(
+                image.image, of_any_size=self.view.kind == "tiles"
+            ),
             threshold=calibration.threshold.value,
             inside=image.inside,
             cells=cells,
@@ -347,24 +323,6 @@ class Predictor:
         scores = part_scores(whole, members, top_share) / [unit.score for unit in units]
         return float(scores.max()), whole / units_of_cells(members, units)
 
-    def _unlike(self, image: Image) -> dict[str, str]:
-        """See `Prediction.unlike`."""
-        kinds = self.provenance.images
-        unlike = {}
-        if image.grey not in kinds.grey:
-            unlike["colour"] = "is grey" if image.grey else "is in colour"
-        if image.depth not in kinds.depths:
-            unlike["depth"] = f"has {image.depth} bits a channel"
-        if self.view.kind == "tiles":
-            return unlike  # of any size, as long as its scale is the same
-        for name, word, size, (low, high) in (
-            ("height", "high", image.height, kinds.heights),
-            ("width", "wide", image.width, kinds.widths),
-        ):
-            if not low / SIZE_TOLERANCE <= size <= high * SIZE_TOLERANCE:
-                unlike[name] = f"is {size} pixels {word}"
-        return unlike
-
     def _log_unlike(self, unlike: Mapping[str, str]) -> None:
         """Say, once of each kind, that an image is not like those the detector was fitted on."""
         new = [how for kind, how in unlike.items() if kind not in self._said]
@@ -395,10 +353,3 @@ def _same(region: Region | None, inside: Mask) -> bool:
 def _mask_tiles(seen: Mask, view: View) -> Iterator[Mask]:
     """Of what is shown, where a pixel of each tile counts."""
     return (tile[0] > 0 for _, tile in pieces(seen[None].astype(np.float32), view))
-
-
-def top_mean(anomaly: NDArray[np.float32], share: float) -> float:
-    """Mean of the highest share of a map, as `haloae.detection.maps.image_score` has it."""
-    flat = anomaly.ravel()
-    count = max(1, round(share * flat.size))
-    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())

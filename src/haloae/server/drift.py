@@ -170,7 +170,10 @@ class Drift:
 
     def alarms(self) -> list[Alarm]:
         """All that stand, the oldest first."""
-        found = [alarm for state in self.state() for alarm in state.alarms]
+        with self._lock:
+            found = [
+                alarm for _, watch in self._recipes.values() for alarm in watch.alarms.values()
+            ]
         return sorted(found, key=lambda alarm: alarm.time)
 
     def state(self) -> list[DriftState]:

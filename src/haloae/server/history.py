@@ -30,11 +30,6 @@ class Counts(NamedTuple):
     unusable: int
 
     @property
-    def all(self) -> int:
-        """Of any verdict."""
-        return self.normal + self.anomalous + self.unusable
-
-    @property
     def rate(self) -> float | None:
         """Share of anomalous ones among those that were judged; None: there is none."""
         judged = self.normal + self.anomalous

@@ -7,6 +7,7 @@ full or gone, images are left out, which is said; the record of the inspection i
 import io
 import os
 import re
+import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,20 +15,22 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
-from typing import NamedTuple
+from typing import NamedTuple, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haloae.data.regions import Mask
 from haloae.detection.prediction import Prediction
 from haloae.errors import HaloaeError
 from haloae.files import write_atomic
 from haloae.server.database import NEAR
-from haloae.server.inspection import Inspection
+from haloae.server.inspection import Given, Inspection, bytes_of, file_of
 from haloae.server.inspector import Seen
 from haloae.server.problems import Problems
 from haloae.server.settings import KeepSettings
-from haloae.server.sinks.folder import SUFFIXES, suffix_of
+from haloae.server.sinks.folder import DAY, SUFFIXES, suffix_of
 
 PART = "stored images"
 """What is reported as wrong where they cannot be written."""
@@ -38,13 +41,62 @@ BREATH = 60.0
 MOST_WAITING = 2**28
 """Bytes of images that wait for the disk; of more, the oldest are left out."""
 ID = re.compile("[0-9a-f]{32}")
-DAY = re.compile(r"\d{4}-\d\d-\d\d")
 OURS = re.compile(rf"{ID.pattern}\.[a-z]{{3,4}}")
 """What is removed when it is old: nothing that anybody else has put there."""
-MAP = "npy"
+MAP = "npz"
 LARGEST = 60_000.0
 """Pixel thresholds that a map's value is cut off at: float16 holds it."""
 TINY = 1e-30
+TORN = (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error)
+"""What reading a file raises that was removed meanwhile, or torn by a power cut."""
+
+
+class KeptMap(NamedTuple):
+    """Of what was said of an image, that which is drawn; see `Prediction`."""
+
+    grid_map: NDArray[np.float32]
+    """(h, w) in pixel thresholds."""
+    threshold: float
+    """Of the score, in pixel thresholds, too."""
+    covered: tuple[float, float]
+    cells: Mask | None
+    packed: NDArray[np.uint8] | None
+    """(H, ⌈W / 8⌉) which pixels count, a bit each; None: all."""
+
+    @classmethod
+    def of(cls, prediction: Prediction, threshold: float) -> Self:
+        """That of a prediction, with the threshold of its score."""
+        limit = max(prediction.pixel_threshold, TINY)
+        grid_map = np.minimum(prediction.grid_map / limit, LARGEST).astype(np.float16)
+        inside = prediction.inside
+        return cls(
+            grid_map.astype(np.float32),
+            threshold / limit,
+            prediction.covered,
+            prediction.cells,
+            None if inside is None else np.packbits(inside, axis=1),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From a file with what `written` gives; one that is torn raises any of `TORN`."""
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            height, width = found["covered"].tolist()
+            return cls(
+                found["grid_map"].astype(np.float32),
+                float(found["threshold"]),
+                (height, width),
+                found.get("cells"),
+                found.get("packed"),
+            )
+
+    def written(self) -> bytes:
+        """As a file."""
+        buffer = io.BytesIO()
+        values = self._asdict() | {"grid_map": self.grid_map.astype(np.float16)}
+        there = {name: value for name, value in values.items() if value is not None}
+        np.savez_compressed(buffer, **there)
+        return buffer.getvalue()
 
 
 class Kept(NamedTuple):
@@ -53,21 +105,38 @@ class Kept(NamedTuple):
     data: bytes
     """The image file."""
     suffix: str
-    grid_map: NDArray[np.float32]
-    """(h, w) in pixel thresholds."""
+    map: KeptMap
 
     def prediction(self, inspection: Inspection, size: tuple[int, int]) -> Prediction:
         """What was said of the image, for who draws it; `size` is its (H, W)."""
+        packed = self.map.packed
+        inside = None if packed is None else np.unpackbits(packed, axis=1, count=size[1]) == 1
         return Prediction(
             score=inspection.score,
             p_value=inspection.p_value,
             is_anomalous=inspection.score > inspection.threshold,
             extrapolated=False,
-            grid_map=self.grid_map,
+            grid_map=self.map.grid_map,
             size=size,
+            covered=self.map.covered,
             pixel_threshold=1.0,
             unusable=inspection.reason,
+            threshold=self.map.threshold,
+            inside=inside,
+            cells=self.map.cells,
         )
+
+
+class _Waiting(NamedTuple):
+    """One that is not written yet."""
+
+    inspection: Inspection
+    given: Given
+    map: KeptMap
+
+    def kept(self) -> Kept:
+        data = file_of(self.given)
+        return Kept(data, suffix_of(data), self.map)
 
 
 class _File(NamedTuple):
@@ -88,7 +157,7 @@ class KeptImages:
         self.folder = folder
         self._settings, self._problems = settings, problems
         self._changed = Condition()
-        self._waiting: OrderedDict[str, tuple[Inspection, Kept]] = OrderedDict()
+        self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._waiting_bytes = 0
         self._is_closed = False
         self._files: deque[_File] = deque()
@@ -111,16 +180,13 @@ class KeptImages:
         """Have an image written. A listener of the service: returns at once."""
         if not self._is_wanted(inspection):
             return
-        prediction = seen.prediction
-        limit = max(prediction.pixel_threshold, TINY)
-        grid_map = np.minimum(prediction.grid_map / limit, LARGEST)
-        kept = Kept(seen.data, suffix_of(seen.data), grid_map.astype(np.float16).astype(np.float32))
+        kept_map = KeptMap.of(seen.prediction, inspection.threshold)
         with self._changed:
-            self._waiting[inspection.id] = inspection, kept
-            self._waiting_bytes += len(kept.data)
+            self._waiting[inspection.id] = _Waiting(inspection, seen.given, kept_map)
+            self._waiting_bytes += bytes_of(seen.given)
             while self._waiting_bytes > MOST_WAITING:
-                _, (_, dropped) = self._waiting.popitem(last=False)
-                self._waiting_bytes -= len(dropped.data)
+                _, dropped = self._waiting.popitem(last=False)
+                self._waiting_bytes -= bytes_of(dropped.given)
                 self._problems.report(PART, "the disk is too slow: images are left out.")
             self._changed.notify()
 
@@ -129,13 +195,13 @@ class KeptImages:
         with self._changed:
             waiting = self._waiting.get(inspection.id)
         if waiting is not None:
-            return waiting[1]
+            return waiting.kept()
         path = self.path_of(inspection)
         if path is None:
             return None
-        with suppress(OSError, ValueError, EOFError):  # removed meanwhile, or torn by a power cut
-            grid_map = np.load(path.with_suffix(f".{MAP}"), allow_pickle=False)
-            return Kept(path.read_bytes(), path.suffix[1:], grid_map.astype(np.float32))
+        with suppress(*TORN):
+            kept_map = KeptMap.read(path.with_suffix(f".{MAP}"))
+            return Kept(path.read_bytes(), path.suffix[1:], kept_map)
         return None
 
     def path_of(self, inspection: Inspection) -> Path | None:
@@ -182,11 +248,10 @@ class KeptImages:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed, BREATH)
                 first = next(iter(self._waiting.values()), None)
             if first is not None:
-                inspection, kept = first
-                self._attempt(partial(self._write, inspection, kept))
+                self._attempt(partial(self._write, first))
                 with self._changed:
-                    if self._waiting.pop(inspection.id, None):
-                        self._waiting_bytes -= len(kept.data)
+                    if self._waiting.pop(first.inspection.id, None):
+                        self._waiting_bytes -= bytes_of(first.given)
             elif self._is_closed:
                 return
 
@@ -197,8 +262,9 @@ class KeptImages:
         except (HaloaeError, OSError) as error:
             self._problems.report(PART, error)
 
-    def _write(self, inspection: Inspection, kept: Kept) -> None:
-        for path, data in _files(self._day_of(inspection), inspection, kept):
+    def _write(self, waiting: _Waiting) -> None:
+        inspection = waiting.inspection
+        for path, data in _files(self._day_of(inspection), inspection, waiting.kept()):
             write_atomic(path, data, durable=False)
             self._files.append(_File(path, len(data)))
             self._bytes += len(data)
@@ -220,9 +286,7 @@ class KeptImages:
 
 def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path, bytes]]:
     """The map first, so that no image is without one."""
-    buffer = io.BytesIO()
-    np.save(buffer, kept.grid_map.astype(np.float16), allow_pickle=False)
-    parts = ((MAP, buffer.getvalue()), (kept.suffix, kept.data))
+    parts = ((MAP, kept.map.written()), (kept.suffix, kept.data))
     return [(folder / f"{inspection.id}.{suffix}", data) for suffix, data in parts]
 
 

@@ -1,10 +1,32 @@
 """One inspected image, as the service, its store, its sinks and its page pass it on."""
 
+import io
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
 from haloae.detection.prediction import Verdict
+
+Given = bytes | NDArray[np.uint8]
+"""An image as it comes in: a file's bytes, or pixels (H, W, 3) RGB."""
+
+
+def bytes_of(given: Given) -> int:
+    """That an image takes in memory, as it came."""
+    return len(given) if isinstance(given, bytes) else given.nbytes
+
+
+def file_of(given: Given) -> bytes:
+    """An image as a file: as it came, or a PNG of the pixels, which takes a while."""
+    if isinstance(given, bytes):
+        return given
+    buffer = io.BytesIO()
+    PILImage.fromarray(given).save(buffer, format="png")
+    return buffer.getvalue()
 
 
 class Box(NamedTuple):

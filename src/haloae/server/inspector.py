@@ -5,7 +5,6 @@ come within the stated wait; decodes them, measures them at once, and hands each
 who listen before it is answered.
 """
 
-import io
 import logging
 import secrets
 import time
@@ -15,15 +14,10 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from hashlib import sha256
 from math import ceil
 from threading import Condition, Thread
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as PILImage
 
 from haloae.data.images import Image, is_quick
 from haloae.data.source import Decoded
@@ -33,15 +27,13 @@ from haloae.detection.prediction import Prediction
 from haloae.detection.predictor import Predictor
 from haloae.errors import HaloaeError, ImageError
 from haloae.server.boxes import boxes_of
-from haloae.server.inspection import Inspection
+from haloae.server.inspection import Given, Inspection
 from haloae.server.problems import Problems, RefusedError
 from haloae.server.recipes import Loaded, Recipes
 from haloae.server.settings import QueueSettings
 
 log = logging.getLogger(__name__)
 
-Given = bytes | NDArray[np.uint8]
-"""An image as it comes in: a file's bytes, or pixels (H, W, 3) RGB."""
 STAGES = ("queue", "decode", "measure", "judge", "listeners")
 """What the seconds of an inspection are divided into."""
 MOST_DECODED = 2**28
@@ -64,15 +56,6 @@ class Seen:
     """When the image was taken in, in seconds since 1970."""
     seconds: dict[str, float]
     """By stage, see `STAGES`; the listeners' is that of those called before."""
-
-    @cached_property
-    def data(self) -> bytes:
-        """The image as a file: as it was given, or a PNG of the pixels."""
-        if isinstance(self.given, bytes):
-            return self.given
-        buffer = io.BytesIO()
-        PILImage.fromarray(self.given).save(buffer, format="png")
-        return buffer.getvalue()
 
 
 class Finished(NamedTuple):

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from haloae.config import checked
 from haloae.data.images import shown_path
 from haloae.errors import EXTRAS, ConfigError, MissingExtraError, OutputError
 from haloae.files import read_regular
+from haloae.settings import checked
 
 MOST_SECRET = 4096
 """Bytes of a file that holds a password or a token."""

@@ -98,12 +98,7 @@ class _Moment(Collector):
         for problem in service.problems.now():
             problems.add_metric([problem.part], problem.times)
         yield problems
-        drift = GaugeMetricFamily(
-            "haloae_drift_alarm", "1: something has changed", labels=["recipe", "what"]
-        )
-        for alarm in service.drift.alarms():
-            drift.add_metric([alarm.recipe, alarm.what], 1)
-        yield drift
+        yield from _drift(service)
         loaded = GaugeMetricFamily("haloae_recipe_loaded", "1: in memory", labels=["recipe"])
         for recipe in service.recipes.listed():
             loaded.add_metric([recipe.name], int(recipe.is_loaded))
@@ -111,22 +106,49 @@ class _Moment(Collector):
         yield from _attached(service)
 
 
+def _drift(service: "Service") -> Iterator[Metric]:
+    """What has changed, and what is about to be known to have, by recipe."""
+    labels = ["recipe", "what"]
+    alarm = GaugeMetricFamily("haloae_drift_alarm", "1: something has changed", labels=labels)
+    evidence = GaugeMetricFamily(
+        "haloae_drift_evidence", "That a measure has changed; 1: an alarm", labels=labels
+    )
+    change = GaugeMetricFamily(
+        "haloae_drift_change", "Of a measure, from what is usual to the last images", labels=labels
+    )
+    for state in service.drift.state():
+        for raised in state.alarms:
+            alarm.add_metric([state.recipe, raised.what], 1)
+        for metric, values in ((evidence, state.evidence), (change, state.change)):
+            for measure, value in values.items():
+                metric.add_metric([state.recipe, measure], value)
+    yield alarm
+    yield evidence
+    yield change
+
+
 def _attached(service: "Service") -> Iterator[Metric]:
     """Of sources and sinks, by name."""
     works = GaugeMetricFamily("haloae_source_works", "1: it is not broken", labels=["source"])
+    refused = CounterMetricFamily("haloae_source_refused", "That are no image", labels=["source"])
     dropped = CounterMetricFamily("haloae_source_dropped", "Of a live one", labels=["source"])
     for source in service.attached.sources.states():
         works.add_metric([source.name], int(source.status != "retrying"))
+        refused.add_metric([source.name], source.refused)
         dropped.add_metric([source.name], source.dropped)
     yield works
+    yield refused
     yield dropped
     works = GaugeMetricFamily("haloae_sink_works", "1: it is not broken", labels=["sink"])
     waiting = GaugeMetricFamily("haloae_sink_waiting", "Inspections", labels=["sink"])
+    refused = CounterMetricFamily("haloae_sink_refused", "Not wanted there", labels=["sink"])
     dropped = CounterMetricFamily("haloae_sink_dropped", "For want of room", labels=["sink"])
     for sink in service.attached.sinks.states():
         works.add_metric([sink.name], int(sink.status != "retrying"))
         waiting.add_metric([sink.name], sink.waiting)
+        refused.add_metric([sink.name], sink.refused)
         dropped.add_metric([sink.name], sink.dropped)
     yield works
     yield waiting
+    yield refused
     yield dropped

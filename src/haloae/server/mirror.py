@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from haloae.errors import ConfigError, MissingExtraError
 from haloae.server.database import connect, problem
+from haloae.server.kinds import BackOff
 
 if TYPE_CHECKING:
     import psycopg
@@ -25,8 +26,8 @@ AT_ONCE = 500
 """Rows that are sent together."""
 BREATH = 2.0
 """Seconds between two looks at what is new."""
-MOST_BREATH = 60.0
-"""Seconds between two tries to reach a database that cannot be; twice as long after each."""
+BACK_OFF = BackOff(first=BREATH)
+"""Between two tries to reach a database that cannot be."""
 PATIENCE = 10
 """Seconds that a connection may take."""
 LONGEST = 30_000
@@ -113,14 +114,14 @@ class Mirror:
     def _keep(self) -> None:
         import psycopg
 
-        breath = BREATH
+        pauses = BACK_OFF.pauses()
         while not self._is_closed.is_set():
             try:
                 with psycopg.connect(
                     self._url, connect_timeout=PATIENCE, options=f"-c statement_timeout={LONGEST}"
                 ) as target:
                     _prepare(target)
-                    breath = BREATH
+                    pauses = BACK_OFF.pauses()
                     while not self._is_closed.is_set():
                         self._send(target)
                         self._problem = None
@@ -131,8 +132,7 @@ class Mirror:
                 self._fail(said)
             except sqlite3.Error as error:
                 self._fail(problem(self._path, error))
-            self._is_closed.wait(breath)
-            breath = min(2 * breath, MOST_BREATH)
+            self._is_closed.wait(next(pauses))
 
     def _fail(self, said: str) -> None:
         if self._problem is None:

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 from haloae.claims import write_together
 from haloae.data.images import shown_path
-from haloae.deploy.checks import weights_of
-from haloae.deploy.runtime import is_exported
+from haloae.detection.calibration import Calibration
 from haloae.detection.calibration_file import calibration_path, write_calibration
 from haloae.errors import ModelFileError, OutputError
 from haloae.files import cannot_write, read_regular, sha256_of, write_atomic
 from haloae.server.problems import RefusedError
-from haloae.server.recipes import Recipes
+from haloae.server.recipes import Recipes, files_of
 from haloae.server.records import Records
 from haloae.server.safety import Role
 
@@ -107,7 +106,7 @@ class Models:
         old = calibration_path(path)
         if old.is_file():
             name = f"{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}.json"
-            write_atomic(self._folder(recipe) / "thresholds" / name, read_regular(old, most=2**16))
+            write_atomic(self._folder(recipe) / "thresholds" / name, _bytes(old))
 
     # Models
 
@@ -208,7 +207,7 @@ class Models:
             raise RefusedError(404, f"recipe {recipe!r} has no new model: retrain first.")
         return about
 
-    def _in_use(self, recipe: str) -> tuple[Path, Any]:
+    def _in_use(self, recipe: str) -> tuple[Path, Calibration]:
         path = self._recipes.path_of(recipe)
         return path, self._recipes.get(recipe).detector.calibration
 
@@ -219,7 +218,7 @@ class Models:
         self._records.store.audit(action, recipe, before=before, after=after, who=who, role=role)
 
 
-def _said(calibration: Any) -> dict[str, Any]:  # noqa: ANN401 - of any kind
+def _said(calibration: Calibration) -> dict[str, Any]:
     return {
         "threshold": calibration.threshold.value,
         "pixel_threshold": calibration.pixel_threshold.value,
@@ -229,9 +228,7 @@ def _said(calibration: Any) -> dict[str, Any]:  # noqa: ANN401 - of any kind
 
 def _parts(path: Path) -> list[Path]:
     """A model's files that are there, with the thresholds that were set for it."""
-    weights = [weights_of(path)] if is_exported(path) else []
-    parts = [path, *(each for each in weights if each is not None), calibration_path(path)]
-    return [part for part in dict.fromkeys(parts) if part.is_file()]
+    return [file for file in files_of(path) if file.is_file()]
 
 
 def _bytes(path: Path) -> bytes:

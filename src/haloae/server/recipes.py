@@ -189,7 +189,9 @@ class Recipes:
             for name, path in found.items():
                 if name not in self._recipes or self._recipes[name].path != path:
                     old = self._recipes.get(name)
-                    self._recipes[name] = _Recipe(path, old.loaded if old else None)
+                    self._recipes[name] = (
+                        _Recipe(path, old.loaded, old.is_parked) if old else _Recipe(path)
+                    )
             return list(self._recipes.items())
 
     def _known(self, name: str) -> _Recipe:
@@ -289,16 +291,20 @@ def _found(models: Path) -> dict[str, Path]:
     return found
 
 
+def files_of(path: Path) -> list[Path]:
+    """A model's files: itself, its weights, thresholds that someone set, which may not be there."""
+    weights = weights_of(path)
+    return [path, *([] if weights is None else [weights]), calibration_path(path)]
+
+
 def _stamp(path: Path) -> Stamp:
-    """Of the model's files as they are now: itself, its weights, thresholds that someone set."""
-    weights = weights_of(path) if is_exported(path) else None
+    """Of the model's files as they are now."""
     stamps = []
-    for part in (path, weights, calibration_path(path)):
+    for file in files_of(path):
         stamp = (0, 0, 0)
         with suppress(OSError):
-            if part is not None:
-                status = part.stat()
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            status = file.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         stamps.append(stamp)
     return tuple(stamps)
 

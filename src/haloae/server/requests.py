@@ -14,7 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from haloae.detection.prediction import Verdict
 from haloae.outputs.encode import encode_map
 from haloae.outputs.pictures import draw_overlay
-from haloae.server.inspector import Finished, Given, Seen
+from haloae.server.inspection import Given
+from haloae.server.inspector import Finished, Seen
 from haloae.server.problems import RefusedError
 from haloae.server.telemetry import trace
 

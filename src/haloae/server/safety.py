@@ -18,11 +18,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from haloae.config import read_toml
 from haloae.data.limits import current_limits
 from haloae.errors import ConfigError
 from haloae.server.problems import RefusedError
 from haloae.server.settings import Settings
+from haloae.settings import read_toml
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from haloae.config import checked, read_toml
 from haloae.errors import ConfigError
 from haloae.server.kinds import Modules
 from haloae.server.sinks import SinkSettings
 from haloae.server.sources import SourceSettings
+from haloae.settings import checked, read_toml
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Few = Annotated[int, Field(ge=1, le=4096)]

@@ -34,12 +34,12 @@ from haloae.server.database import (
 from haloae.server.history import History
 from haloae.server.inspection import Inspection
 from haloae.server.rows import INSERT, microseconds, now, plain, row_of
+from haloae.server.safety import Role
 
 log = logging.getLogger(__name__)
 
 Word = Literal["confirm", "overrule"]
 """What a person says of a verdict."""
-Role = Literal["operator", "engineer"]
 MOST_WAITING = 20_000
 """Inspections that wait in memory, about 1 kB each."""
 TOGETHER = 500
@@ -141,8 +141,8 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add(self, inspection: Inspection, _: object = None) -> None:
-        """Store an inspection, or have it wait; never raises. A listener of the service."""
+    def add(self, inspection: Inspection) -> None:
+        """Store an inspection, or have it wait; never raises."""
         with self._lock:
             self._waiting.append(inspection)
             if self._problem is None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from haloae.data.limits import current_limits
-from haloae.server.inspector import Finished, Given
+from haloae.server.inspection import Given
+from haloae.server.inspector import Finished
 from haloae.server.problems import RefusedError
 
 HEADER_LENGTH = "inference-header-content-length"

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haloae.data.source import DECODERS
-from haloae.detection.predictor import Predictor, top_mean
+from haloae.detection.parts import top_mean
+from haloae.detection.predictor import Predictor
 from haloae.errors import ImageError
 from haloae.slides.journal import Journal, Tile
 from haloae.slides.parts import as_unit, read_part

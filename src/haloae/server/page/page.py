@@ -186,7 +186,7 @@ def _drawn(inspection: Inspection, kept: Kept, kind: Kind) -> bytes:
     image = image_from_bytes(kept.data, "the image", current_limits())
     prediction = kept.prediction(inspection, (image.height, image.width))
     if kind == "plain":
-        prediction = replace(prediction, grid_map=np.zeros_like(kept.grid_map))
+        prediction = replace(prediction, grid_map=np.zeros_like(prediction.grid_map))
     return draw_marked(image, prediction, most=THUMBNAIL if kind == "small" else MAX_SIDE)
 
 

@@ -4,8 +4,8 @@ import tomllib
 from importlib.resources import files
 from pathlib import Path
 
-from haloae.config import read_toml
 from haloae.errors import ConfigError
+from haloae.settings import read_toml
 
 Texts = dict[str, str]
 

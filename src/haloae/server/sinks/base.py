@@ -3,18 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from io import BytesIO
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as PILImage
 from pydantic import BeforeValidator, SerializeAsAny
 
+from haloae.server.inspection import Given, bytes_of, file_of
 from haloae.server.kinds import Settings, parse_kinds
-
-Given = bytes | NDArray[np.uint8]
-"""An image as it came in: a file's bytes, or pixels (H, W, 3) RGB."""
 
 
 class Seen(Protocol):
@@ -36,15 +30,11 @@ class Item(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the image, in memory."""
-        return len(self.given) if isinstance(self.given, bytes) else self.given.nbytes
+        return bytes_of(self.given)
 
     def image(self) -> bytes:
         """The image as a file: as it came, or a PNG of the pixels, which takes a while."""
-        if isinstance(self.given, bytes):
-            return self.given
-        file = BytesIO()
-        PILImage.fromarray(self.given).save(file, "PNG")
-        return file.getvalue()
+        return file_of(self.given)
 
 
 class ServiceState(NamedTuple):

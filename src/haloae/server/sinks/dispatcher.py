@@ -3,12 +3,12 @@
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
 from haloae.data.images import shown_path
 from haloae.errors import OutputError
@@ -49,10 +49,6 @@ class SinkState:
     """Inspections in the queue now."""
     trouble: str | None = None
     """Why what waits is not kept on disk, where it should be."""
-
-    def as_record(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them."""
-        return asdict(self) | {"since": self.since and self.since.isoformat()}
 
 
 class Sinks:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import NamedTuple
 
+from haloae.server.database import Transaction, connect
 from haloae.server.kinds import one_line
 from haloae.server.sinks.base import Item
 
@@ -129,7 +130,7 @@ class Waiting:
 
 
 def _opened(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, isolation_level=None, timeout=10, check_same_thread=False)
+    connection = connect(file, timeout=10)
     # Unlike a write-ahead log, it is read on a full disk, too.
     connection.execute("PRAGMA journal_mode = TRUNCATE")
     connection.execute("PRAGMA synchronous = FULL")
@@ -150,12 +151,6 @@ def _read(file: Path) -> list[Entry]:
 def _write_down(connection: sqlite3.Connection, new: Sequence[Entry], done: int) -> None:
     """All of it or nothing."""
     rows = [(entry.number, json.dumps(entry.item.record)) for entry in new]
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with Transaction(connection):
         connection.execute("DELETE FROM waiting WHERE number <= ?", (done,))
         connection.executemany("INSERT OR REPLACE INTO waiting VALUES (?, ?)", rows)
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise

@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 from time import monotonic, time
@@ -18,6 +18,7 @@ from haloae.data.images import shown_path
 from haloae.data.limits import current_limits
 from haloae.errors import ConfigError
 from haloae.files import read_regular
+from haloae.server.database import Transaction, connect
 from haloae.server.kinds import make_folder, one_line
 from haloae.server.sources.base import Images, Source, Taken, register_source
 
@@ -173,11 +174,8 @@ class _Watch:
 
 @contextmanager
 def _opened(memory: Path) -> Iterator["_Done"]:
-    connection = sqlite3.connect(memory, isolation_level=None, timeout=10)
-    try:
+    with closing(connect(memory, timeout=10)) as connection:
         yield _Done(connection)
-    finally:
-        connection.close()
 
 
 class _Done:
@@ -230,12 +228,9 @@ class _Done:
 
     def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> bool:
         try:
-            self._connection.execute("BEGIN")
-            self._connection.executemany(statement, rows)
-            self._connection.execute("COMMIT")
+            with Transaction(self._connection):
+                self._connection.executemany(statement, rows)
         except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
             self.say(f"what was inspected cannot be noted ({one_line(error)})")
             return False
         return True

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
 from haloae.errors import ImageError
 from haloae.server.kinds import BACK_OFF, BackOff, make_folder, one_line
@@ -42,11 +42,6 @@ class SourceState:
     """Images of a live source that could not be inspected in time."""
     last: datetime | None = None
     """When its last image was inspected, UTC."""
-
-    def as_record(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them."""
-        times = {"since": self.since, "last": self.last}
-        return asdict(self) | {key: time and time.isoformat() for key, time in times.items()}
 
 
 class Sources:

@@ -1,14 +1,13 @@
-"""`Detector`: fit on good images, predict, calibrate, save, load."""
+"""A fitted detector: predict, calibrate, save, load."""
 
 import copy
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from haloae.config import Config, Precision
 from haloae.data.folders import good_images
@@ -21,7 +20,8 @@ from haloae.detection.calibration import Calibration, StatedCalibration
 from haloae.detection.calibration_file import in_force
 from haloae.detection.guard import Guard
 from haloae.detection.looks import Looks
-from haloae.detection.model_file import Header, Provenance, read_model, write_model
+from haloae.detection.model_file import Header, read_model, write_model
+from haloae.detection.parts import stored
 from haloae.detection.predictor import Predictor
 from haloae.errors import ConfigError, ImageError, MaskError, ModelFileError
 from haloae.machine import resolve_device
@@ -93,6 +93,8 @@ class Detector(Predictor):
             WeightsError: the backbone's weights cannot be had.
             TrainingError: a loss is not finite.
         """
+        from haloae.detector.fitting import fit_detector
+
         config = config or preset_named(preset)
         if seed is not None:
             config = config.replace(seed=seed)
@@ -248,7 +250,7 @@ class Detector(Predictor):
                 config,
                 head=None if head.refits else head,
                 inside=shown.inside,
-                region=_stored(region),
+                region=stored(region),
             )
             provenance = provenance.model_copy(update={"held_out": len(scores)})
             guard = Guard.fit(looks.seen.values())
@@ -279,157 +281,6 @@ load = Detector.load
 """Any model file, native or exported: see `Detector.load`."""
 
 
-class Fitted(NamedTuple):
-    """A detector and how its fitting went."""
-
-    detector: Detector
-    skipped: list[ImageError]
-    """One for each image that could not be read."""
-    steps: int
-    is_finished: bool
-    """False: stopped before the end of its schedule, by `max_steps` or `max_minutes`."""
-
-
-def check_names(config: Config) -> None:
-    """Look up what the config names in tables, before anything is read or written.
-
-    Raises:
-        ConfigError: there is no such trunk, kind of attention or detector head, or the head cannot
-            be fitted with this config.
-    """
-    from haloae.detection.heads import head_of
-    from haloae.network.attention import attention_named
-    from haloae.network.trunks import trunk_named
-
-    trunk_named(config.network.trunk)
-    attention_named(config.network.attention.mode)
-    head_of(config).check(config)
-
-
-def fit_detector(
-    images: Sequence[ImageLike],
-    config: Config,
-    *,
-    name: str,
-    run: Path | None = None,
-    device: str = "auto",
-    max_steps: int | None = None,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    strict: bool = False,
-    progress: bool = False,
-    workers: int = 0,
-    slides_of: Sequence[int] | None = None,
-) -> Fitted:
-    """Fit a detector to good images: its network, if it has an auto-encoder, and its head.
-
-    Args:
-        images: the good images: paths, PIL images or arrays.
-        config: of everything.
-        name: what the images are called in the model file.
-        run: folder for checkpoint and loss log; None keeps neither.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        max_steps: stop there; the schedule stays the config's.
-        max_minutes: stop after that time; `resume` goes on later.
-        resume: go on from the run's checkpoint, if it has one.
-        strict: True: an image that cannot be read is an error; False: it is skipped.
-        progress: True: show bars on stderr.
-        workers: processes that make batches ahead, on CUDA.
-        slides_of: of each image, which slide it is a part of, see `haloae.slides.sample`:
-            thresholds are of heads that saw no other part of it either; None: images are whole.
-
-    Raises:
-        HaloaeError: what `haloae.training.fit.fit` and `measure_good` raise.
-        KeyboardInterrupt: after the checkpoint was saved.
-    """
-    where = resolve_device(device)
-    from haloae.detection.good import measure_good, tail_of
-    from haloae.detection.native import Native, parts_of
-    from haloae.detection.slide_parts import SlideParts, measure_slide_parts
-    from haloae.detection.viewing import in_parts, in_slides, regions_of, settled
-    from haloae.training.batches import MIN_GOOD
-    from haloae.training.fit import fit
-
-    check_names(config)
-    region = region_of(images)
-    wanted = config.view.canvas
-    if slides_of is not None:
-        config = in_parts(config)
-    config = settled(config, images)
-    check_names(config)
-    if config.view.kind == "tiles" and len(images) < MIN_GOOD:
-        if isinstance(region, Region) and region.names:
-            raise ConfigError(
-                f"named regions have thresholds of whole good images, and {len(images)} are too "
-                f"few: give at least {MIN_GOOD}, or --roi in their place."
-            )
-        images = regions_of(images, config)
-    trained = fit(
-        images,
-        config,
-        device=where,
-        run=run,
-        max_steps=max_steps,
-        max_minutes=max_minutes,
-        resume=resume,
-        strict=strict,
-        progress=progress,
-        workers=workers,
-    )
-
-    order = (*trained.held_out, *trained.fitted_on)
-
-    def inside(number: int) -> Mask | None:
-        return trained.images.inside(order[number])
-
-    looks = Looks(len(trained.images), inside)
-
-    def held_out() -> Iterator[NDArray[np.float32]]:
-        watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
-        return looks.watch(trained.images[index] for index in watched)
-
-    cells = None
-    if slides_of is None:
-        head, scores, peaks, units = measure_good(
-            trained.network, held_out, config, inside=inside, region=_stored(region)
-        )
-    else:
-        whose = SlideParts([slides_of[i] for i in trained.held_out], config.view.margin or 0)
-        measured = measure_slide_parts(trained.network, held_out, config, whose)
-        (head, scores, peaks, units), cells = measured
-        config = in_slides(config, wanted)
-    if config.network.autoencoder:
-        # Those held out may be four, and what they all look like was learnt from none.
-        for _ in looks.watch(trained.images[index] for index in order):
-            pass
-    detector = Detector(
-        config,
-        Calibration(
-            scores=scores,
-            peaks=peaks,
-            false_alarm_rate=config.detection.false_alarm_rate,
-            tail=tail_of(head),
-            units=units,
-            cells=cells,
-        ).fitted(),
-        Provenance(
-            data=name,
-            fitted_on=len(trained.fitted_on),
-            held_out=len(trained.held_out) if config.network.autoencoder else 0,
-            skipped=len(trained.skipped),
-            steps=trained.steps,
-            backbone=trained.backbone[0],
-            backbone_sha256=trained.backbone[1],
-            images=trained.kinds,
-        ),
-        Native(config, trained.network, head, parts=parts_of(region, config, units)),
-        Guard.fit(looks.seen.values()),
-        region,
-    )
-    is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
-    return Fitted(detector, trained.skipped, trained.steps, is_finished)
-
-
 class _Shown:
     """Good images as the network sees them, gone through anew each time.
 
@@ -442,29 +293,31 @@ class _Shown:
     def __init__(
         self, images: Sequence[ImageLike], view: View, region: Region | Literal["each"] | None
     ) -> None:
-        stored = _stored(region)
-        self.images = images if stored is None else [Masked(image, stored) for image in images]
+        same = stored(region)
+        self.images = images if same is None else [Masked(image, same) for image in images]
         self.view = view
         self.is_masked = region == EACH
-        self._inside: dict[int, Mask] = {}
+        self._last: tuple[int, Mask | None] = -1, None
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for number, read in enumerate(decode_ahead(self.images, self.view)):
             if isinstance(read, ImageError):
                 raise read
-            if read.inside is not None:
-                self._inside[number] = shown_inside(read.inside, self.view)
-            elif self.is_masked:
+            inside = read.inside
+            if self.is_masked and inside is None:
                 raise MaskError(
                     f"{read.name}: the model is of images with masks of their own, and this one "
                     f"has none: give it with --roi or --ignore, or as haloae.Masked."
                 )
+            self._last = number, None if inside is None else shown_inside(inside, self.view)
             yield read.shown
 
     def inside(self, number: int) -> Mask | None:
-        """(H, W): what counts of an image that was seen; None: all."""
-        return self._inside.get(number)
+        """(H, W): what counts of the image that was given last; None: all.
 
-
-def _stored(region: Region | Literal["each"] | None) -> Region | None:
-    return region if isinstance(region, Region) else None
+        Of no other, so that memory does not grow with their number.
+        """
+        last, inside = self._last
+        if number != last:
+            raise ValueError(f"image {number} is asked for, and {last} was given last")
+        return inside
