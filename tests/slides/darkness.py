@@ -5,7 +5,6 @@ from benchmarks.slide_cost import Darkness
 
 from conftest import PLAIN
 from haloae.data.source import ImageKinds
-from haloae.detection.backend import Measured
 from haloae.detection.calibration import Calibration
 from haloae.detection.model_file import Provenance
 from haloae.detection.predictor import Predictor
