@@ -22,7 +22,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -30,7 +30,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from benchmarks.machine import machine
-from benchmarks.tables import ROOT, Table
+from benchmarks.tables import ROOT, Found, Table
 from haloae.config import Config
 from haloae.data.source import ImageKinds
 from haloae.detection.backend import Measured
@@ -40,9 +40,6 @@ from haloae.detection.predictor import Predictor
 from haloae.evaluation.metrics import Curve
 from haloae.outputs.report.charts import Axis, Line, line_chart
 from haloae.presets import DEFAULT
-
-if TYPE_CHECKING:
-    from benchmarks.results import Found
 
 PART = 256
 SIDES = (1000, 2000, 4000, 8000, 16_000, 32_000, 100_000)
@@ -195,10 +192,9 @@ def table(runs: Sequence[Path]) -> Table:
     return Table(COLUMNS, rows, digits)
 
 
-def results(runs: Sequence[Path]) -> "Found":
+def results(runs: Sequence[Path]) -> Found:
     """The table, and on what it was measured."""
-    from benchmarks.results import Found  # which imports this
-    from benchmarks.speed_pages import measured as on_what
+    from benchmarks.speed_pages import measured as on_what  # not above: its memory would count
 
     first = next(path for run in runs for path in sorted(run.glob("*-*.json")))
     return Found(table(runs), on_what(json.loads(first.read_text())))
