@@ -17,8 +17,8 @@ from haloae.cli.screen import (
     model_values,
     report_skipped,
 )
-from haloae.cli.shared import DONE, SKIPPED, load_any, prepare, progress_bar, shown
-from haloae.errors import ConfigError, DataError, OutputError
+from haloae.cli.shared import DONE, SKIPPED, choose_one, load_any, prepare, progress_bar, shown
+from haloae.errors import ConfigError, DataError
 
 
 def predict(
@@ -106,8 +106,7 @@ def slide(
     from haloae.outputs.report import REPORT
     from haloae.slides.folder import HEATMAP, REGIONS, slide_to_folder
 
-    if resume and overwrite:
-        raise OutputError("--resume and --overwrite exclude each other: choose one.")
+    choose_one(resume=resume, overwrite=overwrite)
     # What is freed goes back to the system here: kept, it is half a gigabyte beside large tiles.
     detector = load(model, device=device, precision=precision, threads=threads)
     if threads and not is_exported(model):
