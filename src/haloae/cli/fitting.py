@@ -76,7 +76,7 @@ def train(
 ) -> int:
     """Fit a detector to good images: writes RUN/model.safetensors."""
     from haloae.claims import unfinished
-    from haloae.data.regions import read_regions
+    from haloae.data.region_files import read_regions
     from haloae.presets import configure
     from haloae.training.run_folder import MODEL, RUN, claim_run, load_checkpoint
 
@@ -202,7 +202,7 @@ def calibrate(
         raise ConfigError("what counts is of images: give GOOD_IMAGES with --roi and --ignore.")
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
-    from haloae.data.regions import read_regions
+    from haloae.data.region_files import read_regions
     from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 

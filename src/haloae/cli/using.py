@@ -51,7 +51,7 @@ def predict(
     quiet: options.Quiet = False,
 ) -> int:
     """Score images: writes DIR/predictions.jsonl, maps, overlays."""
-    from haloae.data.regions import read_regions
+    from haloae.data.region_files import read_regions
     from haloae.outputs.folder import OVERLAYS, PREDICTIONS, SHEET, predict_to_folder
 
     detector = load_any(model, device=device, precision=precision, threads=threads)
@@ -223,7 +223,7 @@ def evaluate(
     """Measure: writes DIR/report.html and metrics.json."""
     from haloae.claims import claim_folder
     from haloae.data.folders import load_category
-    from haloae.data.regions import read_regions
+    from haloae.data.region_files import read_regions
     from haloae.evaluation.evaluate import evaluate
     from haloae.outputs.folder import EVALUATION, write_evaluation
     from haloae.outputs.report.loss_log import ends_at
