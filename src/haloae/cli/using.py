@@ -225,7 +225,7 @@ def evaluate(
     from haloae.data.folders import load_category
     from haloae.data.region_files import read_regions
     from haloae.evaluation.evaluate import evaluate
-    from haloae.outputs.folder import EVALUATION, write_evaluation
+    from haloae.outputs.evaluation import EVALUATION, write_evaluation
     from haloae.outputs.report.loss_log import ends_at
     from haloae.outputs.report.page import REPORT
     from haloae.training.run_folder import LOSS_LOG, MODEL
