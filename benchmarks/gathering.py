@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import faults, mutants, speed_pages, thresholds
+from benchmarks.script import left
 from benchmarks.tables import Found, Table
 from benchmarks.ways import finished
 from haloae.detection.calibration import Calibration
@@ -201,7 +202,7 @@ def campaign(folders: Sequence[Path]) -> Found:
 
 
 def _results(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    return [json.loads((each / "results.json").read_text("utf-8")) for each in folders]
+    return [left(each) for each in folders]
 
 
 def of_code(make: Callable[[], Table]) -> Callable[[Sequence[Path]], Found]:

@@ -11,7 +11,6 @@ shows it. A file whose program or detector is no more has in place of command a 
 it is of, and what was run.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kinds import KINDS
+from benchmarks.script import parser_of
 from benchmarks.tables import ROOT
 from haloae.errors import HaloaeError
 from haloae.files import write_atomic
@@ -69,9 +69,7 @@ def dumped(values: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Write one file; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("name", choices=sorted(KINDS))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     given = parser.parse_args(arguments)

@@ -30,6 +30,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from benchmarks.machine import machine
+from benchmarks.script import parser_of
 from benchmarks.tables import ROOT, Found, Table
 from haloae.config import Config
 from haloae.data.source import ImageKinds
@@ -241,9 +242,7 @@ def figure(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, be measured, or draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", nargs="?", default="")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--slide", type=Path, help=argparse.SUPPRESS)
