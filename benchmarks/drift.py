@@ -11,6 +11,8 @@ are drawn from the others with replacement, and darkened by multiplying their gr
 results.json.
 """
 
+import argparse
+import json
 import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import machine
-from benchmarks.script import leave, parser_of
 from benchmarks.tables import Table
 from haloae.data.folders import load_category
 from haloae.data.images import read_image
@@ -32,6 +33,7 @@ from haloae.detection.calibration import Calibration, threshold_at
 from haloae.detection.guard import MEASURES, TINTS, Guard, Limits
 from haloae.detection.looks import look_at
 from haloae.detection.prediction import Verdict
+from haloae.files import write_atomic
 from haloae.server.drift import FIRST, Alarm, Drift
 from haloae.server.inspection import Inspection
 from haloae.server.martingales import Martingales, reference, reference_of_ranges
@@ -339,7 +341,9 @@ def delay_table(results: Mapping[str, Any]) -> Table:
 
 def main() -> None:
     """Measure and write."""
-    parser = parser_of(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("alarms", "delays"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--root", type=Path, help="of photographs (default: none)")
@@ -354,7 +358,7 @@ def main() -> None:
         results["delays"] = simulated_delays()
         for name in arguments.sets.split(",") if arguments.root else ():
             results["delays"] += of_photographs(arguments.root / name)
-    leave(results, arguments.out)
+    write_atomic(arguments.out / "results.json", f"{json.dumps(results)}\n".encode())
 
 
 if __name__ == "__main__":
