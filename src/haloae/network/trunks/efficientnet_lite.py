@@ -7,6 +7,7 @@ stage is a row of the EfficientNet paper's table 1; those past the last tap are 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +16,11 @@ from haloae.network.trunks.base import Conv2d, Tap, Trunk, register_trunk
 
 STEM = 32
 """Channels of the first convolution, the same in every size of network."""
+MOST_INNER = 2**22
+"""Values inside a block, of an image, above which it goes through them in bands of rows."""
+AROUND = 4
+"""Rows that a band is given of its neighbours, above and below: as many as a 5×5 kernel of stride
+2 sees, in whole strides."""
 WHITE = 255
 
 
@@ -56,16 +62,34 @@ class InvertedBlock(nn.Module):
     def __init__(self, channels: int, stage: Stage, stride: int) -> None:
         super().__init__()
         inner = channels * stage.expansion
+        self.inner, self.stride = inner, stride
         self.expand: nn.Module = nn.Identity()
         if stage.expansion > 1:
-            self.expand = nn.Sequential(Conv2d(channels, inner, 1), nn.ReLU6())
+            self.expand = nn.Sequential(Conv2d(channels, inner, 1), nn.ReLU6(inplace=True))
         self.depthwise = _same(inner, inner, stage.kernel, stride, groups=inner)
         self.project = Conv2d(inner, stage.width, 1)
         self.has_skip = stride == 1 and channels == stage.width
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) → (B, width, ⌈H / stride⌉, ⌈W / stride⌉), of any sign."""
-        out: Tensor = self.project(F.relu6(self.depthwise(self.expand(x))))
+        """(B, channels, H, W) → (B, width, ⌈H / stride⌉, ⌈W / stride⌉), of any sign.
+
+        Of a large image the inner activations, six times as many as those outside, never exist as
+        a whole.
+        """
+        height, width = x.shape[-2:]
+        rows = max(AROUND, MOST_INNER // (self.inner * width) // self.stride * self.stride)
+        if height <= rows or height % self.stride:  # what "same" pads at the top depends on that
+            return self._through(x)
+        bands = []
+        for top in range(0, height, rows):
+            first, last = max(0, top - AROUND), min(height, top + rows + AROUND)
+            band = self._through(x[:, :, first:last])
+            start, stop = ((row - first) // self.stride for row in (top, min(height, top + rows)))
+            bands.append(band[:, :, start:stop])
+        return torch.cat(bands, dim=2)
+
+    def _through(self, x: Tensor) -> Tensor:
+        out: Tensor = self.project(F.relu6(self.depthwise(self.expand(x)), inplace=True))
         return out + x if self.has_skip else out
 
 
@@ -92,7 +116,7 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Tensor) -> Iterator[Tensor]:
         """(B, 3, H, W) → the output of each tapped stage, of any sign."""
-        x = F.relu6(self.stem(x))
+        x = F.relu6(self.stem(x), inplace=True)
         for number, stage in enumerate(self.stages, 1):
             x = stage(x)
             if number in self.tapped:
