@@ -78,8 +78,8 @@ def _scored(
     tiling = journal.tiling
     read = _read_ahead(slide, tiling, numbers)
     while batch := list(islice(read, batch_of(tiling))):
-        images = [as_unit(tile) for _, tile in batch if not isinstance(tile, ImageError)]
-        measured = detector.measure(np.stack(images)) if images else None
+        tiles = [tile for _, tile in batch if not isinstance(tile, ImageError)]
+        measured = detector.measure(np.stack([*map(as_unit, tiles)])) if tiles else None
         place = 0
         for number, image in batch:
             if isinstance(image, ImageError):
