@@ -25,6 +25,8 @@ from haloae.network.lean import with_parts
 
 FEW = 30
 """From this many good images on, one is a small part of what their residuals have in common."""
+GROUP = 32
+"""Keys of which the nearest alone is looked at first."""
 FITTING_CELLS = 2**18
 """Cells that what follows attention is fitted to, of all images together, at most."""
 
@@ -213,10 +215,10 @@ class SharedMemoryHead(Head):
             (B, C, h, w) float32, whitened.
         """
         keys = self.keys.float()
-        parts = []
-        for part in by_rows(self._queries(features)):
-            chosen = self._squared(part).topk(NEAREST, dim=3, largest=False).indices
-            parts.append(keys[chosen].mean(3))
+        parts = [
+            keys[lowest(self._squared(part), NEAREST)].mean(3)
+            for part in by_rows(self._queries(features))
+        ]
         return torch.cat(parts, 1).movedim(-1, 1)
 
     def _queries(self, features: Tensor) -> Tensor:
@@ -225,7 +227,28 @@ class SharedMemoryHead(Head):
 
     def _squared(self, queries: Tensor) -> Tensor:
         """(B, h, w, K) squared distances to the keys, less the query's own square."""
-        return self.lengths - 2 * queries @ self.keys.float().T
+        rows = queries.flatten(0, 2)
+        squared = torch.addmm(self.lengths, rows, self.keys.float().T, alpha=-2)
+        return squared.unflatten(0, queries.shape[:3])
+
+
+def lowest(values: Tensor, count: int) -> Tensor:
+    """Where the lowest values are: (..., K) → (..., count), the lowest first.
+
+    As `Tensor.topk`, in a third of its time: none is lower than the lowest of its group, so they
+    are in the groups whose lowest are lowest.
+    """
+    grouped = values.shape[-1] // GROUP * GROUP
+    if grouped < count * GROUP:
+        return values.topk(count, largest=False).indices
+    groups = values[..., :grouped].unflatten(-1, (-1, GROUP))
+    best = groups.amin(-1).topk(count, largest=False).indices
+    taken = groups.gather(-2, best[..., None].expand(*best.shape, GROUP)).flatten(-2)
+    places = best[..., None] * GROUP + torch.arange(GROUP, device=values.device)
+    rest = torch.arange(grouped, values.shape[-1], device=values.device)
+    places = torch.cat([places.flatten(-2), rest.expand(*values.shape[:-1], -1)], -1)
+    taken = torch.cat([taken, values[..., grouped:]], -1)
+    return places.gather(-1, taken.topk(count, largest=False).indices)
 
 
 @register_head("halo", anywhere=True)
