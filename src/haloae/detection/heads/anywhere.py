@@ -228,8 +228,9 @@ class SharedMemoryHead(Head):
     def _squared(self, queries: Tensor) -> Tensor:
         """(B, h, w, K) squared distances to the keys, less the query's own square."""
         rows = queries.flatten(0, 2)
-        squared = torch.addmm(self.lengths, rows, self.keys.float().T, alpha=-2)
-        return squared.unflatten(0, queries.shape[:3])
+        flat = torch.addmm(self.lengths, rows, self.keys.float().T, alpha=-2)
+        squared: Tensor = flat.unflatten(0, queries.shape[:3])
+        return squared
 
 
 def lowest(values: Tensor, count: int) -> Tensor:
