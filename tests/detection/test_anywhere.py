@@ -10,8 +10,8 @@ from conftest import PLAIN
 from haloae.config import Config
 from haloae.detection.good import measure_seen
 from haloae.detection.heads import ANYWHERE, Head, Seen, head_named, head_of, register_head
-from haloae.detection.heads.anywhere import lowest
 from haloae.detection.heads.moments import averaged
+from haloae.detection.heads.shared_memory import lowest
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 
