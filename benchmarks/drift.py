@@ -1,14 +1,14 @@
-"""Whether alarms of drift hold their rate over good images, and how soon a change of light is seen.
+"""Whether alarms of drift hold their rate over good images, and how soon changes are seen.
 
-    python -m benchmarks.drift alarms --out runs/drift-alarms [--lines 10]
+    python -m benchmarks.drift alarms --out runs/drift-alarms-20 --count 20 [--lines 10]
     python -m benchmarks.drift delays --out runs/drift-delays [--root ROOT --sets tire,kolektor]
 
-Simulated: measures are normal, scores lognormal, calibration images drawn anew for every line. The
-alarms are of many lines at once, by the bets of `haloae.server.martingales`; the delays of one
-after the other, by `haloae.server.drift.Drift`, with thresholds as the package fits them.
-Photographs of ROOT, categories in MVTec layout: the guard is fitted to some good images, streams
-are drawn from the others with replacement, and darkened by multiplying their grey values. It leaves
-results.json.
+By `haloae.server.drift.Drift`, all that it watches, with thresholds as the package fits them; after
+an alarm it is said to be put right, and the watch begins anew. Simulated: measures are normal,
+scores lognormal, calibration images drawn anew for every line; as often unusable as if the guard's
+limit were the highest of the calibration images. Photographs of ROOT, categories in MVTec layout:
+the guard is fitted to some good images, streams are drawn from the others with replacement, and
+spoilt. It leaves results.json.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from haloae.data.images import read_image
 from haloae.data.views import resize
 from haloae.detection.calibration import Calibration, threshold_at
 from haloae.detection.guard import MEASURES, TINTS, Guard, Limits
-from haloae.detection.looks import look_at
+from haloae.detection.looks import View, look_at
 from haloae.detection.prediction import Verdict
 from haloae.files import write_atomic
-from haloae.server.drift import FIRST, Alarm, Drift
+from haloae.server.drift import ANOMALOUS, ONCE_IN, UNUSABLE, Alarm, Drift
 from haloae.server.inspection import Inspection
-from haloae.server.martingales import Martingales, reference, reference_of_ranges
+from haloae.server.martingales import Martingales, Rule, reference
 
 COUNTS = (20, 100, 1000)
 """Calibration images."""
@@ -44,13 +44,15 @@ SPREADS = (0.02, 0.05, 0.1)
 """Standard deviations of measures among good images; of the logarithm of brightness, for one."""
 PROMISED = {1_000_000: 100_000, 10_000: 20_000}
 """One false alarm in so many images: how many of each line it is tried on."""
+OF_A_RULE = 10_000, 100
+"""One false alarm in so many images, of a rule for k of n alone; lines that it is tried on."""
 CAUSES = 2 * (len(MEASURES) + 1) + 2
-"""Watches of a line, each of which has an equal share of that."""
+"""Watches of a line, each of which has an equal share of its false alarms."""
 LONGEST = 20_000
 """Good images, see `against_a_fixed_set`."""
 DARKER = 0.8
 BEFORE = (0, 1000)
-"""Good images before the light changes."""
+"""Good images before the change."""
 MOST = 400
 """Images after that, in which it must be seen."""
 DRAWS = 20
@@ -95,16 +97,23 @@ def known(guard: Guard, rng: np.random.Generator) -> Known:
 
 
 def alarms(
-    known: Known, measures: NDArray[np.float64], rng: np.random.Generator, once_in: int, most: int
-) -> list[int]:
-    """After how many images each alarm was raised; after each, the watch begins anew.
+    known: Known,
+    measures: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    *,
+    once_in: int = ONCE_IN,
+    most: int = 10**9,
+    unusable: NDArray[np.bool_] | None = None,
+) -> list[tuple[int, str]]:
+    """After how many images each alarm was raised, and of what; after each, it is put right.
 
     Args:
         known: what they are judged by.
         measures: (N, measures) of the images, in order.
-        rng: of their scores.
+        scores: (N,).
         once_in: images, see `Drift`.
         most: alarms to wait for.
+        unusable: (N,) what cannot be judged; None: what the guard refuses.
     """
     raised: list[Alarm] = []
     drift = Drift(lambda recipe: known, once_in=once_in, on_alarm=raised.append)
@@ -114,18 +123,36 @@ def alarms(
         p_value=1.0, threshold=threshold, verdict="normal", reason=None, boxes=(),
     )  # fmt: skip
     found = []
-    for place, row in enumerate(measures.tolist()):
-        score = float(rng.lognormal(0, 0.3))
+    for place, (row, score) in enumerate(zip(measures.tolist(), scores.tolist(), strict=True)):
+        values = dict(zip(MEASURES, row, strict=True))
+        is_refused = known.guard.why(values) if unusable is None else unusable[place]
         verdict: Verdict = "anomalous" if score > threshold else "normal"
-        inspected = replace(blank, score=score, verdict=verdict)
-        drift.add(inspected, dict(zip(MEASURES, row, strict=True)))
+        verdict = "unusable" if is_refused else verdict
+        drift.add(replace(blank, score=score, verdict=verdict), values)
         if raised:
-            found.append(place + 1)
-            if len(found) == most:
+            found += [(place + 1, alarm.what) for alarm in raised]
+            if len(found) >= most:
                 break
             raised.clear()
             drift.restart("r", accept=False)
     return found
+
+
+def of_a_rule(count: int, once_in: int, length: int, rng: np.random.Generator) -> int:
+    """False alarms of a rule for k of n alone, over one line's good images.
+
+    Args:
+        count: calibration images; an image is bad that is beyond the highest of them.
+        once_in: images among which there is one false alarm, at most.
+        length: images.
+        rng: of everything.
+    """
+    bad = rng.random(length) > rng.random(count).max()
+    rule, cried = Rule(1, count), 0
+    for is_bad in bad.tolist():
+        if rule.add(is_bad) * once_in <= 1:
+            rule, cried = Rule(1, count), cried + 1
+    return cried
 
 
 class Fixed(Martingales):
@@ -154,142 +181,156 @@ def against_a_fixed_set(count: int, once_in: int, rng: np.random.Generator) -> i
     return LONGEST
 
 
-class Streams:
-    """Good images of several lines at once, and every bet that `Drift` makes on measures and score.
-
-    Args:
-        count: calibration images of each line, drawn for it.
-        lines: of them.
-        once_in: images, see `Drift`.
-        rng: of everything.
-    """
-
-    def __init__(self, count: int, lines: int, once_in: int, rng: np.random.Generator) -> None:
-        self.rng, self.lines = rng, lines
-        self.limit = CAUSES * once_in
-        good = rng.normal(size=(lines * len(MEASURES), count))
-        ranges = np.stack([good.min(1), good.max(1)], 1)
-        self.measures = Martingales(reference_of_ranges(ranges, count))
-        self.scores = Martingales(reference(rng.lognormal(0, 0.3, (lines, count)), rng))
-        self.since: Martingales | None = None
-        self.first: list[NDArray[np.float64]] = []
-
-    def see(self) -> int:
-        """One more image of each line; the alarms that it raises, after which bets begin anew."""
-        values = self.rng.normal(size=self.lines * len(MEASURES))
-        scores = self.rng.lognormal(0, 0.3, self.lines)
-        every = np.concatenate([values, scores])
-        self.measures.add(values, self.rng)
-        self.scores.add(scores, self.rng)
-        if self.since is not None:
-            self.since.add(every, self.rng)
-        elif len(self.first) == FIRST:
-            self.since = Martingales(reference(np.stack(self.first, 1), self.rng))
-        else:
-            self.first.append(every)
-        bets = [each for each in (self.measures, self.scores, self.since) if each]
-        if max(float(each.capital.max()) for each in bets) < self.limit:
-            return 0
-        raised = set()
-        for each in bets:
-            for row in np.flatnonzero(each.evidence >= self.limit):
-                raised.add(self._line(int(row)))
-        for each in bets:
-            lines = np.array([self._line(row) for row in range(len(each.capital))])
-            each.capital[np.isin(lines, list(raised))] = 0
-        return len(raised)
-
-    def _line(self, row: int) -> int:
-        """Whose a row is: rows of measures come first, line by line, then those of scores."""
-        whole = self.lines * len(MEASURES)
-        return row // len(MEASURES) if row < whole else row - whole
-
-
-def rates(lines: int) -> list[dict[str, Any]]:
-    """False alarms of simulated lines."""
+def rates(count: int, lines: int) -> list[dict[str, Any]]:
+    """False alarms of simulated lines, each with so many calibration images."""
     found = []
-    for count in COUNTS:
-        for once_in, length in PROMISED.items():
-            streams = Streams(count, lines, once_in, np.random.default_rng([count, once_in]))
-            got = sum(streams.see() for _ in range(length))
-            fixed = [
-                against_a_fixed_set(count, once_in, np.random.default_rng([count, once_in, draw]))
-                for draw in range(10)
+    for once_in, length in PROMISED.items():
+        raised: list[str] = []
+        for line in range(lines):
+            rng = np.random.default_rng([count, once_in, line])
+            judged = known(simulated(count, 1.0, rng), rng)
+            measures = rng.normal(size=(length, len(MEASURES)))
+            unusable = rng.random(length) > rng.random(count).max()
+            raised += [
+                what
+                for _, what in alarms(
+                    judged, measures, _scores(length, rng), once_in=once_in, unusable=unusable
+                )
             ]
-            told = {"count": count, "once_in": once_in, "lines": lines, "length": length}
-            found.append(told | {"alarms": got, "fixed": fixed})
-            print(found[-1], flush=True)
+        fixed = [
+            against_a_fixed_set(count, once_in, np.random.default_rng([count, once_in, draw]))
+            for draw in range(10)
+        ]
+        told = {"count": count, "once_in": once_in, "lines": lines, "length": length}
+        found.append(told | {"alarms": raised, "fixed": fixed})
+        print(found[-1], flush=True)
+    once_in, lines = OF_A_RULE
+    length = max(PROMISED.values())
+    cried = [
+        of_a_rule(count, once_in, length, np.random.default_rng([count, line]))
+        for line in range(lines)
+    ]
+    told = {"count": count, "once_in": once_in, "lines": lines, "length": length}
+    found.append(told | {"rule": cried})
+    print(found[-1], flush=True)
     return found
 
 
+def _scores(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    return rng.lognormal(0, 0.3, count)
+
+
+class Stream(NamedTuple):
+    """What a watch is fitted to, and what it then looks at."""
+
+    guard: Guard
+    good: Draw
+    changed: Draw
+    anomalous: float = 0.0
+    """Share of the changed images whose score is far above the threshold."""
+
+
 def delays(
-    name: str, fitted: Callable[[np.random.Generator], tuple[Guard, Draw, Draw]], draws: int
+    name: str, change: str, fitted: Callable[[np.random.Generator], Stream], draws: int
 ) -> dict[str, Any]:
-    """Images until a change of light is seen; None: it was not within `MOST`.
+    """Images until a change is seen; None: it was not within `MOST`.
 
     Args:
         name: of the images.
-        fitted: a guard, and how images come before and after the change.
+        change: in words.
+        fitted: draws a stream.
         draws: streams.
     """
-    found: dict[str, Any] = {"images": name}
+    found: dict[str, Any] = {"images": name, "change": change}
     for before in BEFORE:
         seen = []
         for draw in range(draws):
             rng = np.random.default_rng([before, draw])
-            guard, good, dark = fitted(rng)
-            measures = np.concatenate([good(before), dark(MOST)])
-            raised = alarms(known(guard, rng), measures, rng, 1_000_000, 1)
+            stream = fitted(rng)
+            measures = np.concatenate([stream.good(before), stream.changed(MOST)])
+            scores = _scores(before + MOST, rng)
+            scores[before:][rng.random(MOST) < stream.anomalous] *= 10
+            raised = alarms(known(stream.guard, rng), measures, scores, most=1)
             # A false alarm before, were there one, would be counted as not seen.
-            seen.append(raised[0] - before if raised and raised[0] > before else None)
-        found |= {f"after {before}": seen, "count": guard.images}
-    print(name, found["count"], [_delay(found[f"after {before}"]) for before in BEFORE], flush=True)
+            seen.append(raised[0][0] - before if raised and raised[0][0] > before else None)
+        found |= {f"after {before}": seen, "count": stream.guard.images}
+    shown = [_delay(found[f"after {before}"]) for before in BEFORE]
+    print(name, change, found["count"], shown, flush=True)
     return found
 
 
 def simulated_delays() -> list[dict[str, Any]]:
-    """Of simulated light."""
+    """Of simulated light, and of defects."""
 
-    def of(count: int, spread: float) -> dict[str, Any]:
-        def fitted(rng: np.random.Generator) -> tuple[Guard, Draw, Draw]:
+    def of(count: int, spread: float, light: float, share: float, change: str) -> dict[str, Any]:
+        def fitted(rng: np.random.Generator) -> Stream:
             def good(images: int) -> NDArray[np.float64]:
                 return rng.normal(0, spread, (images, len(MEASURES)))
 
-            def dark(images: int) -> NDArray[np.float64]:
-                shift = [np.log(DARKER) if name in ("dark", "bright") else 0 for name in MEASURES]
+            def changed(images: int) -> NDArray[np.float64]:
+                shift = [np.log(light) if name in ("dark", "bright") else 0 for name in MEASURES]
                 return good(images) + shift
 
-            return simulated(count, spread, rng), good, dark
+            return Stream(simulated(count, spread, rng), good, changed, share)
 
-        return delays(f"simulated, ± {100 * spread:.0f} %", fitted, DRAWS)
+        return delays(f"simulated, ± {100 * spread:.0f} %", change, fitted, DRAWS)
 
-    return [of(count, spread) for spread in SPREADS for count in COUNTS]
+    dark = [of(count, spread, DARKER, 0.0, A_FIFTH) for spread in SPREADS for count in COUNTS]
+    return dark + [
+        of(count, SPREADS[0], 1.0, share, f"{share:.0%} anomalous".replace("%", " %"))
+        for share in DEFECTS
+        for count in COUNTS
+    ]
 
 
 def of_photographs(folder: Path) -> list[dict[str, Any]]:
-    """Of a category's good images, darkened."""
+    """Of a category's good images, spoilt."""
     paths = load_category(folder).train
     light = [resize(read_image(path), SIZE) for path in paths]
     looks = [look_at(view) for view in light]
     found = []
-    for count in (count for count in COUNTS if count <= len(light) - 20):
+    for change, spoil in SPOILT.items():
+        for count in (count for count in COUNTS if count <= len(light) - 20):
 
-        def fitted(rng: np.random.Generator, count: int = count) -> tuple[Guard, Draw, Draw]:
-            order = rng.permutation(len(light))
-            guard = Guard.fit(looks[place] for place in order[:count])
-            others = order[count : count + 60]
-            as_they_are, darkened = (
-                np.array([_row(guard.measure(light[place] * factor)) for place in others])
-                for factor in (np.float32(1), np.float32(DARKER))
-            )
+            def fitted(
+                rng: np.random.Generator,
+                count: int = count,
+                spoil: Callable[[View], View] = spoil,
+            ) -> Stream:
+                order = rng.permutation(len(light))
+                guard = Guard.fit(looks[place] for place in order[:count])
+                others = [light[place] for place in order[count : count + 60]]
+                good = np.array([_row(guard.measure(view)) for view in others])
+                changed = np.array([_row(guard.measure(spoil(view))) for view in others])
 
-            def drawn(rows: NDArray[np.float64]) -> Draw:
-                return lambda images: rows[rng.integers(len(rows), size=images)]
+                def drawn(rows: NDArray[np.float64]) -> Draw:
+                    return lambda images: rows[rng.integers(len(rows), size=images)]
 
-            return guard, drawn(as_they_are), drawn(darkened)
+                return Stream(guard, drawn(good), drawn(changed))
 
-        found.append(delays(folder.name, fitted, DRAWS // 2))
+            found.append(delays(folder.name, change, fitted, DRAWS // 2))
     return found
+
+
+def moved(view: View) -> View:
+    """As a camera sees it that was knocked: by a tenth of the width; what is new repeats the edge.
+
+    >>> moved(np.arange(40, dtype=np.float32).reshape(1, 2, 20))[0, 0, :4].tolist()
+    [0.0, 0.0, 0.0, 1.0]
+    """
+    by = view.shape[2] // 10
+    return np.pad(view, ((0, 0), (0, 0), (by, 0)), "edge")[..., :-by]
+
+
+A_FIFTH = "a fifth less light"
+DEFECTS = (0.2, 0.5)
+"""Share of images that become anomalous."""
+SPOILT: dict[str, Callable[[View], View]] = {
+    A_FIFTH: lambda view: view * np.float32(DARKER),
+    "moved by a tenth": moved,
+    "covered": lambda view: view * np.float32(0.02),
+}
+"""What becomes of a camera's images."""
 
 
 def _row(measures: Mapping[str, float]) -> list[float]:
@@ -302,26 +343,32 @@ def _delay(seen: Sequence[int | None]) -> list[float]:
     return [statistics.median(values), float(np.quantile(values, 0.95))]
 
 
-def rate_table(results: Mapping[str, Any]) -> Table:
+def rate_table(parts: Sequence[Mapping[str, Any]]) -> Table:
     """False alarms promised and got."""
     rows = []
-    for each in results["rates"]:
+    every = [each for results in parts for each in results["rates"]]
+    for each in sorted(every, key=lambda each: ("rule" in each, each["count"])):
         images = each["lines"] * each["length"]
-        fixed = statistics.median(each["fixed"])
-        alone = f"> {LONGEST:,}" if fixed >= LONGEST else f"{fixed:,.0f}"
-        most = images / each["once_in"]
-        rows.append(
-            [each["count"], f"{each['once_in']:,}", images, f"{most:g}", each["alarms"], alone]
-        )
+        most = f"{images / each['once_in']:,g}"
+        if "rule" in each:
+            watched, got, of_rules, alone = "one rule for k of n", sum(each["rule"]), None, None
+        else:
+            watched, got = "everything", len(each["alarms"])
+            of_rules = sum(what in (ANOMALOUS, UNUSABLE) for what in each["alarms"])
+            fixed = statistics.median(each["fixed"])
+            alone = f"> {LONGEST:,}" if fixed >= LONGEST else f"{fixed:,.0f}"
+        promised = f"{each['once_in']:,}"
+        rows.append([watched, each["count"], promised, images, most, got, of_rules, alone])
     columns = [
-        "calibration images", "one false alarm in", "good images", "alarms, at most",
-        "alarms", "images to one, if p-values were against the calibration images alone",
+        "watched", "calibration images", "one false alarm in", "good images", "alarms, at most",
+        "alarms", "of these, of k of n",
+        "images to one, if p-values were against the calibration images alone",
     ]  # fmt: skip
     return Table(columns, rows, {})
 
 
 def delay_table(results: Mapping[str, Any]) -> Table:
-    """Images until a fifth less light is seen."""
+    """Images until a change is seen."""
     rows = []
     for each in results["delays"]:
         cells = []
@@ -334,8 +381,10 @@ def delay_table(results: Mapping[str, Any]) -> Table:
                 if not missed
                 else f"{middle:.0f} ({missed} of {len(seen)} not)"
             )
-        rows.append([each["images"], each["count"], *cells])
-    columns = ["images", "calibration images", "from the first on", "after 1,000 good ones"]
+        rows.append([each["change"], each["images"], each["count"], *cells])
+    columns = [
+        "change", "images", "calibration images", "from the first on", "after 1,000 good ones"
+    ]  # fmt: skip
     return Table(columns, rows, {})
 
 
@@ -348,12 +397,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--root", type=Path, help="of photographs (default: none)")
     parser.add_argument("--sets", metavar="A,B", default="", help="categories of ROOT")
+    parser.add_argument("--count", type=int, choices=COUNTS, default=20, help="calibration images")
     parser.add_argument("--lines", type=int, default=10, help="whose good images are simulated")
     arguments = parser.parse_args()
     logging.disable()  # of every alarm
     results: dict[str, Any] = {"machine": machine(1)}
     if arguments.part == "alarms":
-        results["rates"] = rates(arguments.lines)
+        results["rates"] = rates(arguments.count, arguments.lines)
     else:
         results["delays"] = simulated_delays()
         for name in arguments.sets.split(",") if arguments.root else ():
