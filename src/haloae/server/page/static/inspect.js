@@ -1,6 +1,6 @@
 // What the operator sees all day: the verdict, the image, the shift; and images inspected by hand.
 
-import { $, VERDICTS, ask, clock, element, guarded, number, path, percent, sign, text } from "./common.js";
+import { $, VERDICTS, ask, clock, element, guarded, number, path, percent, sign, table, text } from "./common.js";
 
 let recipe = null;
 let newest = null; // inspection that is shown, unless one is held
@@ -89,6 +89,25 @@ export function update(state) {
     $(`count-${verdict}`).textContent = state.counts ? state.counts[verdict] : "–";
   }
   $("rate").textContent = percent(state.counts?.rate ?? null);
+  drawGaps(state.waiting, state.gaps);
+}
+
+/** What is not stored: what waits at the moment, and what is lost. */
+function drawGaps(waiting, gaps) {
+  const all = waiting ? [waiting, ...gaps] : gaps;
+  $("gaps").hidden = all.length === 0;
+  const said = JSON.stringify(all);
+  if ($("gaps").dataset.said === said) return;
+  $("gaps").dataset.said = said;
+  const rows = all.map(({ first, last, images, reason }) => [
+    last === null ? text("gap_waiting", { from: clock(first) }) : text("gap_from_to", { from: clock(first), to: clock(last) }),
+    last === null ? String(images) : `${images} ${text("gap_lost")}`,
+    reason,
+  ]);
+  const count = all.reduce((sum, one) => sum + one.images, 0);
+  $("gaps").replaceChildren(
+    element("summary", {}, text("not_stored", { count })),
+    table([text("time"), text("gap_images"), text("why")], rows));
 }
 
 async function inspectOne(image) {
