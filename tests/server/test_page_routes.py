@@ -215,6 +215,7 @@ def test_what_was_not_stored_is_listed_with_time_count_and_reason(
     assert [gap["first"], gap["last"], gap["images"]] == [*times, 3]
     assert gap["reason"] == waiting["reason"]
     assert "another program holds it" in gap["reason"]
+    assert gap["reason"] in " ".join(state["problems"])
     until(lambda: client.get("/page/state").json()["waiting"] is None)
     state = client.get("/page/state").json()
     assert (state["gaps"], state["problems"]) == ([gap], [])
@@ -237,7 +238,6 @@ def test_boxes_are_asked_for_where_there_are_several(
     assert "database plant on 127.0.0.1: nothing can be sent" in " ".join(state["problems"])
     boxes = client.get("/page/boxes").json()
     assert (boxes["box"], boxes["boxes"], boxes["read"]) == ("line-1", [], None)
-    assert boxes["problem"] in state["problems"][0]
     assert "hunter2" not in str((state, boxes))
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections import deque
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from haloae.claims import hold_folder
@@ -66,7 +67,12 @@ class Records:
             if settings.database is not None:
                 url, box = read_secret(settings.database), settings.box
                 self.mirror = opening.enter_context(
-                    Mirror(self.store.path, url, box=box, on_problem=self._on_database)
+                    Mirror(
+                        self.store.path,
+                        url,
+                        box=box,
+                        on_problem=partial(self._problems.tell, "database"),
+                    )
                 )
             self._opened = opening.pop_all()
         self.images = KeptImages(self.folder / IMAGES, settings, self._problems)
@@ -90,12 +96,6 @@ class Records:
         self.store.add(inspection)
         if words := self.store.state().words:
             raise OutputError(words)
-
-    def _on_database(self, problem: str | None) -> None:
-        if problem is None:
-            self._problems.clear("database")
-        else:
-            self._problems.report("database", problem)
 
     def last(self, count: int, recipe: str) -> list[Stored]:
         """A recipe's newest inspections, the newest first, whether they are stored yet or not."""

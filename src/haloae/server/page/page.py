@@ -88,8 +88,7 @@ class Page:
         )
         name = chosen.name if chosen else ""
         last = records.last(LAST, name)
-        if records.store.state().words is None:
-            service.problems.clear("store")
+        service.problems.tell("store", records.store.state().words)
         start = self._shift_start()
         state, reason = self._state(chosen, last)
         retraining = service.retraining.state()
@@ -147,7 +146,6 @@ class Page:
         boxes = found.boxes if found else ()
         return {
             "box": mirror.box,
-            "problem": mirror.state().problem,
             "read": found and found.read.isoformat(),
             "since": found and found.since.isoformat(),
             "boxes": [

@@ -1,33 +1,35 @@
 // What all boxes have stored of this shift, as their common database has it.
 
-import { $, ask, clock, element, percent, table, text } from "./common.js";
+import { $, VERDICTS, ask, clock, count, element, percent, text } from "./common.js";
 
 const section = $("boxes");
 const PAUSE = 2000; // milliseconds between two looks
 let looked = 0;
 
+function tile(kind, name, value) {
+  return element("div", { class: kind }, element("dt", {}, text(name)), element("dd", {}, value));
+}
+
+function card(one, isThis) {
+  return element("div", { class: "card" },
+    element("h2", {}, one.box, isThis ? ` (${text("this_box")})` : "", " – ", text("last_image", { time: clock(one.last) })),
+    element("dl", { class: "tiles" },
+      ...Object.entries(VERDICTS).map(([verdict, name]) => tile(verdict, name, count(one[verdict]))),
+      tile(null, "rate", percent(one.rate)),
+      one.lost ? tile("lost", "lost", count(one.lost)) : null));
+}
+
 function draw(found) {
-  const said = JSON.stringify([found.problem, found.since, found.boxes]);
   const read = found.read ? text("boxes_read", { time: clock(found.read) }) : text("boxes_unread");
-  if (section.dataset.said === said) {
-    section.querySelector("p").textContent = read;
-    return;
+  const said = JSON.stringify([found.since, found.boxes]);
+  if (section.dataset.said !== said) {
+    section.dataset.said = said;
+    section.replaceChildren(
+      element("h1", {}, found.since ? text("boxes_title", { time: clock(found.since, "short") }) : text("tab_boxes")),
+      element("p", { class: "quiet" }),
+      ...found.boxes.map((one) => card(one, one.box === found.box)));
   }
-  section.dataset.said = said;
-  const number = (value) => element("td", { class: "number" }, String(value));
-  const rows = found.boxes.map((one) => [
-    element("strong", {}, one.box, ...(one.box === found.box ? [" ", element("span", { class: "quiet" }, text("this_box"))] : [])),
-    clock(one.last),
-    ...[one.normal, one.anomalous, one.unusable].map(number),
-    element("td", { class: "number" }, percent(one.rate)),
-    number(one.lost),
-  ]);
-  const heads = ["ok", "nok", "unusable", "rate", "lost"].map((name) => element("th", { class: "number" }, text(name)));
-  section.replaceChildren(
-    element("h1", {}, found.since ? text("boxes_title", { time: clock(found.since, "short") }) : text("tab_boxes")),
-    element("p", { class: "quiet" }, read),
-    ...(found.problem ? [element("p", { class: "wrong", role: "alert" }, found.problem)] : []),
-    ...(rows.length ? [element("div", { class: "card" }, table([text("box"), text("last_image"), ...heads], rows))] : []));
+  section.querySelector("p").textContent = read;
 }
 
 async function load() {

@@ -77,6 +77,9 @@ export function number(value, digits = 4) {
   return value >= 1000 && value < 1e7 ? value.toFixed(0) : String(+value.toPrecision(digits));
 }
 
+/** How many there are. */
+export const count = (value) => new Intl.NumberFormat(texts.language).format(value);
+
 /** A share as a percentage, on one line. */
 export const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share < 0.1 && share > 0 ? 1 : 0)}\u00a0%`);
 

@@ -72,8 +72,10 @@ function drawnAlarm({ recipe: of, words, time }, role) {
 }
 
 async function look() {
+  const asked = recipe;
   try {
-    const state = await ask(path("/page/state", recipe === null ? {} : { recipe }));
+    const state = await ask(path("/page/state", asked === null ? {} : { recipe: asked }));
+    if (asked !== recipe) return void look(); // another was chosen meanwhile
     known = state;
     frame(state);
     open(state);
