@@ -304,6 +304,10 @@ def test_an_image_goes_to_the_recipe_that_was_chosen_this_moment(
     assert here.service.records.last(1, "cloth") == []
     here.page.locator("#last li").wait_for()
     assert here.page.input_value("#recipe") == "lid"
+    # A proxy that speaks for the service is no reason for words that nobody understands.
+    here.page.route("**/v1/predict*", lambda route: route.fulfill(status=400, body="<html>"))
+    here.page.set_input_files("#file", image)
+    here.page.locator("#inspect-wrong", has_text="No connection to the service: try").wait_for()
 
 
 @pytest.mark.slow
