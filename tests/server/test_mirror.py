@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -143,6 +144,32 @@ def test_any_box_says_what_all_have_stored_and_that_the_database_is_away(
     assert sum(problem is None for problem in told) == 2
     for each in (*mirrors.values(), *stores.values()):
         each.close()
+
+
+@pytest.mark.slow
+def test_a_database_that_hangs_is_said_and_holds_nothing_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haloae.server.mirror.BREATH", 0.05)
+    with Store(tmp_path / "a.db", days=1e5) as store:
+        mirror = Mirror(store.path, server.url, box="a")
+        store.add(inspection(0))
+        until(lambda: mirror.state().sent == 1)
+        ((pid,),) = server.rows(
+            "SELECT pid FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid != pg_backend_pid()"
+        )
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr("haloae.server.mirror.LONGEST", 100)
+        monkeypatch.setattr("haloae.server.mirror.PATIENCE", 1)
+        until(lambda: "does not answer" in (mirror.state().problem or ""))
+        before = time.monotonic()
+        store.add(inspection(1))
+        assert mirror.all_boxes(START) is None
+        assert time.monotonic() - before < 0.1
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: mirror.state() == (2, None))
+        mirror.close()
 
 
 @pytest.mark.slow

@@ -153,6 +153,8 @@ class Mirror:
         self._wanted = datetime.now(UTC), -LOOKED_AT
         """From when on, and when somebody last looked."""
         self._all_boxes: AllBoxes | None = None
+        self._asked = time.monotonic()
+        """When something was last asked of the database; it is, all the time."""
         self._is_closed = Event()
         self._thread = Thread(target=self._keep, name="mirror", daemon=True)
         self._thread.start()
@@ -165,7 +167,10 @@ class Mirror:
 
     def state(self) -> MirrorState:
         """How it is, at this moment."""
-        return MirrorState(self._sent, self._problem)
+        problem = self._problem
+        if problem is None and time.monotonic() - self._asked > LONGEST / 1000 + PATIENCE:
+            problem = f"{self._name}: does not answer: check it and the network."
+        return MirrorState(self._sent, problem)
 
     def all_boxes(self, since: datetime) -> AllBoxes | None:
         """What all boxes had stored when it was last read; nobody waits for the database here.
@@ -190,6 +195,7 @@ class Mirror:
         pauses = BACK_OFF.pauses()
         while not self._is_closed.is_set():
             try:
+                self._asked = time.monotonic()
                 with psycopg.connect(
                     self._url,
                     connect_timeout=PATIENCE,
@@ -260,6 +266,7 @@ class Mirror:
         self, target: "psycopg.Connection[Any]", table: str, names: Sequence[str]
     ) -> list[tuple[Any, ...]]:
         """Rows that are not there yet, the oldest first."""
+        self._asked = time.monotonic()
         with closing(connect(self._path, timeout=1, query="?mode=ro")) as source:
             (store,) = source.execute("SELECT id FROM identity").fetchone()
             newest = f"SELECT max(number) FROM haloae.{table} WHERE box = %s AND store = %s"  # noqa: S608

@@ -88,7 +88,10 @@ class Page:
         )
         name = chosen.name if chosen else ""
         last = records.last(LAST, name)
+        # Which are told of when they are used, and may change while nobody does.
         service.problems.tell("store", records.store.state().words)
+        if records.mirror is not None:
+            service.problems.tell("database", records.mirror.state().problem)
         start = self._shift_start()
         state, reason = self._state(chosen, last)
         retraining = service.retraining.state()
