@@ -225,7 +225,7 @@ KINDS = {
     "drift-delays": Kind(
         "Images until a change is seen",
         of_one(drift_delays.delay_table),
-        "python -m benchmarks.drift delays --root ROOT --sets tire,pill,kolektor,magnetic_tile "
+        "python -m benchmarks.drift delays --root ROOT --sets tire,kolektor,magnetic_tile "
         "--out runs/drift-delays",
         "Simulated: the standard deviation of the good images' measures, such as the brightness; "
         "20 streams each. Photographs: good images of the set that the guard was not fitted to, "
