@@ -105,7 +105,7 @@ def draw(maps: Iterable[Cells], count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat(cells), source.to(cells[0].device)
 
 
-def by_rows(cells: Tensor, most: int = AT_ONCE) -> tuple[Tensor, ...]:
-    """(B, h, w, C) in parts of whole rows, of at most so many cells of an image, or one row."""
-    parts: tuple[Tensor, ...] = cells.split(max(1, most // cells.shape[2]), dim=1)
+def by_rows(cells: Tensor) -> tuple[Tensor, ...]:
+    """(B, h, w, C) in parts of whole rows, of some `AT_ONCE` cells of an image each."""
+    parts: tuple[Tensor, ...] = cells.split(max(1, AT_ONCE // cells.shape[2]), dim=1)
     return parts

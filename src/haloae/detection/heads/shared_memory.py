@@ -15,9 +15,6 @@ from haloae.detection.heads.nearest_halo import FAR, RIDGE
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.lean import with_parts
 
-AT_ONCE = 960
-"""Cells of an image that are compared with all keys at once: 31 MB of distances, as more is given
-back to the system each time, which then clears it anew."""
 GROUP = 32
 """Keys of which the nearest alone is looked at first."""
 
@@ -89,7 +86,7 @@ class SharedMemoryHead(Head):
     def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
         """See `Head.forward`; in standard deviations, of all channels together."""
         queries = self._queries(output.features.float())
-        squared = torch.cat([self._squared(part).amin(3) for part in by_rows(queries, AT_ONCE)], 1)
+        squared = torch.cat([self._squared(part).amin(3) for part in by_rows(queries)], 1)
         return distance(squared + queries.square().sum(3))
 
     def attend(self, features: Tensor) -> Tensor:
@@ -104,7 +101,7 @@ class SharedMemoryHead(Head):
         keys = self.keys.float()
         parts = [
             keys[lowest(self._squared(part), NEAREST)].mean(3)
-            for part in by_rows(self._queries(features), AT_ONCE)
+            for part in by_rows(self._queries(features))
         ]
         return torch.cat(parts, 1).movedim(-1, 1)
 
