@@ -19,7 +19,6 @@ from haloae.cli.screen import (
 )
 from haloae.cli.shared import DONE, SKIPPED, choose_one, load_any, prepare, progress_bar, shown
 from haloae.errors import ConfigError, DataError
-from haloae.machine import keep_freed_memory
 
 
 def predict(
@@ -108,7 +107,7 @@ def slide(
     from haloae.slides.folder import HEATMAP, REGIONS, slide_to_folder
 
     choose_one(resume=resume, overwrite=overwrite)
-    keep_freed_memory(large=False)  # kept, that is half a gigabyte beside large tiles
+    # What is freed goes back to the system here: kept, it is half a gigabyte beside large tiles.
     detector = load(model, device=device, precision=precision, threads=threads)
     if threads and not is_exported(model):
         import torch
