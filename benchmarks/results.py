@@ -30,6 +30,7 @@ from benchmarks import (
     drift,
     faults,
     folder,
+    fuzzing,
     gpu,
     guard,
     halves,
@@ -371,6 +372,14 @@ KINDS = {
         "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
         "of the latencies the most is waiting for them. Processor time of the whole service; "
         "memory at the beginning and at the end.",
+    ),
+    "fuzzing": Kind(
+        "Requests made from docs/openapi.json, and how `haloae serve` answers",
+        _of_folder(fuzzing.table),
+        "python -m benchmarks.fuzzing MODEL --out runs/fuzzing",
+        "By schemathesis, valid ones and nearly valid ones; half of the images and tensors among "
+        "them are whole, the others damaged. Checked of each answer: its status is below 500, and "
+        "status, type and content are as described.",
     ),
     "bad-images": Kind(
         "Small files that cost much to decode",
