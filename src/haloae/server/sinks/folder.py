@@ -43,6 +43,7 @@ class Folder(Sink):
     never holds more than `most_bytes`: the oldest images go first, then the oldest records.
     """
 
+    keeps = True
     wants_image = True
 
     path: Path
@@ -102,15 +103,17 @@ class _Days(Connection):
         time = datetime.fromisoformat(item.record["time"]).astimezone(UTC)
         folder = self._settings.path / f"{time:%Y-%m-%d}"
         image = self._wanted(item)
-        name = f"{time:%H%M%S.%f}-{item.record['id']}.{suffix_of(image)}" if image else None
+        stem = f"{time:%H%M%S.%f}-{item.record['id']}"
+        name = f"{stem}.{suffix_of(image)}" if image else _found(folder, stem, item)
         line = json.dumps(item.record | {"file": name}).encode() + b"\n"
         self._make_room(len(line) + len(image), time)
         folder.mkdir(parents=True, exist_ok=True)
-        if name and not (folder / name).exists():  # it is there where only the line had failed
+        # It is there where only the line had failed.
+        if image and name and not (folder / name).exists():
             write_atomic(folder / name, image, durable=False)
             self._images.append(_File(folder.name, name, len(image)))
             self._image_bytes += len(image)
-        self._records[folder.name] = _append(folder / RECORDS, line)
+        self._records[folder.name] = _append(folder / RECORDS, line, item.record["id"])
 
     def _wanted(self, item: Item) -> bytes:
         """The image, if it is to be kept; else nothing."""
@@ -144,14 +147,23 @@ class _Days(Connection):
             folder.rmdir()
 
 
-def _append(path: Path, line: bytes) -> int:
-    """Add a line after the last whole one; the file's size then."""
+def _found(folder: Path, stem: str, item: Item) -> str | None:
+    """The image of an item that has lost it, in a kill, after it was written."""
+    names = () if item.size else (f"{stem}.{suffix}" for suffix in dict.fromkeys(SUFFIXES.values()))
+    return next((name for name in names if (folder / name).is_file()), None)
+
+
+def _append(path: Path, line: bytes, identity: str) -> int:
+    """Add a line after the last whole one, unless it is there; the file's size then."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(path, flags, 0o666), "r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - LONGEST_LINE))
-        torn = len(file.read().rpartition(b"\n")[2])  # by a process that was killed, or a full disk
+        whole, _, rest = file.read().rpartition(b"\n")
+        torn = len(rest)  # by a process that was killed, or a full disk
         file.truncate(size - torn)
+        if identity.encode() in whole:  # which comes again after a kill
+            return size - torn
         file.seek(size - torn)
         file.write(line)
         return size - torn + len(line)
