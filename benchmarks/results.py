@@ -37,6 +37,8 @@ from benchmarks import (
     mutants,
     paired,
     paper,
+    retraining,
+    service_faults,
     serving,
     slide_cost,
     slide_rates,
@@ -263,6 +265,12 @@ def campaign(folders: Sequence[Path]) -> Found:
     return Found(faults.table(folders), speed_pages.measured(found[0]) if found else "")
 
 
+def _service_faults(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.service_faults`."""
+    found = faults.results(folders)
+    return Found(service_faults.table(found), speed_pages.measured(found[0]) if found else "")
+
+
 SPEED = (
     "python -m benchmarks.speed --out runs/speed --threads 2 --repeats 5 --only "
     "published,default-float32,default-onnx,default-openvino,fast-float32,fast-onnx,fast-openvino"
@@ -372,6 +380,21 @@ KINDS = {
         "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
         "of the latencies the most is waiting for them. Processor time of the whole service; "
         "memory at the beginning and at the end.",
+    ),
+    "retraining": Kind(
+        "Inspections while `haloae serve` retrains a model, and while it does not",
+        _of_folder(retraining.table),
+        "python -m benchmarks.retraining MODEL GOOD --out runs/retraining",
+        "Loopback, each client asks as soon as it is answered; alone: a minute before and a minute "
+        "after.",
+    ),
+    "service-faults": Kind(
+        "What befell `haloae serve` under load, and what came of it",
+        _service_faults,
+        "python -m pytest -m slow tests/server/test_kills.py --faults-out runs/service-faults",
+        "Three clients and a camera's folder; sinks: folder, webhook, and MQTT with a real broker. "
+        "Lost: answered or put away, and not in the store. Not delivered: in the store, and not at "
+        "one of the sinks. Twice: came more than once, with the same id.",
     ),
     "fuzzing": Kind(
         "Requests made from docs/openapi.json, and how `haloae serve` answers",

@@ -1,0 +1,131 @@
+"""How long inspections take while `haloae serve` retrains a model, and while it does not.
+
+    python -m benchmarks.retraining MODEL GOOD --out runs/retraining
+
+MODEL is exported, GOOD a folder of good images, to which a model is fitted anew. Clients of
+another process ask for inspections of one of them, each as soon as its last answer is there:
+before, for as long as the retraining runs, and after.
+"""
+
+import argparse
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+from benchmarks.serving import ask_apart, serving
+from benchmarks.tables import Table
+from haloae.server.settings import cores
+
+SECONDS = 60.0
+"""Of load before and after."""
+WARM_SECONDS = 5.0
+PART = 10.0
+"""Seconds of load, between two looks at whether the retraining is over."""
+LOADS = (1, 4)
+"""Clients."""
+
+
+def measure(model: Path, good: Path, out: Path, clients: int) -> dict[str, Any]:
+    """Seconds of answers, in ascending order, before, during and after a retraining."""
+    out.mkdir(parents=True, exist_ok=True)
+    image = min(path for path in good.iterdir() if path.is_file())
+    settings = out / "serve.toml"
+    settings.write_text(f"[retraining.good]\n{model.stem} = {json.dumps(str(good.absolute()))}\n")
+    with serving(model, out / "serve.log", "--config", str(settings)) as (port, _):
+
+        def ask(seconds: float) -> list[float]:
+            return ask_apart(port, image, clients, seconds).seconds
+
+        def retrained(path: str) -> dict[str, Any] | None:
+            found: dict[str, Any] = _answer(f"http://127.0.0.1:{port}/page/{path}")
+            return found["retraining"]
+
+        ask(WARM_SECONDS)
+        before = ask(SECONDS)
+        began = time.monotonic()
+        _answer(f"http://127.0.0.1:{port}/page/retrain?recipe={model.stem}", {"who": "Ada"})
+        during = _while(lambda: retrained(f"models?recipe={model.stem}"), lambda: ask(PART))
+        took = time.monotonic() - began
+        after = ask(SECONDS)
+    return {
+        "clients": clients,
+        "seconds": took,
+        "alone": summary(sorted(before + after)),
+        "beside": summary(sorted(during)),
+    }
+
+
+def _while(
+    state: Callable[[], dict[str, Any] | None], act: Callable[[], list[float]]
+) -> list[float]:
+    """What comes of acting again and again, until a retraining has ended."""
+    found: list[float] = []
+    while (now := state()) is not None and now["step"] is not None:
+        found += act()
+    if now is None or now["error"] is not None:
+        raise RuntimeError(f"the retraining failed: {now}")
+    return found
+
+
+def _answer(url: str, given: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - any JSON
+    data = None if given is None else json.dumps(given).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310 - our own service
+        return json.load(answer)
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """How many answers, and their milliseconds.
+
+    Args:
+        seconds: of each, in ascending order.
+    """
+    count = len(seconds)
+    p50, p99 = (1e3 * seconds[count * share // 100] for share in (50, 99))
+    return {"requests": count, "p50": p50, "p99": p99}
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each number of clients."""
+    rows = [
+        [f"`{result['preset']}`, {result['engine']}", load["clients"], load["seconds"],
+         load["alone"]["p50"], load["beside"]["p50"], load["alone"]["p99"], load["beside"]["p99"],
+         load["beside"]["p99"] / load["alone"]["p99"]]
+        for result in results for load in result["loads"]
+    ]  # fmt: skip
+    columns = [
+        "model", "clients", "retraining, s", "p50 alone, ms", "p50 beside, ms", "p99 alone, ms",
+        "p99 beside, ms", "ratio of p99",
+    ]  # fmt: skip
+    return Table(columns, rows, {**dict.fromkeys(columns[2:7], 0), columns[7]: 2})
+
+
+def main() -> None:
+    """Measure, and write results.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("good", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    from haloae import load
+
+    detector = load(given.model, threads=1)
+    loads = [measure(given.model, given.good, given.out / f"{n}", n) for n in LOADS]
+    results = {
+        "preset": detector.config.preset,
+        "engine": detector.engine,
+        "machine": machine(cores()),
+        "loads": loads,
+    }
+    (given.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(loads))
+
+
+if __name__ == "__main__":
+    main()
