@@ -41,8 +41,9 @@ def measure(model: Path, good: Path, out: Path, clients: int) -> dict[str, Any]:
             return ask_apart(port, image, clients, seconds).seconds
 
         def retrained(path: str) -> dict[str, Any] | None:
-            found: dict[str, Any] = _answer(f"http://127.0.0.1:{port}/page/{path}")
-            return found["retraining"]
+            found: dict[str, Any] | None
+            found = _answer(f"http://127.0.0.1:{port}/page/{path}")["retraining"]
+            return found
 
         ask(WARM_SECONDS)
         before = ask(SECONDS)
