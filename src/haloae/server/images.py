@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from haloae.data.regions import Mask
 from haloae.detection.prediction import Prediction
 from haloae.errors import HaloaeError
-from haloae.files import write_atomic
+from haloae.files import sweep, write_atomic
 from haloae.server.database import NEAR
 from haloae.server.inspection import Given, Inspection, bytes_of, file_of
 from haloae.server.inspector import Seen
@@ -293,6 +293,7 @@ def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path,
 def _found(folder: Path) -> Iterator[_File]:
     """What was written before, the oldest first."""
     for day in sorted(path for path in folder.iterdir() if DAY.fullmatch(path.name)):
+        sweep(day)
         with os.scandir(day) as entries:
             found = [(e.stat(follow_symlinks=False), e) for e in entries if OURS.fullmatch(e.name)]
         for status, entry in sorted(found, key=lambda each: each[0].st_mtime_ns):
