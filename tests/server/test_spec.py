@@ -49,5 +49,5 @@ def test_nothing_that_is_asked_makes_it_fail(
 ) -> None:
     wanted = int(request.config.getoption("--fuzz"))
     tally = fuzz(small_model, tmp_path, wanted=wanted, seed=0)
-    assert tally.requests >= wanted
     assert not tally.failed, tally.failed[:3]
+    assert tally.statuses["POST /v2/models/{name}/infer"]["200"] > wanted // 1000
