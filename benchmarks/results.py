@@ -385,8 +385,8 @@ KINDS = {
         "Inspections while `haloae serve` retrains a model, and while it does not",
         _of_folder(retraining.table),
         "python -m benchmarks.retraining MODEL GOOD --out runs/retraining",
-        "Loopback, each client asks as soon as it is answered; alone: a minute before and a minute "
-        "after.",
+        "Loopback, one client, which asks as soon as it is answered; alone: a minute before and a "
+        "minute after.",
     ),
     "service-faults": Kind(
         "What befell `haloae serve` under load, and what came of it",
