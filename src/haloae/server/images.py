@@ -41,6 +41,8 @@ BREATH = 60.0
 MOST_WAITING = 2**28
 """Bytes of images that wait for the disk; of more, the oldest are left out."""
 ID = re.compile("[0-9a-f]{32}")
+TOGETHER = 1000
+"""Files that are looked up at a time, to be removed one by one."""
 OURS = re.compile(rf"{ID.pattern}\.[a-z]{{3,4}}")
 """What is removed when it is old: nothing that anybody else has put there."""
 MAP = "npz"
@@ -140,7 +142,10 @@ class _Waiting(NamedTuple):
 
 
 class _File(NamedTuple):
-    path: Path
+    time: int
+    """When it was written, in nanoseconds since 1970."""
+    day: str
+    name: str
     bytes: int
 
 
@@ -160,9 +165,10 @@ class KeptImages:
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._waiting_bytes = 0
         self._is_closed = False
-        self._files: deque[_File] = deque()
-        """Oldest first."""
-        self._bytes = 0
+        self._days: dict[str, int] = {}
+        """Bytes of each, and of nothing smaller: images are many, and memory is to stay flat."""
+        self._oldest: deque[_File] = deque()
+        """Some of the oldest day, the oldest first, once there is no room."""
         self._writer = Thread(target=self._write_all, name="images", daemon=True)
 
     def start(self) -> None:
@@ -240,8 +246,9 @@ class KeptImages:
 
     def _write_all(self) -> None:
         with suppress(OSError):
-            self._files.extend(_found(self.folder))
-        self._bytes = sum(file.bytes for file in self._files)
+            for day in (path for path in self.folder.iterdir() if DAY.fullmatch(path.name)):
+                sweep(day)
+                self._days[day.name] = sum(file.bytes for file in _found(day))
         while True:
             self._attempt(self._make_room)
             with self._changed:
@@ -264,24 +271,31 @@ class KeptImages:
 
     def _write(self, waiting: _Waiting) -> None:
         inspection = waiting.inspection
-        for path, data in _files(self._day_of(inspection), inspection, waiting.kept()):
+        day = self._day_of(inspection)
+        for path, data in _files(day, inspection, waiting.kept()):
             write_atomic(path, data, durable=False)
-            self._files.append(_File(path, len(data)))
-            self._bytes += len(data)
+            self._days[day.name] = self._days.get(day.name, 0) + len(data)
         self._problems.clear(PART)
 
     def _make_room(self) -> None:
         """Remove what is too old or too much, the oldest first."""
         first = f"{datetime.now(UTC) - timedelta(days=self._settings.image_days):%Y-%m-%d}"
-        while self._files:
-            path, size = self._files[0]
-            if self._bytes <= self._settings.image_bytes and path.parent.name >= first:
+        while self._days:
+            oldest = min(self._days)
+            if sum(self._days.values()) <= self._settings.image_bytes and oldest >= first:
                 return
-            path.unlink(missing_ok=True)
-            self._files.popleft()
-            self._bytes -= size
-            with suppress(OSError):  # there are others in it
-                path.parent.rmdir()
+            if self._oldest:
+                _, day, name, size = self._oldest[0]
+                (self.folder / day / name).unlink(missing_ok=True)
+                self._oldest.popleft()
+                self._days[day] -= size
+            elif files := sorted(_found(self.folder / oldest)):
+                self._days[oldest] = sum(file.bytes for file in files)
+                self._oldest.extend(files[:TOGETHER])
+            else:
+                del self._days[oldest]
+                with suppress(OSError):  # there are others in it, or it is gone
+                    (self.folder / oldest).rmdir()
 
 
 def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path, bytes]]:
@@ -290,11 +304,10 @@ def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path,
     return [(folder / f"{inspection.id}.{suffix}", data) for suffix, data in parts]
 
 
-def _found(folder: Path) -> Iterator[_File]:
-    """What was written before, the oldest first."""
-    for day in sorted(path for path in folder.iterdir() if DAY.fullmatch(path.name)):
-        sweep(day)
-        with os.scandir(day) as entries:
-            found = [(e.stat(follow_symlinks=False), e) for e in entries if OURS.fullmatch(e.name)]
-        for status, entry in sorted(found, key=lambda each: each[0].st_mtime_ns):
-            yield _File(Path(entry.path), status.st_size)
+def _found(day: Path) -> Iterator[_File]:
+    """What was written to the folder of a day."""
+    with suppress(FileNotFoundError), os.scandir(day) as entries:
+        for entry in entries:
+            if OURS.fullmatch(entry.name):
+                status = entry.stat(follow_symlinks=False)
+                yield _File(status.st_mtime_ns, day.name, entry.name, status.st_size)
