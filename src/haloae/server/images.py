@@ -5,11 +5,10 @@ full or gone, images are left out, which is said; the record of the inspection i
 """
 
 import io
-import os
 import re
 import zlib
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,13 +23,14 @@ from numpy.typing import NDArray
 from haloae.data.regions import Mask
 from haloae.detection.prediction import Prediction
 from haloae.errors import HaloaeError
-from haloae.files import sweep, write_atomic
+from haloae.files import write_atomic
 from haloae.server.database import NEAR
+from haloae.server.days import Days
 from haloae.server.inspection import Given, Inspection, bytes_of, file_of
 from haloae.server.inspector import Seen
 from haloae.server.problems import Problems
 from haloae.server.settings import KeepSettings
-from haloae.server.sinks.folder import DAY, SUFFIXES, suffix_of
+from haloae.server.sinks.folder import SUFFIXES, suffix_of
 
 PART = "stored images"
 """What is reported as wrong where they cannot be written."""
@@ -41,8 +41,6 @@ BREATH = 60.0
 MOST_WAITING = 2**28
 """Bytes of images that wait for the disk; of more, the oldest are left out."""
 ID = re.compile("[0-9a-f]{32}")
-TOGETHER = 1000
-"""Files that are looked up at a time, to be removed one by one."""
 OURS = re.compile(rf"{ID.pattern}\.[a-z]{{3,4}}")
 """What is removed when it is old: nothing that anybody else has put there."""
 MAP = "npz"
@@ -141,14 +139,6 @@ class _Waiting(NamedTuple):
         return Kept(data, suffix_of(data), self.map)
 
 
-class _File(NamedTuple):
-    time: int
-    """When it was written, in nanoseconds since 1970."""
-    day: str
-    name: str
-    bytes: int
-
-
 class KeptImages:
     """Writes them, from any thread, and reads them.
 
@@ -165,10 +155,7 @@ class KeptImages:
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._waiting_bytes = 0
         self._is_closed = False
-        self._days: dict[str, int] = {}
-        """Bytes of each, and of nothing smaller: images are many, and memory is to stay flat."""
-        self._oldest: deque[_File] = deque()
-        """Some of the oldest day, the oldest first, once there is no room."""
+        self._days = Days(folder, OURS)
         self._writer = Thread(target=self._write_all, name="images", daemon=True)
 
     def start(self) -> None:
@@ -246,9 +233,7 @@ class KeptImages:
 
     def _write_all(self) -> None:
         with suppress(OSError):
-            for day in (path for path in self.folder.iterdir() if DAY.fullmatch(path.name)):
-                sweep(day)
-                self._days[day.name] = sum(file.bytes for file in _found(day))
+            self._days.find()
         while True:
             self._attempt(self._make_room)
             with self._changed:
@@ -274,40 +259,19 @@ class KeptImages:
         day = self._day_of(inspection)
         for path, data in _files(day, inspection, waiting.kept()):
             write_atomic(path, data, durable=False)
-            self._days[day.name] = self._days.get(day.name, 0) + len(data)
+            self._days.add(day.name, len(data))
         self._problems.clear(PART)
 
     def _make_room(self) -> None:
         """Remove what is too old or too much, the oldest first."""
         first = f"{datetime.now(UTC) - timedelta(days=self._settings.image_days):%Y-%m-%d}"
-        while self._days:
-            oldest = min(self._days)
-            if sum(self._days.values()) <= self._settings.image_bytes and oldest >= first:
+        while (oldest := self._days.first) is not None:
+            if self._days.bytes <= self._settings.image_bytes and oldest >= first:
                 return
-            if self._oldest:
-                _, day, name, size = self._oldest[0]
-                (self.folder / day / name).unlink(missing_ok=True)
-                self._oldest.popleft()
-                self._days[day] -= size
-            elif files := sorted(_found(self.folder / oldest)):
-                self._days[oldest] = sum(file.bytes for file in files)
-                self._oldest.extend(files[:TOGETHER])
-            else:
-                del self._days[oldest]
-                with suppress(OSError):  # there are others in it, or it is gone
-                    (self.folder / oldest).rmdir()
+            self._days.remove_oldest()
 
 
 def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path, bytes]]:
     """The map first, so that no image is without one."""
     parts = ((MAP, kept.map.written()), (kept.suffix, kept.data))
     return [(folder / f"{inspection.id}.{suffix}", data) for suffix, data in parts]
-
-
-def _found(day: Path) -> Iterator[_File]:
-    """What was written to the folder of a day."""
-    with suppress(FileNotFoundError), os.scandir(day) as entries:
-        for entry in entries:
-            if OURS.fullmatch(entry.name):
-                status = entry.stat(follow_symlinks=False)
-                yield _File(status.st_mtime_ns, day.name, entry.name, status.st_size)
