@@ -135,7 +135,7 @@ def tensors(draw: strategies.DrawFn) -> tuple[dict[str, Any], bytes]:
     return chosen, binary
 
 
-NONE = strategies.just(({}, b""))
+NONE: strategies.SearchStrategy[tuple[Any, bytes]] = strategies.just(({}, b""))
 
 
 def fuzz(model: Path, folder: Path, *, wanted: int, seed: int) -> Tally:
