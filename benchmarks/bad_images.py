@@ -7,7 +7,6 @@ own, which is stopped after a minute of processor time. SOURCE is where an older
 compare with.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from tests.faults.bad_images import BOMBS, LARGE
 
 import haloae
 from benchmarks.machine import machine
+from benchmarks.script import leave, parser_of
 from benchmarks.tables import Table
 
 MOST_SECONDS = 60
@@ -84,9 +84,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 def main() -> None:
     """Measure, and write results.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--source", type=Path, default=Path(haloae.__file__).parents[1])
     arguments = parser.parse_args()
@@ -98,10 +96,7 @@ def main() -> None:
             size = file.tell()
             results["files"][name] = {"bytes": size, **read(Path(file.name), arguments.source)}
         print(name, json.dumps(results["files"][name]), flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "results.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    print(path)
+    print(leave(results, arguments.out))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ exports it. `serve` loads a contestant and then answers, one JSON line for each 
 Only what a contestant needs is imported, so that its memory is its own.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from benchmarks.peers import PEER_SIZE, PEERS, build_peer
+from benchmarks.script import parser_of
 from benchmarks.untrained import Images, textures
 from haloae.machine import keep_freed_memory
 from haloae.presets import PRESETS
@@ -294,9 +294,7 @@ def reason(error: Exception) -> str:
 
 def main() -> None:
     """Make files, or serve."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("task", choices=("make", "serve"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="+")

@@ -9,7 +9,6 @@ place; and, to compare with, of another good image of the same one, which ought 
 leaves results.json.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.script import leave, parser_of
 from benchmarks.tables import Table
 from benchmarks.ways import set_threads
 from haloae.data.folders import GOOD, Category, load_category
@@ -28,7 +28,6 @@ from haloae.detection.heads.halo import HaloHead
 from haloae.detection.scorer import see
 from haloae.detector import Detector
 from haloae.experiments.grid import RUN
-from haloae.files import write_atomic
 from haloae.training.run_folder import MODEL
 
 SIDES = (2, 6, 12)
@@ -128,9 +127,7 @@ def table(results: Mapping[str, Any]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and leave results.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -142,8 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sides": SIDES,
         "copied": measure(given.root, given.runs),
     }
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(given.out / "results.json", json.dumps(results, indent=1).encode())
+    leave(results, given.out)
 
 
 if __name__ == "__main__":

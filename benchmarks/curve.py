@@ -7,7 +7,6 @@ the whole fit, from reading to calibration. It is a benchmark, and leaves what `
 does, and beside it curve.md and curve.svg.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from benchmarks.script import parser_of
 from benchmarks.tables import Table, texts
 from haloae.evaluation.metrics import Curve
 from haloae.experiments.benchmark import run_benchmark
@@ -104,9 +104,7 @@ def standalone(drawn: Markup, lines: Sequence[Line], *, top: int) -> str:
 
 def main() -> None:
     """Measure what is missing, and write table and chart."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("--sets", required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -8,7 +8,6 @@ of them, in turn with the bare network on as many resized images, in the same ba
 `predict` and `evaluate` run in processes of their own on few and on many images.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import machine
+from benchmarks.script import leave, parser_of
 from benchmarks.speed import COMMAND
 from benchmarks.tables import Table
 from haloae.data.images import read_image
@@ -152,9 +152,7 @@ def _named(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Measure, and write results.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("category", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -169,10 +167,7 @@ def main() -> None:
     for command, counts in {} if arguments.speed_only else COUNTS.items():
         results[command] = {n: peak(command, model, category, n, threads) for n in counts}
         print(command, json.dumps(results[command]), flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "results.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    print(path)
+    print(leave(results, arguments.out))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ seed of its own and a service of its own, until there are so many; parts that li
 count. The exit code is 1 where an answer has status 500 or more, or differs from the description.
 """
 
-import argparse
 import base64
 import io
 import json
@@ -36,6 +35,7 @@ from schemathesis.specs.openapi.checks import (
 
 from benchmarks.machine import machine
 from benchmarks.openapi import SPEC
+from benchmarks.script import leave, parser_of
 from benchmarks.serving import serving
 from benchmarks.tables import Table
 from haloae.files import write_atomic
@@ -241,9 +241,7 @@ def _counted(statuses: Counter[str]) -> list[int]:
 
 def main() -> int:
     """Ask, and write results.json; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=100_000)
@@ -265,8 +263,7 @@ def main() -> int:
         print(
             f"{asked:,} requests, {sum(len(part['failed']) for part in parts)} failed", flush=True
         )
-    results = {"machine": machine(1), "parts": parts}
-    write_atomic(given.out / "results.json", json.dumps(results, indent=1).encode())
+    leave({"machine": machine(1), "parts": parts}, given.out)
     return 1 if any(part["failed"] for part in parts) else 0
 
 

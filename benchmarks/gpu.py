@@ -14,7 +14,6 @@ steps a second are those between a short and a long fit, so that what is around 
 Throughput is that of the call that users make, pixels in and maps out in the computer's memory.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from PIL import Image as PILImage
 
 from benchmarks.contestants import timed
 from benchmarks.machine import machine
+from benchmarks.script import parser_of
 from benchmarks.tables import Table
 from benchmarks.untrained import textures, untrained
 from haloae.config import Config, Precision
@@ -57,9 +57,7 @@ TESTS_SECONDS = 150
 
 def main() -> int:
     """Measure all of it, and write it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     out: Path = parser.parse_args().out
     if not torch.cuda.is_available():

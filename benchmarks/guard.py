@@ -8,8 +8,6 @@ as a camera may do it, in their own size. The cost is of the first of these cate
 ONNX, on one thread. It leaves results.json.
 """
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -25,6 +23,7 @@ from PIL import Image as PILImage
 from PIL import ImageFilter
 
 from benchmarks.machine import machine
+from benchmarks.script import leave, parser_of
 from benchmarks.tables import Table
 from haloae.data.folders import GOOD, Category, load_category
 from haloae.data.images import Image, read_image
@@ -34,7 +33,6 @@ from haloae.detection.guard import Guard
 from haloae.detection.looks import look_at
 from haloae.detection.prediction import VERDICTS, Prediction
 from haloae.detector import Detector
-from haloae.files import write_atomic
 
 SPOILT = 20
 ROUNDS = 200
@@ -240,9 +238,7 @@ def cost_table(results: Mapping[str, Any]) -> Table:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("--spoilt", default="cookie,magnetic_tile,kolektor,tire,board")
     parser.add_argument("--out", type=Path, required=True)
@@ -263,8 +259,7 @@ def main() -> None:
             results["spoilt"] += spoil(detector, categories[name], categories[other])
         print(name, flush=True)
     results["cost"] = [cost(preset, categories[chosen[0]]) for preset in ("fast", "default")]
-    text = json.dumps(results, indent=1, ensure_ascii=False)
-    write_atomic(arguments.out / "results.json", f"{text}\n".encode())
+    leave(results, arguments.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ mutants of an earlier run, and tries those that were not found. Tests that set t
 process see the code as it is: what they would find is not.
 """
 
-import argparse
 import json
 import math
 import random
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.forked import Copy, First, Known, Watch
 from benchmarks.machine import machine
+from benchmarks.script import parser_of
 from benchmarks.tables import ROOT, Table
 
 PACKAGES = ("detection", "data")
@@ -262,9 +262,7 @@ def interval(found: int, tried: int) -> str | None:
 
 def main() -> None:
     """Draw, try, and keep after each mutant what is known by then."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--sample", type=int, default=300, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")

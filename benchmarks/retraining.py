@@ -8,7 +8,6 @@ before, for as long as the retraining runs, and after. With as many clients as c
 retraining is left next to nothing, and takes as long as they ask.
 """
 
-import argparse
 import json
 import time
 import urllib.request
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.script import leave, parser_of
 from benchmarks.serving import ask_apart, serving
 from benchmarks.tables import Table
 from haloae.server.settings import cores
@@ -107,9 +107,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 def main() -> None:
     """Measure, and write results.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("good", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -123,7 +121,7 @@ def main() -> None:
         "machine": machine(cores()),
         **measure(given.model, given.good, given.out),
     }
-    (given.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    leave(results, given.out)
     print(json.dumps(results))
 
 

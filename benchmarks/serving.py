@@ -8,7 +8,6 @@ the whole service, HTTP and all; `Detector.predict` is measured before and after
 its own, on one thread. Decoding is in both.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import machine
+from benchmarks.script import leave, parser_of
 from benchmarks.tables import Table
 from haloae.server.settings import cores
 
@@ -198,9 +198,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 def main() -> None:
     """Measure, and write results.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("image", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -220,8 +218,7 @@ def main() -> None:
             given.model, given.image, given.out, clients=given.clients, minutes=given.minutes
         ),
     }
-    path = given.out / "results.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    leave(results, given.out)
     print(json.dumps(results["load"]))
 
 

@@ -11,7 +11,6 @@ thread pool may spin. Every round measures all of them once, in an order drawn a
 machine that slows down slows all of them. The folder gets results.json, results.md and speed.svg.
 """
 
-import argparse
 import json
 import os
 import random
@@ -31,6 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.contestants import BATCH, FORMATS, SIDE, Contestant, contestants, good_images
 from benchmarks.machine import machine
+from benchmarks.script import parser_of
 from benchmarks.speed_pages import chart, tables
 
 SEED = 0
@@ -278,9 +278,7 @@ def choose(patterns: str | None, batches: str) -> list[Contestant]:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=7, help=f"rounds, at least {LEAST_ROUNDS}")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

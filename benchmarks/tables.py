@@ -44,6 +44,14 @@ class Table(NamedTuple):
     digits: Mapping[str, int]
 
 
+class Found(NamedTuple):
+    """What a results file is made of."""
+
+    table: Table
+    measured: str = ""
+    """On what and with what, as the runs' own files say."""
+
+
 def load(path: Path) -> Table:
     """The table of a results file."""
     results = json.loads(path.read_text(encoding="utf-8"))

@@ -9,8 +9,6 @@ each image once, squashed; components and head are fitted anew for every split. 
 results.json.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.script import leave, parser_of
 from benchmarks.tables import Table
 from haloae.config import Config
 from haloae.data.folders import GOOD, Category, load_category
@@ -32,7 +31,6 @@ from haloae.detection.calibration import threshold_at
 from haloae.detection.good import measure_seen
 from haloae.detection.heads import Seen
 from haloae.detection.scorer import judge
-from haloae.files import write_atomic
 from haloae.network.haloae import HaloAE, HaloAEOutput
 from haloae.network.reducer import FeatureReducer
 from haloae.presets import preset
@@ -135,9 +133,7 @@ def _interval(group: Sequence[Mapping[str, Any]], rate: float) -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", metavar="A,B", help="categories (default: all)")
@@ -156,7 +152,7 @@ def main() -> None:
                 load_category(path), config, arguments.splits, arguments.device
             )
             print(path.name, flush=True)
-            write_atomic(arguments.out / "results.json", f"{json.dumps(results)}\n".encode())
+            leave(results, arguments.out)
 
 
 if __name__ == "__main__":

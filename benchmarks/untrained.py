@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from haloae.detector import Detector
+    from haloae.network.haloae import HaloAE
 
 Images = NDArray[np.float32]
 SEEN = 4
@@ -30,26 +31,16 @@ def textures(count: int, size: int) -> Images:
     return np.stack(images).clip(0, 1).astype(np.float32)
 
 
-def untrained(config: Config, count: int) -> "Detector":
-    """A detector with all that training gives but its weights, calibrated on `count` images."""
+def _network(config: Config, images: Images) -> "HaloAE":
+    """Without training: components are of these images, batch norm has seen the first of them."""
     import torch
 
-    from haloae.data.source import ImageKinds
-    from haloae.detection.calibration import Calibration
-    from haloae.detection.good import measure_good
-    from haloae.detection.model_file import Provenance
-    from haloae.detection.native import Native
-    from haloae.detector import Detector
     from haloae.network.haloae import HaloAE
     from haloae.network.reducer import FeatureReducer
 
-    # The textures are square, so this is what training would have settled.
-    config = config.replace(view={"kind": "squash"})
-    size = config.image_size
-    images = textures(count, size)
     network = HaloAE(
         config.network,
-        image_size=size,
+        image_size=config.image_size,
         weights=config.backbone,
         generator=torch.Generator().manual_seed(0),
     )
@@ -59,6 +50,23 @@ def untrained(config: Config, count: int) -> "Detector":
             network.reducer.fit(network.extractor(image[None]) for image in batch)
         calm(network)
         settle(network, batch[:SEEN])
+    return network
+
+
+def untrained(config: Config, count: int) -> "Detector":
+    """A detector with all that training gives but its weights, calibrated on `count` images."""
+    from haloae.data.source import ImageKinds
+    from haloae.detection.calibration import Calibration
+    from haloae.detection.good import measure_good
+    from haloae.detection.model_file import Provenance
+    from haloae.detection.native import Native
+    from haloae.detector import Detector
+
+    # The textures are square, so this is what training would have settled.
+    config = config.replace(view={"kind": "squash"})
+    size = config.image_size
+    images = textures(count, size)
+    network = _network(config, images)
     head, scores, peaks, _ = measure_good(network, lambda: iter(images), config)
     source = network.extractor.source
     assert source is not None  # noqa: S101 - it was just loaded

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.script import parser_of
 from haloae.config import Config
 from haloae.data.folders import Category, Sample
 from haloae.data.images import Image, read_image, read_mask
@@ -104,9 +105,7 @@ def counted_as(category: str) -> str:
 
 def options(description: str | None) -> argparse.ArgumentParser:
     """What the script asks for."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(description)
     parser.add_argument("root", type=Path, help="folder of categories in MVTec layout")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and results")
     parser.add_argument("--sets", metavar="A,B", help="categories (default: all)")

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.gathering import rates_now
+from benchmarks.kinds import KINDS
 from benchmarks.machine import machine
 from benchmarks.mutants import Mutant
-from benchmarks.results import KINDS, main, rates_now
+from benchmarks.results import main
 from benchmarks.tables import ROOT
 from PIL import Image
 

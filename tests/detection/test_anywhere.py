@@ -11,6 +11,7 @@ from haloae.config import Config
 from haloae.detection.good import measure_seen
 from haloae.detection.heads import ANYWHERE, Head, Seen, head_named, head_of, register_head
 from haloae.detection.heads.moments import averaged
+from haloae.detection.heads.shared_memory import lowest
 from haloae.errors import ConfigError
 from haloae.network.haloae import HaloAEOutput
 
@@ -142,3 +143,9 @@ def test_a_head_that_has_no_such_form_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"learns what is good place by place: set view\.place"):
         head_of(config)
     assert sorted(NAMES) == sorted(ANYWHERE)
+
+
+@pytest.mark.parametrize("size", [3, 95, 96, 128, 133])
+def test_the_lowest_values_are_found_group_by_group(size: int) -> None:
+    values = torch.randn(4, 50, size, generator=torch.Generator().manual_seed(size))
+    assert torch.equal(lowest(values, 3), values.topk(3, largest=False).indices)

@@ -26,7 +26,8 @@ from haloae.detector import Detector
 from haloae.errors import OutputError
 from haloae.experiments.benchmark import run_benchmark
 from haloae.experiments.grid import MEASURED
-from haloae.outputs.folder import EVALUATION, PREDICTION
+from haloae.outputs.evaluation import EVALUATION
+from haloae.outputs.folder import PREDICTION
 from haloae.training.run_folder import RUN
 
 pytestmark = pytest.mark.faults
@@ -128,7 +129,7 @@ def test_only_the_models_own_losses_are_in_its_report(
     nothing = SimpleNamespace(skipped=())
     monkeypatch.setattr("haloae.evaluation.evaluate.evaluate", lambda *_, **__: nothing)
     monkeypatch.setattr(
-        "haloae.outputs.folder.write_evaluation",
+        "haloae.outputs.evaluation.write_evaluation",
         lambda *_, losses, **__: taken.append(losses is not None),
     )
     run, rows = Path("run"), "step,features,features_weight,learning_rate\n1,7,1,0.1\n2,6,1,0.1\n"

@@ -17,7 +17,7 @@ from haloae.network.features import FeatureExtractor
 from haloae.network.haloae import HaloAE
 from haloae.network.lean import lean
 from haloae.network.published import Package
-from haloae.network.trunks import TRUNKS, Tap, Trunk, register_trunk
+from haloae.network.trunks import TRUNKS, Tap, Trunk, efficientnet_lite, register_trunk
 from haloae.network.weights import load_weights
 from haloae.presets import preset
 
@@ -74,6 +74,28 @@ def test_lite_taps_are_those_of_timm(lite: FeatureExtractor, size: tuple[int, in
             assert found.shape[1] == tap.channels
             assert found.shape[2:] == tuple(-(-side // tap.stride) for side in size)
             torch.testing.assert_close(found, same, atol=1e-5 * same.abs().max().item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 50), (38, 64), (65, 71)])
+def test_a_large_image_goes_through_blocks_in_bands_and_comes_out_the_same(
+    lite: FeatureExtractor, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = lite.normalise(drawn(2, 3, *size))
+    whole = [tap.clone() for tap in lite.layers(image)]
+    heights: list[int] = []
+    inner = [part for name, part in lite.layers.named_modules() if name.endswith("depthwise")]
+    hooks = [
+        part.register_forward_pre_hook(lambda _, given: heights.append(given[0].shape[2]))
+        for part in inner
+    ]
+    monkeypatch.setattr(efficientnet_lite, "MOST_INNER", 1)
+    in_bands = list(lite.layers(image))
+    for hook in hooks:
+        hook.remove()
+    for found, wanted in zip(in_bands, whole, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    if size[0] == 64:  # even down to the last stage
+        assert max(heights) <= 3 * efficientnet_lite.AROUND
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from haloae.detection.prediction import Prediction
 from haloae.detector import Detector
 from haloae.errors import ImageError, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, evaluate
-from haloae.outputs.folder import write_evaluation
+from haloae.outputs.evaluation import write_evaluation
 from haloae.outputs.report.examples import most_unusual, spread
 from haloae.outputs.report.page import write_benchmark_report, write_report
 from haloae.outputs.report.section import MOST_ROWS, Section

@@ -55,5 +55,6 @@ def test_a_slide_of_gigapixels_is_scored_in_a_gigabyte_and_a_half(
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["peak"] < 1.5e9
     assert said["scored"] > 100
-    assert said["background"] > 5 * said["scored"]
+    # A ninth is tissue; scored is what touches it, of tiles of an eightieth of the side.
+    assert said["scored"] < 0.2 * (said["scored"] + said["background"])
     assert (tmp_path / "out/heatmap.ome.tiff").exists()

@@ -22,7 +22,7 @@ from haloae.config import Config
 from haloae.detector import Fitted, fit_detector
 from haloae.errors import DataError, ImageError, TrainingError
 from haloae.network.features import FeatureExtractor
-from haloae.training import fit as fit_module
+from haloae.training import loop
 from haloae.training.losses import loss_weights
 from haloae.training.run_folder import CHECKPOINT, LOSS_LOG, load_checkpoint
 
@@ -302,13 +302,13 @@ def test_the_error_names_the_term(
     term: str, good_paths: list[Path], tiny: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.replace(network={"image_decoder": (4,)})
-    real = fit_module.loss_terms
+    real = loop.loss_terms
 
     def broken(*arguments: Any) -> Any:  # noqa: ANN401
         terms = real(*arguments)
         return terms | {term: terms[term] * math.nan}
 
-    monkeypatch.setattr(fit_module, "loss_terms", broken)
+    monkeypatch.setattr(loop, "loss_terms", broken)
     with pytest.raises(TrainingError, match=f"the {term} loss is nan at step 0:"):
         fit(good_paths, config)
 
@@ -375,7 +375,7 @@ def test_bfloat16_only_where_the_device_has_it(
     has_it: bool, good_paths: list[Path], tiny: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = fit(good_paths, tiny, max_steps=2)
-    monkeypatch.setattr(fit_module, "has_bfloat16", lambda device: has_it)
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: has_it)
     mixed = fit(good_paths, tiny.replace(training={"precision": "bfloat16"}), max_steps=2)
     expected = exact.detector.network.state_dict()
     differs = [
@@ -401,7 +401,7 @@ def test_unreadable_images_are_skipped_or_refused(
 
 def run_in_child(paths: list[Path], config: Config, run: Path, checkpoint_seconds: float) -> None:
     """What a child process does: the exit code tells an interrupt from an end."""
-    fit_module.CHECKPOINT_SECONDS = checkpoint_seconds
+    loop.CHECKPOINT_SECONDS = checkpoint_seconds
     try:
         fit(paths, config, run)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Commands that fit: the demo, one detector, its thresholds, the benchmark."""
+"""Commands that fit one detector, and its thresholds."""
 
 import logging
 import os
@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from haloae.cli import options
-from haloae.cli.screen import calibration_lines, report_run, report_skipped, slide_lines
-from haloae.cli.shared import DONE, SKIPPED, prepare, progress_bar, shown, wants_progress, workers
+from haloae.cli.screen import calibration_lines, fitting_lines, report_skipped, slide_lines
+from haloae.cli.shared import (
+    DONE,
+    SKIPPED,
+    choose_one,
+    prepare,
+    progress_bar,
+    shown,
+    wants_progress,
+    workers,
+)
 from haloae.errors import ConfigError, DataError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -23,39 +32,6 @@ if TYPE_CHECKING:
     from haloae.detector import Detector
 
 log = logging.getLogger(__name__)
-
-
-def demo(
-    *,
-    out: Annotated[Path, Option(metavar="DIR", help="folder for images and results")] = Path(
-        "haloae-demo"
-    ),
-    settings: options.Assignments = None,
-    overwrite: options.Overwrite = False,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    quiet: options.Quiet = False,
-) -> int:
-    """See it work: makes images, trains and evaluates, in DIR."""
-    from haloae.detector import check_names
-    from haloae.presets import configure
-
-    config = configure("fast", assignments=settings or ())
-    check_names(config)
-    from haloae.experiments.demo import DATA, run_demo, table
-    from haloae.outputs.report.page import REPORT
-
-    prepare(threads)
-    outcomes = run_demo(
-        out, config, overwrite=overwrite, device=device, progress=wants_progress(quiet)
-    )
-    if not quiet:
-        print(table(outcomes))
-        print(f"images in {shown(out / DATA)}; models, metrics.json and scores.csv in:")
-        for outcome in outcomes:
-            print(f"  {shown(out / outcome.category)}")
-        print(f"open in a browser: {shown(out / REPORT)}")
-    return DONE
 
 
 def train(
@@ -100,29 +76,27 @@ def train(
 ) -> int:
     """Fit a detector to good images: writes RUN/model.safetensors."""
     from haloae.claims import unfinished
-    from haloae.data.images import shown_path
-    from haloae.data.regions import read_regions, region_words
+    from haloae.data.region_files import read_regions
     from haloae.presets import configure
-    from haloae.training.run_folder import LOSS_LOG, MODEL, RUN, claim_run, load_checkpoint
+    from haloae.training.run_folder import MODEL, RUN, claim_run, load_checkpoint
 
-    if resume and overwrite:
-        raise OutputError("--resume and --overwrite exclude each other: choose one.")
+    choose_one(resume=resume, overwrite=overwrite)
     masks = read_regions(roi, ignore, regions)
     found = _Found.at(data, masks, strict=strict)
     saved = load_checkpoint(unfinished(out, RUN)) if resume else None
-    flags = {
-        "backbone": backbone,
-        "view.kind": view,
-        "view.place": place,
-        "image_size": image_size,
-        "seed": seed,
-    }
     configured = configure(
         preset,
         base=saved.config if saved else None,
         file=config,
         assignments=settings or (),
-        flags=flags | {"detection.false_alarm_rate": false_alarm_rate},
+        flags={
+            "backbone": backbone,
+            "view.kind": view,
+            "view.place": place,
+            "image_size": image_size,
+            "seed": seed,
+            "detection.false_alarm_rate": false_alarm_rate,
+        },
     )
     from haloae.detector import check_names, fit_detector
 
@@ -133,7 +107,7 @@ def train(
         fitted = fit_detector(
             images,
             configured,
-            name=shown_path(data.resolve().name),
+            name=shown(data.resolve().name),
             run=run,
             device=device,
             max_steps=max_steps,
@@ -147,16 +121,7 @@ def train(
         report_skipped(fitted.skipped)
         fitted.detector.save(run / MODEL)
     if not quiet:
-        how = f"to {fitted.detector.provenance.fitted_on} good {found.things}"
-        if configured.network.autoencoder:
-            steps = configured.training.steps
-            how = f"in {fitted.steps} of {steps} steps; losses in {LOSS_LOG}"
-        print(f"{shown(out / MODEL)}: fitted {how}")
-        print(calibration_lines(fitted.detector.calibration))
-        if fitted.detector.region is not None:
-            print(f"  counts: {region_words(fitted.detector.region)}")
-        if not fitted.is_finished:
-            print("  stopped before the end of its schedule: --resume goes on")
+        print(fitting_lines(fitted, out / MODEL, found.things))
     return SKIPPED if fitted.skipped or found.has_skipped else DONE
 
 
@@ -237,7 +202,7 @@ def calibrate(
         raise ConfigError("what counts is of images: give GOOD_IMAGES with --roi and --ignore.")
     from haloae.data.folders import load_held_out
     from haloae.data.images import readable_images
-    from haloae.data.regions import read_regions
+    from haloae.data.region_files import read_regions
     from haloae.detection.calibration_file import calibration_path
     from haloae.detector import Detector
 
@@ -286,84 +251,3 @@ def _good_slides(folder: Path, detector: "Detector") -> list[float] | None:
                 f"{path}: was scored by another model: score it again with the one to calibrate."
             )
     return [outcome["score"] for outcome in outcomes]
-
-
-def benchmark(
-    root: Annotated[Path, Argument(metavar="ROOT", help="folder of categories in MVTec layout")],
-    *,
-    out: Annotated[Path, Option(metavar="DIR", help="folder for runs and results")],
-    categories: Annotated[str | None, Option(metavar="A,B", help="default: all")] = None,
-    presets: Annotated[str, Option(metavar="A,B", help="to fit each of")] = "default",
-    settings: options.Assignments = None,
-    ablations: Annotated[
-        str | None,
-        Option(
-            metavar="A,B",
-            help="of every preset: no_ssl, no_image, fixed_weights, attention_MODE (halo, "
-            "published, window_mean, global, none)",
-        ),
-    ] = None,
-    heads: Annotated[
-        str | None,
-        Option(
-            metavar="A,B",
-            help="of every preset, beside its own: autoencoder, gaussian, nearest, nearest_halo, "
-            "halo",
-        ),
-    ] = None,
-    seeds: Annotated[str, Option(metavar="0,1,2", help="to fit with each of")] = "0",
-    backbone: options.Backbone = None,
-    resume: Annotated[
-        bool, Option("--resume", help="keep the runs in DIR, and go on from there")
-    ] = False,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    limits: options.Limits = None,
-    quiet: options.Quiet = False,
-) -> int:
-    """The paper's experiment, over a root of categories."""
-    from haloae.data.folders import find_categories
-    from haloae.detector import check_names
-    from haloae.experiments.benchmark import (
-        RESULTS,
-        TABLES,
-        run_benchmark,
-        tables,
-        variants,
-    )
-    from haloae.outputs.report.page import REPORT
-    from haloae.settings import read_assignments
-
-    wanted = options.names(categories, "--categories") if categories is not None else None
-    numbers = options.seeds(seeds)
-    configs = variants(
-        options.names(presets, "--presets"),
-        options.names(ablations, "--ablations") if ablations is not None else (),
-        backbone=backbone,
-        settings=read_assignments(settings or ()),
-        heads=options.names(heads, "--heads") if heads is not None else (),
-    )
-    for config in configs.values():
-        check_names(config)
-    find_categories(root, wanted)
-    prepare(threads)
-    results = run_benchmark(
-        root,
-        out,
-        configs,
-        overwrite=resume,
-        categories=wanted,
-        seeds=numbers,
-        device=device,
-        workers=workers(),
-        progress=wants_progress(quiet),
-        report=lambda run: report_run(run, quiet=quiet),
-    )
-    if not quiet:
-        places = f"{shown(out / RESULTS)} and {shown(out / TABLES)}"
-        print(f"\n{tables(results)}\nfor a script: {places}")
-        print(f"open in a browser: {shown(out / REPORT)}")
-    failed = sum("error" in run for run in results["runs"])
-    if failed == len(results["runs"]):
-        raise DataError(f"{root}: every run failed: see {out / RESULTS}.")
-    return SKIPPED if failed else DONE

@@ -17,7 +17,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from haloae._version import __version__
-from haloae.cli.fitting import benchmark, calibrate, demo, train
+from haloae.cli.experiments import benchmark, demo
+from haloae.cli.fitting import calibrate, train
 from haloae.cli.serving import serve
 from haloae.cli.shared import BAD_INPUT, DONE, INTERRUPTED, shown
 from haloae.cli.using import evaluate, export, info, predict, slide

@@ -2,14 +2,17 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from haloae.cli.shared import shown
 from haloae.outputs.tables import terminal
 
 if TYPE_CHECKING:
     from haloae.detection.calibration import Calibration
     from haloae.detection.guard import Guard
     from haloae.detection.model_file import Header
+    from haloae.detector import Fitted
     from haloae.evaluation.evaluate import Metrics
     from haloae.outputs.folder import Counts
 
@@ -33,6 +36,29 @@ def calibration_lines(calibration: "Calibration") -> str:
     return text
 
 
+def fitting_lines(fitted: "Fitted", model: Path, things: str) -> str:
+    """What a detector was fitted to, its threshold, what counts, and whether it is finished.
+
+    Args:
+        fitted: the detector, and how it went.
+        model: the file it was saved as.
+        things: what it was fitted to, in the plural.
+    """
+    from haloae.data.regions import region_words
+    from haloae.training.run_folder import LOSS_LOG
+
+    detector = fitted.detector
+    how = f"to {detector.provenance.fitted_on} good {things}"
+    if detector.config.network.autoencoder:
+        how = f"in {fitted.steps} of {detector.config.training.steps} steps; losses in {LOSS_LOG}"
+    lines = [f"{shown(model)}: fitted {how}", calibration_lines(detector.calibration)]
+    if detector.region is not None:
+        lines.append(f"  counts: {region_words(detector.region)}")
+    if not fitted.is_finished:
+        lines.append("  stopped before the end of its schedule: --resume goes on")
+    return "\n".join(lines)
+
+
 def slide_lines(calibration: "Calibration") -> str:
     """What a slide's verdict compares with."""
     from haloae.detection.highest import needs_more_slides
@@ -51,13 +77,13 @@ def highest_scores(counts: "Counts") -> str:
     """The highest scores as a table; names come last, as their width on a screen is not known."""
     from haloae.outputs.pictures import readable
 
-    shown = counts.highest[:SHOWN]
-    rows = [(readable(one.score), f"{one.p_value:.2g}", one.verdict, one.name) for one in shown]
+    listed = counts.highest[:SHOWN]
+    rows = [(readable(one.score), f"{one.p_value:.2g}", one.verdict, one.name) for one in listed]
     table = terminal(rows, ("score", "p-value", "verdict", "image"), align="rrl", indent=True)
     first = ", the unusable first" if counts.unusable else ""
     scored = counts.normal + counts.anomalous + counts.unusable
-    reasons = [f"  {one.name}: {one.unusable}" for one in shown if one.unusable]
-    return "\n".join([f"  highest {len(shown)} of {scored} scores{first}:", table, *reasons])
+    reasons = [f"  {one.name}: {one.unusable}" for one in listed if one.unusable]
+    return "\n".join([f"  highest {len(listed)} of {scored} scores{first}:", table, *reasons])
 
 
 def metric_lines(metrics: "Metrics") -> str:
@@ -144,5 +170,5 @@ def report_run(run: Mapping[str, Any], *, quiet: bool) -> None:
         print(f"haloae: failed: {name}: {run['error']}", file=sys.stderr)
     elif not quiet:
         auroc = run["metrics"]["image_auroc"]
-        shown = "-" if auroc is None else f"{auroc:.3f}"
-        print(f"{name}: image AUROC {shown}, {run['seconds']:.0f} s", flush=True)
+        figure = "-" if auroc is None else f"{auroc:.3f}"
+        print(f"{name}: image AUROC {figure}, {run['seconds']:.0f} s", flush=True)

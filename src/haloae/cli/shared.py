@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haloae.cli.options import Device, Precision
+from haloae.errors import OutputError
 from haloae.machine import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -25,6 +26,16 @@ def prepare(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def choose_one(*, resume: bool, overwrite: bool) -> None:
+    """Refuse both: to go on with what is there, and to replace it.
+
+    Raises:
+        OutputError: both are wanted.
+    """
+    if resume and overwrite:
+        raise OutputError("--resume and --overwrite exclude each other: choose one.")
 
 
 def workers() -> int:

@@ -17,8 +17,8 @@ from haloae.cli.screen import (
     model_values,
     report_skipped,
 )
-from haloae.cli.shared import DONE, SKIPPED, load_any, prepare, progress_bar, shown
-from haloae.errors import ConfigError, DataError, OutputError
+from haloae.cli.shared import DONE, SKIPPED, choose_one, load_any, prepare, progress_bar, shown
+from haloae.errors import ConfigError, DataError
 
 
 def predict(
@@ -51,7 +51,7 @@ def predict(
     quiet: options.Quiet = False,
 ) -> int:
     """Score images: writes DIR/predictions.jsonl, maps, overlays."""
-    from haloae.data.regions import read_regions
+    from haloae.data.region_files import read_regions
     from haloae.outputs.folder import OVERLAYS, PREDICTIONS, SHEET, predict_to_folder
 
     detector = load_any(model, device=device, precision=precision, threads=threads)
@@ -106,8 +106,7 @@ def slide(
     from haloae.outputs.report import REPORT
     from haloae.slides.folder import HEATMAP, REGIONS, slide_to_folder
 
-    if resume and overwrite:
-        raise OutputError("--resume and --overwrite exclude each other: choose one.")
+    choose_one(resume=resume, overwrite=overwrite)
     # What is freed goes back to the system here: kept, it is half a gigabyte beside large tiles.
     detector = load(model, device=device, precision=precision, threads=threads)
     if threads and not is_exported(model):
@@ -224,9 +223,9 @@ def evaluate(
     """Measure: writes DIR/report.html and metrics.json."""
     from haloae.claims import claim_folder
     from haloae.data.folders import load_category
-    from haloae.data.regions import read_regions
+    from haloae.data.region_files import read_regions
     from haloae.evaluation.evaluate import evaluate
-    from haloae.outputs.folder import EVALUATION, write_evaluation
+    from haloae.outputs.evaluation import EVALUATION, write_evaluation
     from haloae.outputs.report.loss_log import ends_at
     from haloae.outputs.report.page import REPORT
     from haloae.training.run_folder import LOSS_LOG, MODEL

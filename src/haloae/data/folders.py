@@ -1,14 +1,14 @@
 """Folders on disk to samples: the MVTec layout, or a plain folder of good images."""
 
-import errno
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from haloae.data.images import shown_path
+from haloae.data.search import Found, Skipped, is_folder, reason_of, require_folder, search, visible
 from haloae.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,26 +25,6 @@ GOOD = "good"
 """Label, and folder name, of images without a defect."""
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
 """Folders of the MVTec layout."""
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Something that was found and left out.
-
-    Attributes:
-        path: where it is.
-        reason: why it was left out, as a part of a sentence.
-    """
-
-    path: Path
-    reason: str
-
-
-class Found(NamedTuple):
-    """What a search came back with, both sorted by path."""
-
-    images: tuple[Path, ...]
-    skipped: tuple[Skipped, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +98,18 @@ def find_images(root: str | os.PathLike[str]) -> Found:
         DataError: `root` is missing, is not a folder or cannot be read.
     """
     root = Path(root)
-    _require_folder(root)
-    return _search(root)
+    require_folder(root)
+    return search(root, IMAGE_SUFFIXES)
 
 
 def is_category(folder: Path) -> bool:
     """True: a folder of the MVTec layout, with good images to fit on."""
-    return _is_folder(folder / TRAIN / GOOD)
+    return is_folder(folder / TRAIN / GOOD)
 
 
 def is_mask(path: Path, root: Path) -> bool:
     """True: an image below `root` that is a mask of its MVTec layout, and none to score."""
-    is_layout = _is_folder(root / TEST) and _is_folder(root / MASKS)
+    is_layout = is_folder(root / TEST) and is_folder(root / MASKS)
     return is_layout and path.relative_to(root).parts[0] == MASKS
 
 
@@ -171,15 +151,15 @@ def load_category(root: str | os.PathLike[str], *, strict: bool = False) -> Cate
             categories rather than one; with `strict`, something would be left out.
     """
     root = Path(root)
-    _require_folder(root)
+    require_folder(root)
     train_folder, test_folder = root / TRAIN / GOOD, root / TEST
-    is_layout = any(_is_folder(part) for part in (train_folder, test_folder, root / MASKS))
+    is_layout = any(is_folder(part) for part in (train_folder, test_folder, root / MASKS))
     skipped: list[Skipped] = []
     test: list[Sample] = []
     if is_layout:
-        train = _images_in(train_folder, skipped) if _is_folder(train_folder) else ()
+        train = _images_in(train_folder, skipped) if is_folder(train_folder) else ()
         skipped += _unused_training_images(root / TRAIN)
-        if _is_folder(test_folder):
+        if is_folder(test_folder):
             test = _test_samples(root, skipped)
     else:
         _refuse_several_categories(root)
@@ -221,7 +201,7 @@ def load_held_out(root: str | os.PathLike[str], *, strict: bool = False) -> Cate
     """
     root = Path(root)
     is_part = Path(os.path.realpath(root)).parts[-2:] in ((TRAIN, GOOD), (TEST, GOOD))
-    if is_part or any(_is_folder(root / part) for part in (TRAIN, TEST, MASKS)):
+    if is_part or any(is_folder(root / part) for part in (TRAIN, TEST, MASKS)):
         raise DataError(
             f"{shown_path(root)}: is or holds the training or test images of a data set: give a "
             f"folder of good images alone, none of which the model was fitted on."
@@ -229,101 +209,16 @@ def load_held_out(root: str | os.PathLike[str], *, strict: bool = False) -> Cate
     return load_category(root, strict=strict)
 
 
-def _require_folder(root: Path) -> None:
-    name = shown_path(root)
-    try:
-        with os.scandir(root):
-            pass
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such folder: check the path.") from error
-    except NotADirectoryError as error:
-        raise DataError(f"{name}: this is a file: give the folder that holds it.") from error
-    except (OSError, ValueError) as error:
-        reason = _reason(error) if isinstance(error, OSError) else str(error)
-        raise DataError(f"{name}: the folder cannot be read ({reason}): check it.") from error
-
-
-def _search(root: Path) -> Found:
-    """What `find_images` does, for a root that may be unreadable: it is then skipped."""
-    # Folders above are as good as searched: following a link to one would bring back the siblings.
-    searched = {_identity(folder) for folder in root.resolve().parents if _is_folder(folder)}
-    images: list[Path] = []
-    skipped: list[Skipped] = []
-    links: list[Path] = []
-    folders = [root]
-    while folders or links:
-        # Real folders first, so that an image is found under its own path rather than a link's.
-        is_link = not folders
-        folder = links.pop(0) if is_link else folders.pop()
-        try:
-            if is_link and _identity(folder) in searched:
-                skipped.append(Skipped(folder, "it links to a folder already searched"))
-                continue
-            searched.add(_identity(folder))
-            entries = sorted(_visible(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            skipped.append(Skipped(folder, _reason(error)))
-            continue
-        for entry in entries:
-            path = Path(entry.path)
-            if _is_folder(entry):
-                (links if entry.is_symlink() else folders).append(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                problem = _problem(path)
-                if problem is None:
-                    images.append(path)
-                else:
-                    skipped.append(Skipped(path, problem))
-    images.sort(key=lambda path: path.relative_to(root).as_posix())
-    skipped.sort(key=lambda item: item.path.relative_to(root).as_posix())
-    return Found(tuple(images), tuple(skipped))
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """What stays the same under every name of a folder."""
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
-
-
-def _is_folder(path: "os.DirEntry[str] | Path") -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a link that leads back to itself, or a folder above that is closed to us
-        return False
-
-
-def _problem(path: Path) -> str | None:
-    """Why a path that ends like an image is none, or None where it is a regular file."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return "it links to a file that does not exist"
-    except OSError as error:
-        return _reason(error)
-    return None if path.is_file() else "it is not a regular file"
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ELOOP:
-        return "it is a link that leads back to itself"
-    return (error.strerror or "it cannot be read").lower()
-
-
 def _images_in(folder: Path, skipped: list[Skipped]) -> tuple[Path, ...]:
     """Images below a folder; what is left out is added to `skipped`, an unreadable folder too."""
-    found = _search(folder)
+    found = search(folder, IMAGE_SUFFIXES)
     skipped += found.skipped
     return found.images
 
 
 def _unused_training_images(train: Path) -> list[Skipped]:
     """Images under `train` that are not in `train/good`: nothing says that they are good."""
-    if not _is_folder(train):
+    if not is_folder(train):
         return []
     outside: list[Skipped] = []
     images = _images_in(train, outside)
@@ -335,13 +230,13 @@ def _unused_training_images(train: Path) -> list[Skipped]:
 def _test_samples(root: Path, skipped: list[Skipped]) -> list[Sample]:
     samples: list[Sample] = []
     try:
-        entries = sorted(_visible(root / TEST), key=lambda entry: entry.name)
+        entries = sorted(visible(root / TEST), key=lambda entry: entry.name)
     except OSError as error:
-        skipped.append(Skipped(root / TEST, _reason(error)))
+        skipped.append(Skipped(root / TEST, reason_of(error)))
         return []
     for entry in entries:
         folder = Path(entry.path)
-        if not _is_folder(entry):
+        if not is_folder(entry):
             if folder.suffix.lower() in IMAGE_SUFFIXES:
                 skipped.append(Skipped(folder, "directly under test it has no label"))
             continue
@@ -357,7 +252,7 @@ def _test_samples(root: Path, skipped: list[Skipped]) -> list[Sample]:
 
 def _masks(folder: Path, skipped: list[Skipped]) -> dict[Path, Path]:
     """Masks of one defect by their path in its folder, less the ending; of two, the first."""
-    if not _is_folder(folder):
+    if not is_folder(folder):
         return {}
     masks: dict[Path, Path] = {}
     for path in _images_in(folder, skipped):
@@ -367,7 +262,7 @@ def _masks(folder: Path, skipped: list[Skipped]) -> dict[Path, Path]:
 
 def _refuse_several_categories(root: Path) -> None:
     """A folder of categories would pass for a plain one, its defects for good images."""
-    inner = sorted(entry.name for entry in _visible(root) if is_category(Path(entry.path)))
+    inner = sorted(entry.name for entry in visible(root) if is_category(Path(entry.path)))
     if inner:
         raise DataError(
             f"{shown_path(root)}: it holds {len(inner)} categories, {shown_path(inner[0])} first: "

@@ -1,11 +1,10 @@
-"""Which pixels of an image count: masks of files, for all images or one for each.
+"""Which pixels of an image count: a region of all images, or masks of each.
 
 What lies outside is replaced by one colour as soon as an image is decoded, before anything looks at
 it. So nothing outside can change what is learnt, scored, drawn or counted.
 """
 
 import base64
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from haloae.data.folders import IMAGE_SUFFIXES, find_images
 from haloae.data.images import Image, read_image, shown_path
 from haloae.data.limits import current_limits
 from haloae.data.views import View
-from haloae.errors import DataError, ImageError, MaskError
+from haloae.errors import ImageError, MaskError
 
 FILL = 115
 """Of 255: what all channels of a pixel outside are set to, about the mean of photographs."""
@@ -104,6 +102,18 @@ class Region(BaseModel):
         return Masked(image, self)
 
 
+def mask_in(path: Path) -> Mask:
+    """(H, W): True where a pixel of the mask in a file is not black.
+
+    Raises:
+        MaskError: it cannot be read.
+    """
+    try:
+        return np.asarray(read_image(path).pixels.any(axis=2))
+    except ImageError as error:
+        raise MaskError(f"the mask cannot be used: {error}") from error
+
+
 class ImageMasks(NamedTuple):
     """The masks of one image, in files."""
 
@@ -121,7 +131,7 @@ class ImageMasks(NamedTuple):
         inside = np.ones((image.height, image.width), bool)
         for path, is_roi in ((self.roi, True), (self.ignore, False)):
             if path is not None:
-                mask = _read(path)
+                mask = mask_in(path)
                 _check_size(shown_path(path), mask, image, name)
                 inside &= mask if is_roi else ~mask
         return inside
@@ -170,65 +180,6 @@ class Masked:
             )
         _check_size("its mask", inside, image, name)
         return inside
-
-
-class MaskFolders(NamedTuple):
-    """Where each image has masks of its own, by the image's path below a folder."""
-
-    roi: Path | None
-    """A folder, or one file for all."""
-    ignore: Path | None
-
-    def item(self, image: Path, relative: PurePath) -> Masked:
-        """An image with its masks.
-
-        Args:
-            image: its path.
-            relative: its path below the folder that was given; a mask has the same, with any ending
-                that images have.
-
-        Raises:
-            DataError: one is missing.
-        """
-        masks = ImageMasks(*(path and _mask_of(path, relative) for path in self))
-        return Masked(image, masks)
-
-
-def read_regions(
-    roi: Path | None, ignore: Path | None, regions: Path | None
-) -> Region | MaskFolders | None:
-    """What the options of a command say of which pixels count; None: all.
-
-    Args:
-        roi: an image whose white pixels count, for all images, or a folder of one for each.
-        ignore: likewise, whose white pixels do not count.
-        regions: a folder of images, each a part, which is called as its file is.
-
-    Raises:
-        DataError: a mask is missing or no image, masks are of different sizes, two parts overlap,
-            or nothing is left.
-    """
-    if regions is not None:
-        if roi is not None or (ignore is not None and ignore.is_dir()):
-            raise DataError(
-                f"{shown_path(regions)}: --regions says what counts, the same for all images: "
-                f"leave --roi out, and give one mask for all as --ignore."
-            )
-        return _named_region(regions, ignore)
-    given = [path for path in (roi, ignore) if path is not None]
-    if not given:
-        return None
-    if any(path.is_dir() for path in given):
-        return MaskFolders(roi, ignore)
-    masks = {path: _read(path) for path in given}
-    _check_alike(masks)
-    inside = np.ones(masks[given[0]].shape, bool)
-    if roi is not None:
-        inside &= masks[roi]
-    if ignore is not None:
-        inside &= ~masks[ignore]
-    _check_left(inside, given)
-    return Region.of(inside)
 
 
 def inside_of(masks: Sequence[Masked], image: Image, name: str) -> Mask | None:
@@ -303,81 +254,9 @@ def any_in_cells(mask: Mask, height: int, width: int) -> Mask:
     return mask
 
 
-def _named_region(folder: Path, ignore: Path | None) -> Region:
-    paths = find_images(folder).images
-    if not 1 <= len(paths) <= MOST_REGIONS:
-        raise DataError(
-            f"{shown_path(folder)}: holds {len(paths)} masks, and each is a region: give from 1 to "
-            f"{MOST_REGIONS}."
-        )
-    masks = {path: _read(path) for path in paths}
-    left_out = None if ignore is None else _read(ignore)
-    _check_alike(masks if ignore is None or left_out is None else {**masks, ignore: left_out})
-    labels = np.zeros(masks[paths[0]].shape, np.uint8)
-    names: dict[str, Path] = {}
-    for number, (path, mask) in enumerate(masks.items(), start=1):
-        name = shown_path(path.stem)
-        if name in names:
-            raise DataError(f"{shown_path(path)}: another region is called {name!r}: rename one.")
-        if left_out is not None:
-            mask = mask & ~left_out
-        _check_left(mask, [path] if ignore is None else [path, ignore])
-        both = labels[mask]
-        if both.any():
-            other = list(names.values())[int(both.max()) - 1]
-            raise DataError(
-                f"{shown_path(path)}: overlaps {shown_path(other)} in {np.count_nonzero(both):,} "
-                f"pixels, and each pixel has one threshold: let regions not overlap."
-            )
-        labels[mask], names[name] = number, path
-    return Region.of(labels, list(names))
-
-
-def _read(path: Path) -> Mask:
-    """(H, W): True where the mask's pixel is not black."""
-    try:
-        return np.asarray(read_image(path).pixels.any(axis=2))
-    except ImageError as error:
-        raise MaskError(f"the mask cannot be used: {error}") from error
-
-
-def _mask_of(path: Path, relative: PurePath) -> Path:
-    if not path.is_dir():
-        return path
-    exact = path / relative
-    if exact.is_file():
-        return exact
-    for suffix in sorted(IMAGE_SUFFIXES):
-        for ending in (suffix, suffix.upper()):
-            if os.path.lexists(found := exact.with_suffix(ending)):
-                return found
-    raise DataError(
-        f"{shown_path(exact)}: there is no mask for this image: give one for each, by the image's "
-        f"path below the folder that is given, or one mask for all."
-    )
-
-
 def _check_size(what: str, mask: Mask, image: Image, name: str) -> None:
     if mask.shape != (image.height, image.width):
         raise MaskError(
             f"{name}: the image is {image.width}×{image.height} pixels, and {what} is for "
             f"{mask.shape[1]}×{mask.shape[0]}: give a mask of the image's size."
-        )
-
-
-def _check_alike(masks: dict[Path, Mask]) -> None:
-    (first, one), *others = masks.items()
-    for path, other in others:
-        if other.shape != one.shape:
-            raise DataError(
-                f"{shown_path(path)}: this mask is {other.shape[1]}×{other.shape[0]} pixels, and "
-                f"{shown_path(first)} {one.shape[1]}×{one.shape[0]}: give masks of one size."
-            )
-
-
-def _check_left(inside: Mask, given: Sequence[Path]) -> None:
-    if not inside.any():
-        raise DataError(
-            f"{' and '.join(shown_path(path) for path in given)}: nothing is left that counts: "
-            f"give a mask with white pixels for what counts."
         )

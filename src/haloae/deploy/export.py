@@ -33,6 +33,8 @@ from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputErr
 if TYPE_CHECKING:
     import onnx
 
+MANY, STRAY = 2000, 50
+"""See `largest_but_strays`."""
 COMPARED = 8
 """Images they are compared on."""
 QUANTISED_ON = 128
@@ -310,10 +312,34 @@ def _compare(detector: Detector, runtime: Runtime, images: NDArray[np.float32]) 
     native = detector.measure(images)
     usual = detector.calibration
     peaks = np.maximum(native.maps.max(axis=(1, 2)), max(usual.peaks[-1], TINY))
-    maps = np.abs(exported.maps - native.maps).max(axis=(1, 2)) / peaks
+    differing = np.abs(exported.maps - native.maps).reshape(len(images), -1)
+    maps = largest_but_strays(differing) / peaks
     highest = np.maximum(native.scores, max(usual.scores[-1], TINY))
     scores = np.abs(exported.scores - native.scores) / highest
     return Parity(float(scores.max()), float(maps.max()), len(images))
+
+
+def largest_but_strays(differing: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far maps differ: the largest of each one's differences, of many cells less strict.
+
+    A cell may be as near to two good ones, and which of them is taken is rounding. Where one in
+    `MANY` cells is, with its neighbours, they may differ by `STRAY` times as much as the others.
+
+    >>> differences = np.full((1, 2000), 1e-6, np.float32)
+    >>> differences[0, 7] = 1e-3
+    >>> f"{largest_but_strays(differences)[0]:.0e}"
+    '2e-05'
+
+    Args:
+        differing: (n, cells).
+
+    Returns:
+        (n,).
+    """
+    ascending = np.sort(differing, axis=1)
+    few = differing.shape[1] // MANY
+    found: NDArray[np.float32] = np.maximum(ascending[:, -1 - few], ascending[:, -1] / STRAY)
+    return found if few else ascending[:, -1]
 
 
 def _textures(size: Size) -> NDArray[np.float32]:

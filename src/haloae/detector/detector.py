@@ -28,6 +28,7 @@ from haloae.machine import resolve_device
 from haloae.presets import preset as preset_named
 
 if TYPE_CHECKING:
+    from haloae.detection.good import Good
     from haloae.detection.heads import Head
     from haloae.detection.native import Native
     from haloae.network.haloae import HaloAE
@@ -226,59 +227,66 @@ class Detector(Predictor):
             ConfigError: the rate is not in (0, 1).
             ModelFileError: this is an exported model.
         """
-        from haloae.detection.good import measure_good
+        from haloae.detection.good import Good
         from haloae.detection.native import Native, parts_of
 
         rate = false_alarm_rate
         if rate is None:
             rate = self.config.detection.false_alarm_rate
         config = self.config.replace(detection={"false_alarm_rate": rate})
+        known, provenance = self.calibration, self.provenance
+        region, guard = self.region, self.guard
         # Copies, as either detector may be moved to another device.
         network, head = copy.deepcopy(self.network), copy.deepcopy(self.head)
-        known, provenance = self.calibration, self.provenance
-        scores, peaks, units = known.scores, known.peaks, known.units
-        guard, region = self.guard, self.region
-        if slides is None:
-            slides = known.slides if images is None else ()
+        good = Good(head, known.scores, known.peaks, known.units)
         if images is not None:
             region = region_of(images) or region
-            shown = _Shown(images, View.of(config), region)
-            looks = Looks(len(images), shown.inside)
-            head, scores, peaks, units = measure_good(
-                network,
-                lambda: looks.watch(shown),
-                config,
-                head=None if head.refits else head,
-                inside=shown.inside,
-                region=stored(region),
-            )
-            provenance = provenance.model_copy(update={"held_out": len(scores)})
-            guard = Guard.fit(looks.seen.values())
-        native, parts = self.native, parts_of(region, config, units)
+            good, guard = _measured_anew(network, head, images, config, region)
+            provenance = provenance.model_copy(update={"held_out": len(good.scores)})
+        if slides is None:
+            slides = known.slides if images is None else ()
         calibration = Calibration(
-            scores=scores,
-            peaks=peaks,
+            scores=good.scores,
+            peaks=good.peaks,
             false_alarm_rate=rate,
             tail=known.tail,
-            units=units,
+            units=good.units,
             cells=known.cells if images is None else None,
             slides=tuple(sorted(slides)),
         ).fitted()
         is_kept = images is None and false_alarm_rate is None
-        return Detector(
-            config,
-            known.model_copy(update={"slides": calibration.slides})
-            if is_kept and isinstance(known, StatedCalibration)
-            else calibration,
-            provenance,
-            Native(config, network, head, native.precision, native.source, parts=parts),
-            guard,
-            region,
-        )
+        if is_kept and isinstance(known, StatedCalibration):
+            calibration = known.model_copy(update={"slides": calibration.slides})
+        native, parts = self.native, parts_of(region, config, good.units)
+        backend = Native(config, network, good.head, native.precision, native.source, parts=parts)
+        return Detector(config, calibration, provenance, backend, guard, region)
 
 
 load = Detector.load
 """Any model file, native or exported: see `Detector.load`."""
+
+
+def _measured_anew(
+    network: "HaloAE",
+    head: "Head",
+    images: Sequence[ImageLike],
+    config: Config,
+    region: Region | Literal["each"] | None,
+) -> tuple["Good", Guard]:
+    """What good images look like to a network that was fitted to others, and a guard for them."""
+    from haloae.detection.good import measure_good
+
+    shown = _Shown(images, View.of(config), region)
+    looks = Looks(len(images), shown.inside)
+    good = measure_good(
+        network,
+        lambda: looks.watch(shown),
+        config,
+        head=None if head.refits else head,
+        inside=shown.inside,
+        region=stored(region),
+    )
+    return good, Guard.fit(looks.seen.values())
 
 
 class _Shown:

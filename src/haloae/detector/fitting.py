@@ -21,6 +21,7 @@ from haloae.errors import ConfigError, ImageError
 from haloae.machine import resolve_device
 
 if TYPE_CHECKING:
+    from haloae.detection.good import Good
     from haloae.training.fit import Trained
 
 
@@ -88,9 +89,8 @@ def fit_detector(
         KeyboardInterrupt: after the checkpoint was saved.
     """
     where = resolve_device(device)
-    from haloae.detection.good import measure_good, tail_of
+    from haloae.detection.good import tail_of
     from haloae.detection.native import Native, parts_of
-    from haloae.detection.slide_parts import SlideParts, measure_slide_parts
     from haloae.detection.viewing import in_parts, in_slides, settled
     from haloae.training.fit import fit
 
@@ -111,6 +111,48 @@ def fit_detector(
         progress=progress,
         workers=workers,
     )
+    good, cells, guard = _measured(trained, config, region, slides_of, progress=progress)
+    if slides_of is not None:
+        config = in_slides(config, wanted)
+    detector = Detector(
+        config,
+        Calibration(
+            scores=good.scores,
+            peaks=good.peaks,
+            false_alarm_rate=config.detection.false_alarm_rate,
+            tail=tail_of(good.head),
+            units=good.units,
+            cells=cells,
+        ).fitted(),
+        _provenance(name, trained, config),
+        Native(config, trained.network, good.head, parts=parts_of(region, config, good.units)),
+        guard,
+        region,
+    )
+    is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
+    return Fitted(detector, trained.skipped, trained.steps, is_finished)
+
+
+class _Measured(NamedTuple):
+    """What a trained network finds good images to look like."""
+
+    good: "Good"
+    cells: int | None
+    """How many a peak of a slide's part is the highest of; None: images are whole."""
+    guard: Guard
+
+
+def _measured(
+    trained: "Trained",
+    config: Config,
+    region: Region | Literal["each"] | None,
+    slides_of: Sequence[int] | None,
+    *,
+    progress: bool,
+) -> _Measured:
+    """Fit head and guard, and score the images that were held out; see `fit_detector`."""
+    from haloae.detection.good import measure_good
+    from haloae.detection.slide_parts import SlideParts, measure_slide_parts
 
     order = (*trained.held_out, *trained.fitted_on)
 
@@ -125,35 +167,15 @@ def fit_detector(
 
     cells = None
     if slides_of is None:
-        head, scores, peaks, units = measure_good(
-            trained.network, held_out, config, inside=inside, region=stored(region)
-        )
+        good = measure_good(trained.network, held_out, config, inside=inside, region=stored(region))
     else:
         whose = SlideParts([slides_of[i] for i in trained.held_out], config.view.margin or 0)
-        measured = measure_slide_parts(trained.network, held_out, config, whose)
-        (head, scores, peaks, units), cells = measured
-        config = in_slides(config, wanted)
+        good, cells = measure_slide_parts(trained.network, held_out, config, whose)
     if config.network.autoencoder:
         # Those held out may be four, and what they all look like was learnt from none.
         for _ in looks.watch(trained.images[index] for index in order):
             pass
-    detector = Detector(
-        config,
-        Calibration(
-            scores=scores,
-            peaks=peaks,
-            false_alarm_rate=config.detection.false_alarm_rate,
-            tail=tail_of(head),
-            units=units,
-            cells=cells,
-        ).fitted(),
-        _provenance(name, trained, config),
-        Native(config, trained.network, head, parts=parts_of(region, config, units)),
-        Guard.fit(looks.seen.values()),
-        region,
-    )
-    is_finished = not config.network.autoencoder or trained.steps >= config.training.steps
-    return Fitted(detector, trained.skipped, trained.steps, is_finished)
+    return _Measured(good, cells, Guard.fit(looks.seen.values()))
 
 
 def _enough(

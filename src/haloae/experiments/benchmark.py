@@ -32,7 +32,7 @@ from haloae.experiments.grid import (
     to_json,
 )
 from haloae.files import write_atomic
-from haloae.outputs.folder import write_evaluation
+from haloae.outputs.evaluation import write_evaluation
 from haloae.outputs.report.page import REPORT, write_benchmark_report
 from haloae.outputs.report.section import Section
 from haloae.outputs.report.words import METRICS

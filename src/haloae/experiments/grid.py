@@ -23,7 +23,7 @@ from haloae.config import Config
 from haloae.data.folders import Category, find_categories, load_category
 from haloae.errors import HaloaeError
 from haloae.files import read_regular, write_atomic
-from haloae.outputs.folder import EVALUATION
+from haloae.outputs.evaluation import EVALUATION
 from haloae.training.run_folder import RUN as TRAINED
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,5 @@
-"""What is written to a folder: of images that were scored, and of a detector that was measured."""
+"""What is written to a folder of images that were scored."""
 
-import csv
-import io
 import json
 import os
 from collections import Counter, deque
@@ -11,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from haloae.claims import Results, claim_folder
-from haloae.data.folders import Category, Masks, find_images, is_mask
+from haloae.data.folders import Masks, find_images, is_mask
 from haloae.data.images import Image, shown_path
 from haloae.data.regions import Masked
 from haloae.detection.calibration import Calibration
@@ -20,12 +18,11 @@ from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.files import cannot_write, open_regular, sync_folder, write_atomic
 from haloae.outputs.encode import as_record, encode_map
-from haloae.outputs.pictures import Highest, Ranked, draw_overlay, draw_sheet, readable, thumbnail
-from haloae.outputs.report import REPORT
+from haloae.outputs.pictures import draw_overlay, readable, thumbnail
+from haloae.outputs.sheet import Highest, Ranked, draw_sheet
 
 if TYPE_CHECKING:
-    from haloae.evaluation.evaluate import Evaluation, Progress
-    from haloae.outputs.report.section import Section
+    from haloae.evaluation.evaluate import Progress
 
 PREDICTIONS = "predictions.jsonl"
 PARTIAL = "predictions.partial.jsonl"
@@ -146,48 +143,6 @@ def predict_to_folder(
     unlike.log()
     normal, anomalous, unusable = (verdicts[word] for word in VERDICTS)
     return Counts(normal, anomalous, unusable, failed, len(skipped), ranked)
-
-
-def write_evaluation(
-    evaluation: "Evaluation",
-    detector: Predictor,
-    category: Category,
-    out: Path,
-    *,
-    losses: Path | None = None,
-    progress: "Progress" = iter,
-) -> "Section":
-    """Write metrics.json, scores.csv and report.html to a folder.
-
-    Args:
-        evaluation: of the detector on the category.
-        detector: scores the training images, and a few once more, for the report.
-        category: that was scored.
-        out: the folder.
-        losses: the CSV of the training's losses, for the report; it may be missing.
-        progress: wraps the training images, where someone wants to watch.
-
-    Returns:
-        What the page says of the category, for a page about several.
-
-    Raises:
-        MissingExtraError: what makes the page is not installed.
-        OutputError: the folder cannot be written to.
-    """
-    # Here, as a machine that only predicts has no use for what makes pages.
-    from haloae.outputs.report.page import write_report
-    from haloae.outputs.report.section import make_section
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, evaluation.rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(evaluation.rows)
-    write_atomic(out / "scores.csv", text.getvalue().encode("utf-8", "surrogateescape"))
-    metrics = json.dumps(evaluation.metrics.as_dict(), indent=2)
-    write_atomic(out / "metrics.json", f"{metrics}\n".encode())
-    section = make_section(detector, category, evaluation, losses=losses, progress=progress)
-    write_report(out / REPORT, section.name, [section])
-    return section
 
 
 def collect(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[Input], list[str]]:
@@ -380,4 +335,3 @@ def _pictures_in(out: Path) -> Iterator[PurePosixPath]:
 PREDICTION = Results(
     "prediction", (PREDICTIONS, PARTIAL, SHEET), folders=(MAPS, OVERLAYS), listed=_pictures_in
 )
-EVALUATION = Results("evaluation", ("scores.csv", "metrics.json", REPORT))

@@ -1,10 +1,8 @@
 """All that is drawn of an image, in one set of colours: overlay, contact sheet, report's views."""
 
-import heapq
 import io
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter, ImageFont
 
-from haloae.data.images import Image, shown_path
+from haloae.data.images import Image
 from haloae.data.regions import any_in_cells
 from haloae.detection.calibration import Calibration
 from haloae.detection.prediction import Prediction, Verdict
@@ -24,9 +22,8 @@ MIN_WIDTH = 480
 """Narrower images are enlarged by a whole number, and no caption is narrower, in pixels."""
 MAX_SIDE = 2048
 """Larger images are reduced to it, in pixels."""
-SHEET_SIZE = 40
-"""Images on a contact sheet."""
-THUMBNAIL, COLUMNS, MIN_COLUMNS = 200, 8, 4
+THUMBNAIL = 200
+"""Longer side of the picture of an image among many, in pixels."""
 VIEW, VIEW_LINE = 256, 2
 """Longer side of a report's view and width of its lines, in pixels."""
 HEAT = [(255, 215, 0), (225, 0, 40)]
@@ -59,60 +56,6 @@ class Views(NamedTuple):
     image: PILImage.Image
     anomaly_map: PILImage.Image
     outlined: PILImage.Image
-
-
-class Ranked(NamedTuple):
-    """One of the images to look at; they sort by score, the later one first where equal."""
-
-    is_unusable: bool
-    """These are above all others."""
-    score: float
-    order: int
-    """Falls from image to image, so that no two are equal."""
-    name: str
-    """One printable line."""
-    p_value: float
-    verdict: Verdict
-    thumbnail: PILImage.Image | None
-    unusable: str | None = None
-    """See `Prediction.unusable`."""
-
-
-class Highest:
-    """The unusable and then the highest-scored images of any number, in constant memory."""
-
-    def __init__(self, keep: int = SHEET_SIZE) -> None:
-        self._keep = keep
-        self._heap: list[Ranked] = []
-        self._seen = 0
-
-    def add(
-        self,
-        name: str,
-        prediction: Prediction,
-        thumbnail: Callable[[], PILImage.Image | None] = lambda: None,
-    ) -> None:
-        """Consider one image; its thumbnail is made only where it is among the highest so far."""
-        self._seen += 1
-        rank = prediction.unusable is not None, prediction.score
-        if len(self._heap) == self._keep and rank <= self._heap[0][:2]:
-            return
-        entry = Ranked(
-            *rank,
-            -self._seen,
-            shown_path(name),
-            prediction.p_value,
-            prediction.verdict,
-            thumbnail(),
-            prediction.unusable,
-        )
-        heapq.heappush(self._heap, entry)
-        if len(self._heap) > self._keep:
-            heapq.heappop(self._heap)
-
-    def ranked(self) -> list[Ranked]:
-        """Unusable and highest score first; of equal scores, the earlier image."""
-        return sorted(self._heap, reverse=True)
 
 
 def readable(value: float) -> str:
@@ -152,16 +95,16 @@ def draw_overlay(
     canvas.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
     top = picture.height + gap
-    _sign(draw, (gap, top, size), prediction.verdict)
+    draw_sign(draw, (gap, top, size), prediction.verdict)
     for number, line in enumerate(lines):
         place = (2 * gap + size, top + number * round(1.4 * size) + size // 2)
-        draw.text(place, line, INK, _font(size), "lm")
-    return _encoded(canvas, format)
+        draw.text(place, line, INK, font(size), "lm")
+    return encoded(canvas, format)
 
 
 def draw_marked(image: Image, prediction: Prediction, *, most: int = MAX_SIDE) -> bytes:
     """The picture of `draw_overlay` alone: a JPEG of `most` pixels a side and its margin."""
-    return _encoded(_marked(image, prediction, least=min(MIN_WIDTH, most), most=most))
+    return encoded(_marked(image, prediction, least=min(MIN_WIDTH, most), most=most))
 
 
 def thumbnail(image: Image, prediction: Prediction) -> PILImage.Image:
@@ -190,41 +133,6 @@ def draw_views(
         PILImage.fromarray(_coloured(shares, RAMP).round().astype(np.uint8)),
         PILImage.fromarray(outlined),
     )
-
-
-def draw_sheet(ranked: Sequence[Ranked], headline: str) -> bytes:
-    """Thumbnails in the order given, row by row, each with verdict, score and name.
-
-    Returns:
-        a JPEG.
-    """
-    columns = min(COLUMNS, max(MIN_COLUMNS, len(ranked)))
-    gap, size, border = 14, 18, 6
-    box = THUMBNAIL + 4 * border
-    cell_width, cell_height, head = box + gap, box + round(3.2 * size) + gap, 60
-    rows = math.ceil(len(ranked) / columns)
-    canvas = PILImage.new("RGB", (columns * cell_width + gap, rows * cell_height + head), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    draw.text((gap, head // 2), headline, INK, _font(28), "lm")
-    for number, entry in enumerate(ranked):
-        left, top = gap + number % columns * cell_width, head + number // columns * cell_height
-        colour = VERDICT_COLOURS[entry.verdict]
-        draw.rectangle((left, top, left + box - 1, top + box - 1), SHADE)
-        if entry.thumbnail is not None:
-            small = entry.thumbnail
-            place = (left + (box - small.width) // 2, top + (box - small.height) // 2)
-            canvas.paste(small, place)
-        frame = (left, top, left + box - 1, top + box - 1)
-        draw.rectangle(frame, outline=colour, width=2 if entry.verdict == "normal" else border)
-        text, middle = top + box + 6, size // 2
-        _sign(draw, (left, text, size), entry.verdict)
-        words = f"{entry.verdict} {readable(entry.score)}"
-        draw.text((left + size + 6, text + middle), words, INK, _font(size), "lm")
-        # Codes for what Pillow's own font has no glyphs for.
-        name = entry.name.encode("ascii", "backslashreplace").decode("ascii")
-        name = _shortened(name, size - 3, box)
-        draw.text((left, text + round(1.4 * size) + middle), name, INK, _font(size - 3), "lm")
-    return _encoded(canvas)
 
 
 def _marked(image: Image, prediction: Prediction, *, least: int, most: int) -> PILImage.Image:
@@ -335,7 +243,7 @@ def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     return np.asarray(picture) > 0
 
 
-def _sign(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], verdict: Verdict) -> None:
+def draw_sign(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], verdict: Verdict) -> None:
     """A triangle for anomalous, a disc for normal, a square for unusable, at (left, top, size)."""
     left, top, size = place
     colour = VERDICT_COLOURS[verdict]
@@ -353,34 +261,21 @@ def _wrap(parts: Sequence[str], size: int, width: int, *, gap: str) -> list[str]
     lines = list(parts[:1])
     for part in parts[1:]:
         longer = f"{lines[-1]}{gap}{part}"
-        if _font(size).getlength(longer) <= width:
+        if font(size).getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(part)
     return lines
 
 
-def _shortened(name: str, size: int, width: int) -> str:
-    """The name, its middle left out where it does not fit; its end is what tells images apart."""
-
-    def cut(keep: int) -> str:
-        head = keep // 3
-        return f"{name[:head]}…{name[head - keep :]}"
-
-    measure = _font(size).getlength
-    if measure(name) <= width:
-        return name
-    keeps = range(1, len(name))
-    fitting = bisect_right(keeps, float(width), key=lambda keep: float(measure(cut(keep))))
-    return cut(max(1, fitting))
-
-
 @lru_cache
-def _font(size: int) -> Font:
+def font(size: int) -> Font:
+    """Pillow's own font, `size` pixels high."""
     return ImageFont.load_default(size)
 
 
-def _encoded(picture: PILImage.Image, format: PictureFormat = "jpeg") -> bytes:
+def encoded(picture: PILImage.Image, format: PictureFormat = "jpeg") -> bytes:
+    """A picture as the bytes of a file."""
     buffer = io.BytesIO()
     options = {"compress_level": 1} if format == "png" else {"quality": 90, "subsampling": 0}
     picture.save(buffer, format=format, **options)

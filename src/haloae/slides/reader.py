@@ -21,7 +21,7 @@ from haloae.errors import EXTRAS, ImageError, MissingExtraError
 
 Pixels = NDArray[Any]
 """(h, w, 3) uint8, or uint16 of deeper images."""
-CACHE_BYTES = 128 * 2**20
+CACHE_BYTES = 64 * 2**20
 """Most that decoded parts of a TIFF are kept in: neighbouring tiles share them."""
 MOST_PART = 2**28
 """Bytes of one decoded part of a TIFF."""

@@ -15,14 +15,14 @@ from haloae.detection.predictor import Predictor
 from haloae.errors import ImageError
 from haloae.slides.journal import Journal, Tile
 from haloae.slides.parts import as_unit, read_part
-from haloae.slides.reader import Slide
+from haloae.slides.reader import Pixels, Slide
 from haloae.slides.tiling import Tiling
 
 BATCH_PIXELS = 8 * 256 * 256
 """That are scored at once: what a network makes of a batch meanwhile is many times as large."""
 AHEAD = 2
 """Batches that are read ahead."""
-Read = NDArray[np.float32] | ImageError
+Read = Pixels | ImageError
 
 
 def score_tiles(
@@ -76,10 +76,10 @@ def _scored(
     detector: Predictor, slide: Slide, journal: Journal, numbers: Sequence[int]
 ) -> Iterator[Tile]:
     tiling = journal.tiling
-    read = read_ahead(slide, tiling, numbers)
+    read = _read_ahead(slide, tiling, numbers)
     while batch := list(islice(read, batch_of(tiling))):
-        images = [tile for _, tile in batch if not isinstance(tile, ImageError)]
-        measured = detector.measure(np.stack(images)) if images else None
+        tiles = [tile for _, tile in batch if not isinstance(tile, ImageError)]
+        measured = detector.measure(np.stack([*map(as_unit, tiles)])) if tiles else None
         place = 0
         for number, image in batch:
             if isinstance(image, ImageError):
@@ -103,8 +103,8 @@ def _tile(number: int, core: NDArray[np.float32], top_share: float) -> Tile:
     return Tile(number, math.nan, math.nan, reason)
 
 
-def read_ahead(slide: Slide, tiling: Tiling, numbers: Iterable[int]) -> Iterator[tuple[int, Read]]:
-    """Whole tiles, in order, as the network takes them; an error in a bad one's place.
+def _read_ahead(slide: Slide, tiling: Tiling, numbers: Iterable[int]) -> Iterator[tuple[int, Read]]:
+    """Whole tiles, in order; an error in a bad one's place.
 
     Args:
         slide: the image.
@@ -129,6 +129,6 @@ def read_ahead(slide: Slide, tiling: Tiling, numbers: Iterable[int]) -> Iterator
 def _read(slide: Slide, tiling: Tiling, number: int) -> Read:
     try:
         view = tiling.view
-        return as_unit(read_part(slide, *tiling.start(number), view.canvas, scale=view.scale))
+        return read_part(slide, *tiling.start(number), view.canvas, scale=view.scale)
     except ImageError as error:
         return error

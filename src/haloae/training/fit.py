@@ -1,18 +1,13 @@
 """From good images to a trained network: survey, split, train.
 
-A straight loop (docs/adr/0001). With a run folder it leaves a checkpoint and a CSV log there, and a
-run that was stopped at any moment goes on, bit for bit on a CPU.
+With a run folder it leaves a checkpoint and a CSV log there, and a run that was stopped goes on.
 """
 
 import hashlib
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,31 +15,26 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from haloae.config import EPOCHS, Config
+from haloae.config import Config
 from haloae.data.images import image_from
 from haloae.data.regions import cells_inside
 from haloae.data.source import ImageKinds, ImageLike, unmasked
 from haloae.data.views import View
-from haloae.errors import ConfigError, ImageError, TrainingError
-from haloae.machine import has_bfloat16
+from haloae.errors import ConfigError, ImageError
 from haloae.network.haloae import HaloAE
 from haloae.network.reducer import FeatureReducer
 from haloae.training.batches import GoodImages, StepBatches, seed_of, split, survey
-from haloae.training.losses import SCHEDULES, loss_terms, loss_weights, total_loss, weights_of
+from haloae.training.loop import Training, train
 from haloae.training.run_folder import (
-    CHECKPOINT,
     Checkpoint,
     check_same_run,
     forget,
     load_checkpoint,
-    loss_log,
     save_checkpoint,
 )
 
-CHECKPOINT_SECONDS = 30.0
 REDUCER_IMAGES = 64
 """Good images the features' components are found on, at least; fewer than twice as many."""
-WARMUP_SHARE = 0.05
 TRIES = 100
 """Tiles of an image that are looked at for one in which something counts."""
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -66,28 +56,6 @@ class Trained(NamedTuple):
     steps: int
     backbone: tuple[str, str]
     """Name and hash of the backbone's weights."""
-
-
-@dataclass(slots=True)
-class _State:
-    """Training under way."""
-
-    network: HaloAE
-    optimizer: torch.optim.Optimizer
-    step: int
-    backbone: tuple[str, str]
-    config: Config
-    images: str
-
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(
-            step=self.step,
-            config=self.config,
-            images=self.images,
-            backbone=self.backbone,
-            network=self.network.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-        )
 
 
 def fit(
@@ -148,12 +116,7 @@ def fit(
         if run:
             forget(run)
         return Trained(network, good, everything, everything, kinds, skipped, 0, backbone)
-    if config.view.kind == "fit" and len(good.shapes) > 1:
-        raise ConfigError(
-            f"network.autoencoder = true trains on images of one shape, and fitted these are of "
-            f"{len(good.shapes)}: set view.kind to squash or tiles, or crop them to one aspect "
-            f"ratio."
-        )
+    _require_one_shape(good, config)
     fitted_on, held_out = split(len(good), config.seed)
     state = _state(good, fitted_on, config, device, run, saved=saved, bar=bar)
     batches = StepBatches(
@@ -165,7 +128,7 @@ def fit(
     )
     stop = config.training.steps if max_steps is None else min(config.training.steps, max_steps)
     loader = batches.loader(state.step, stop, workers=0 if device.type == "cpu" else workers)
-    _train(state, loader, deadline=deadline, run=run, progress=progress)
+    train(state, loader, deadline=deadline, run=run, progress=progress)
     return Trained(
         network=state.network,
         images=good,
@@ -178,6 +141,15 @@ def fit(
     )
 
 
+def _require_one_shape(images: GoodImages, config: Config) -> None:
+    if config.view.kind == "fit" and len(images.shapes) > 1:
+        raise ConfigError(
+            f"network.autoencoder = true trains on images of one shape, and fitted these are of "
+            f"{len(images.shapes)}: set view.kind to squash or tiles, or crop them to one aspect "
+            f"ratio."
+        )
+
+
 def _state(
     images: GoodImages,
     fitted_on: Sequence[int],
@@ -187,13 +159,13 @@ def _state(
     *,
     saved: Checkpoint | None,
     bar: Progress,
-) -> _State:
+) -> Training:
     """Where training starts, or goes on."""
     if run and saved:
-        return _restore(saved, config, device, run)
+        return Training.restore(saved, config, device, run)
     network, backbone = _network(images, fitted_on, config, device, bar)
     fingerprint = _fingerprint(images.items)
-    state = _State(network, _optimizer(network, config), 0, backbone, config, fingerprint)
+    state = Training.start(network, config, images=fingerprint, backbone=backbone)
     if run:
         forget(run)
         save_checkpoint(run, state.checkpoint())
@@ -241,116 +213,6 @@ def _features(network: HaloAE, images: GoodImages, index: int, seed: int) -> Ten
     return features[:, :, counts.to(where)][:, :, None]
 
 
-def _optimizer(network: HaloAE, config: Config) -> torch.optim.Optimizer:
-    return torch.optim.Adam(
-        [p for p in network.parameters() if p.requires_grad],
-        lr=config.training.learning_rate,
-        weight_decay=config.training.weight_decay,
-    )
-
-
-def _train(
-    state: _State,
-    loader: Iterable[Tensor],
-    *,
-    deadline: float,
-    run: Path | None,
-    progress: bool,
-) -> None:
-    """Take a step for each batch, until the deadline, checkpointing on the way."""
-    config = state.config
-    state.network.train()
-    optimizer = state.optimizer
-    last_saved = time.monotonic()
-    with (
-        loss_log(run, state.step) as log_row,
-        _deferred_interrupt() as interrupted,
-        tqdm(
-            total=config.training.steps, initial=state.step, desc="training", disable=not progress
-        ) as bar,
-    ):
-        for views in loader:
-            for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(state.step, config)
-            terms, weights = _step(views, state)
-            state.step += 1
-            row = _row(state.step, terms, weights, optimizer.param_groups[0]["lr"])
-            log_row(row)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k in SCHEDULES})
-            bar.update()
-            if interrupted() or time.monotonic() >= deadline:
-                break
-            if run and time.monotonic() - last_saved >= CHECKPOINT_SECONDS:
-                save_checkpoint(run, state.checkpoint())
-                last_saved = time.monotonic()
-        if run:
-            save_checkpoint(run, state.checkpoint())
-        if interrupted():
-            raise KeyboardInterrupt
-
-
-def _step(views: Tensor, state: _State) -> tuple[dict[str, Tensor], dict[str, float]]:
-    training, network = state.config.training, state.network
-    device = next(network.parameters()).device
-    views = network.normalise(views.to(device))
-    noise = torch.Generator().manual_seed(seed_of(state.config.seed, state.step, 1))
-    is_mixed = training.precision == "bfloat16" and has_bfloat16(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
-        output = network(views.flatten(0, 1), generator=noise)
-    terms = loss_terms(output, views, state.config.loss)
-    weights = loss_weights(state.step * EPOCHS // training.steps, state.config.loss)
-    for name, term in terms.items():
-        if not torch.isfinite(term):
-            raise TrainingError(
-                f"the {name} loss is {term.item()} at step {state.step}: lower "
-                f"training.learning_rate."
-            )
-    state.optimizer.zero_grad()
-    total_loss(terms, weights).backward()
-    state.optimizer.step()
-    return terms, weights
-
-
-def _learning_rate(step: int, config: Config) -> float:
-    training = config.training
-    if training.schedule == "constant":
-        return training.learning_rate
-    warmup = max(1.0, WARMUP_SHARE * training.steps)
-    if step < warmup:
-        return training.learning_rate * (step + 1) / (warmup + 1)
-    share = (step - warmup) / max(1.0, training.steps - warmup)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _row(
-    step: int, terms: dict[str, Tensor], weights: dict[str, float], learning_rate: float
-) -> dict[str, float]:
-    row: dict[str, float] = {"step": step}
-    for name, weight in weights_of(terms, weights).items():
-        row |= {name: terms[name].item(), f"{name}_weight": weight}
-    return {**row, "learning_rate": learning_rate}
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C wait for the end of a step; a second one does not wait."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-
-    def handler(number: int, frame: object) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _fingerprint(items: Sequence[ImageLike]) -> str:
     """Changes when images are added, removed, renamed or change their size, or their pixels."""
     sha = hashlib.sha256()
@@ -364,18 +226,3 @@ def _fingerprint(items: Sequence[ImageLike]) -> str:
         for each in masks:
             sha.update(each.fingerprint())
     return sha.hexdigest()
-
-
-def _restore(saved: Checkpoint, config: Config, where: torch.device, run: Path) -> _State:
-    """The state a checkpoint was made in."""
-    path = run / CHECKPOINT
-    network = HaloAE(config.network, image_size=config.canvas, weights=None).to(where)
-    optimizer = _optimizer(network, config)
-    try:
-        network.load_state_dict(saved.network)
-        optimizer.load_state_dict(saved.optimizer)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise TrainingError(
-            f"{path}: damaged, or not a checkpoint: start anew with --overwrite."
-        ) from error
-    return _State(network, optimizer, saved.step, saved.backbone, config, saved.images)

@@ -9,6 +9,7 @@ from haloae.detection.heads import gaussian as gaussian
 from haloae.detection.heads import halo as halo
 from haloae.detection.heads import nearest as nearest
 from haloae.detection.heads import nearest_halo as nearest_halo
+from haloae.detection.heads import shared_memory as shared_memory
 from haloae.detection.heads.base import (
     ANYWHERE,
     HEADS,

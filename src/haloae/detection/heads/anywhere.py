@@ -6,7 +6,7 @@ of its name where `view.place` is ``anywhere`` (docs/adr/0011).
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from torch import Tensor
 from haloae.config import Config
 from haloae.detection.heads.base import MANY, Head, Seen, features_of, register_head
 from haloae.detection.heads.gaussian import RIDGE
-from haloae.detection.heads.halo import NEAREST, Pair, solved, stored_parts
 from haloae.detection.heads.halo import RIDGE as RESIDUAL_RIDGE
-from haloae.detection.heads.moments import Cells, averaged, distance, inverse_root, mapped, softened
-from haloae.detection.heads.nearest import CELLS, by_rows, draw
-from haloae.detection.heads.nearest_halo import FAR
-from haloae.detection.heads.nearest_halo import RIDGE as WHITENING_RIDGE
+from haloae.detection.heads.halo import Pair, solved, stored_parts
+from haloae.detection.heads.moments import Cells, Sums, averaged, mapped, softened, summed
+from haloae.detection.heads.shared_memory import SharedMemoryHead
 from haloae.network.haloae import HaloAEOutput
 from haloae.network.lean import with_parts
 
@@ -27,50 +25,6 @@ FEW = 30
 """From this many good images on, one is a small part of what their residuals have in common."""
 FITTING_CELLS = 2**18
 """Cells that what follows attention is fitted to, of all images together, at most."""
-
-
-class Sums(NamedTuple):
-    """Of the cells of good images, float64."""
-
-    cells: int
-    total: Tensor
-    """(C,)."""
-    products: Tensor
-    """(C, C)."""
-
-    @classmethod
-    def of(cls, cells: Cells) -> Self:
-        """Of those of an image."""
-        rows = cells.rows.double()
-        return cls(len(rows), rows.sum(0), rows.T @ rows)
-
-    def combined(self, other: "Sums", sign: int = 1) -> "Sums":
-        """With others' added, or taken away."""
-        return Sums(
-            self.cells + sign * other.cells,
-            self.total + sign * other.total,
-            self.products + sign * other.products,
-        )
-
-    def mean_and_root(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """(C,) and (C, C), a root of the inverse covariance with a ridge; float32."""
-        mean = self.total / self.cells
-        covariance = self.products / self.cells - mean[:, None] * mean
-        covariance.diagonal().add_(ridge)
-        return mean.float(), inverse_root(covariance).float()
-
-
-def _summed(maps: Iterable[Cells]) -> tuple[Sums, int]:
-    """Of all images, and how many there are."""
-    total: Sums | None = None
-    count = 0
-    for each in maps:
-        sums = Sums.of(each)
-        total = sums if total is None else total.combined(sums)
-        count += 1
-    if total is None:
-        raise ValueError("a head is fitted to one image at least")
-    return total, count
 
 
 @register_head("gaussian", anywhere=True)
@@ -98,7 +52,7 @@ class SharedGaussianHead(Head):
     @classmethod
     def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
         """See `Head.fit`."""
-        sums, images = _summed(_averaged(each) for each in seen())
+        sums, images = summed(_averaged(each) for each in seen())
         return cls(*sums.mean_and_root(RIDGE), images, sums)
 
     @classmethod
@@ -131,101 +85,6 @@ class SharedGaussianHead(Head):
         """Mahalanobis distance of each cell from the mean: (B, C, h, w) → (B, h, w)."""
         whitened = mapped(x - self.mean[:, None, None], self.root)
         return whitened.square().sum(1).sqrt()
-
-
-@register_head("nearest_halo", anywhere=True)
-class SharedMemoryHead(Head):
-    """Whitened cells of good images, drawn from all places: the memory that all windows share.
-
-    Args:
-        whitening: (C, C), a root of the inverse covariance of all cells.
-        keys: (K, C) float16.
-        images: good images behind them.
-        source: (K,), which image each is from; where it is not known, none can be left out.
-    """
-
-    reach = 0
-    whitening: Tensor
-    keys: Tensor
-    lengths: Tensor
-
-    def __init__(
-        self, whitening: Tensor, keys: Tensor, images: int, source: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        self.images = images
-        self.source = source
-        self.register_buffer("whitening", whitening)
-        self.register_buffer("keys", keys)
-        self.register_buffer("lengths", keys.float().square().sum(1), persistent=False)
-
-    @classmethod
-    def fit(cls, config: Config, seen: Callable[[], Iterable[Seen]]) -> Self:
-        """Sum up the covariance, then draw the memory."""
-        sums, images = _summed(Cells(each.output.features.float(), each.cells) for each in seen())
-        _, whitening = sums.mean_and_root(WHITENING_RIDGE)
-        maps = (
-            Cells(mapped(each.output.features.float(), whitening), each.cells) for each in seen()
-        )
-        keys, source = draw(maps, CELLS, config.seed)
-        return cls(whitening, keys, images, source)
-
-    @classmethod
-    def restore(cls, config: Config, tensors: Mapping[str, Tensor], images: int) -> Self:
-        """See `Head.restore`."""
-        _, channels = features_of(config)
-        whitening, keys = tensors["whitening"], tensors["keys"]
-        if keys.ndim != 2 or len(keys) < NEAREST or keys.shape[1] != channels:
-            raise ValueError(f"a memory of shape {tuple(keys.shape)}")
-        if whitening.shape != (channels, channels):
-            raise ValueError("the whitening is not of these channels")
-        return cls(whitening, keys, images)
-
-    @classmethod
-    def sized(cls, config: Config) -> Self:
-        """See `Head.sized`."""
-        _, channels = features_of(config)
-        keys = torch.empty(CELLS, channels, dtype=torch.float16)
-        return cls(torch.empty(channels, channels), keys, MANY)
-
-    def without(self, seen: Seen, index: int) -> "SharedMemoryHead":
-        """Without one image's cells; of the covariance of all they are too small a part."""
-        if self.source is None:
-            raise ValueError("a head that was loaded no longer knows its images")
-        others = with_parts(self)
-        others.images -= 1
-        others.lengths = self.lengths.masked_fill(self.source == index, FAR)
-        return others
-
-    def forward(self, output: HaloAEOutput, image: Tensor) -> Tensor:
-        """See `Head.forward`; in standard deviations, of all channels together."""
-        queries = self._queries(output.features.float())
-        squared = torch.cat([self._squared(part).amin(3) for part in by_rows(queries)], 1)
-        return distance(squared + queries.square().sum(3))
-
-    def attend(self, features: Tensor) -> Tensor:
-        """What attention gives for each cell: the mean of the nearest keys.
-
-        Args:
-            features: (B, C, h, w) float32 of the network.
-
-        Returns:
-            (B, C, h, w) float32, whitened.
-        """
-        keys = self.keys.float()
-        parts = []
-        for part in by_rows(self._queries(features)):
-            chosen = self._squared(part).topk(NEAREST, dim=3, largest=False).indices
-            parts.append(keys[chosen].mean(3))
-        return torch.cat(parts, 1).movedim(-1, 1)
-
-    def _queries(self, features: Tensor) -> Tensor:
-        """(B, h, w, C), whitened."""
-        return mapped(features, self.whitening).movedim(1, -1)
-
-    def _squared(self, queries: Tensor) -> Tensor:
-        """(B, h, w, K) squared distances to the keys, less the query's own square."""
-        return self.lengths - 2 * queries @ self.keys.float().T
 
 
 @register_head("halo", anywhere=True)
@@ -266,7 +125,7 @@ class SharedHaloHead(Head):
             part, cells = _window(each, FITTING_CELLS // memory.images, generator)
             given = memory.without(each, index).attend(part.float())
             pairs.append(Pair(part.half(), given.half(), cells))
-        both, _ = _summed(
+        both, _ = summed(
             Cells(torch.cat([each.given, each.features], 1).float(), each.cells) for each in pairs
         )
         rebuilding = solved(both.products - both.total[:, None] * both.total / both.cells)

@@ -1,7 +1,7 @@
-"""What heads that look at features alone share: moments a place, and distances under them."""
+"""What heads that look at features alone share: moments, a place or of all, and distances."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -166,3 +166,47 @@ def inverse_root(covariance: Tensor) -> Tensor:
         factor, identity.expand_as(covariance), upper=False
     )
     return root
+
+
+class Sums(NamedTuple):
+    """Of the cells of good images, float64."""
+
+    cells: int
+    total: Tensor
+    """(C,)."""
+    products: Tensor
+    """(C, C)."""
+
+    @classmethod
+    def of(cls, cells: Cells) -> Self:
+        """Of those of an image."""
+        rows = cells.rows.double()
+        return cls(len(rows), rows.sum(0), rows.T @ rows)
+
+    def combined(self, other: "Sums", sign: int = 1) -> "Sums":
+        """With others' added, or taken away."""
+        return Sums(
+            self.cells + sign * other.cells,
+            self.total + sign * other.total,
+            self.products + sign * other.products,
+        )
+
+    def mean_and_root(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """(C,) and (C, C), a root of the inverse covariance with a ridge; float32."""
+        mean = self.total / self.cells
+        covariance = self.products / self.cells - mean[:, None] * mean
+        covariance.diagonal().add_(ridge)
+        return mean.float(), inverse_root(covariance).float()
+
+
+def summed(maps: Iterable[Cells]) -> tuple[Sums, int]:
+    """Those of all images, and how many images there are."""
+    total: Sums | None = None
+    count = 0
+    for each in maps:
+        sums = Sums.of(each)
+        total = sums if total is None else total.combined(sums)
+        count += 1
+    if total is None:
+        raise ValueError("a head is fitted to one image at least")
+    return total, count

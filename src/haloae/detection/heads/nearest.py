@@ -16,8 +16,8 @@ from haloae.network.haloae import HaloAEOutput
 
 CELLS = 8192
 """Good cells kept, but for rounding up: as many of every image."""
-AT_ONCE = 4096
-"""Cells of an image that are compared with all that are kept at once: 128 MB of distances."""
+AT_ONCE = 2048
+"""Cells of an image that are compared with all that are kept at once: 64 MB of distances."""
 
 
 @register_head("nearest")

@@ -7,6 +7,7 @@ stage is a row of the EfficientNet paper's table 1; those past the last tap are 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +16,11 @@ from haloae.network.trunks.base import Conv2d, Tap, Trunk, register_trunk
 
 STEM = 32
 """Channels of the first convolution, the same in every size of network."""
+MOST_INNER = 2**22
+"""Values inside a block, of an image, above which it goes through them in bands of half as many."""
+AROUND = 4
+"""Rows that a band is given of its neighbours, above and below: as many as a 5×5 kernel of stride
+2 sees, or two of 3×3 of which the first has it, in whole strides."""
 WHITE = 255
 
 
@@ -56,17 +62,44 @@ class InvertedBlock(nn.Module):
     def __init__(self, channels: int, stage: Stage, stride: int) -> None:
         super().__init__()
         inner = channels * stage.expansion
+        self.inner, self.stride = inner, stride
         self.expand: nn.Module = nn.Identity()
         if stage.expansion > 1:
-            self.expand = nn.Sequential(Conv2d(channels, inner, 1), nn.ReLU6())
+            self.expand = nn.Sequential(Conv2d(channels, inner, 1), nn.ReLU6(inplace=True))
         self.depthwise = _same(inner, inner, stage.kernel, stride, groups=inner)
         self.project = Conv2d(inner, stage.width, 1)
         self.has_skip = stride == 1 and channels == stage.width
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) → (B, width, ⌈H / stride⌉, ⌈W / stride⌉), of any sign."""
-        out: Tensor = self.project(F.relu6(self.depthwise(self.expand(x))))
+        return in_bands(self._through, x, self.stride, self.inner)
+
+    def _through(self, x: Tensor) -> Tensor:
+        out: Tensor = self.project(F.relu6(self.depthwise(self.expand(x)), inplace=True))
         return out + x if self.has_skip else out
+
+
+def in_bands(through: Callable[[Tensor], Tensor], x: Tensor, stride: int, inner: int) -> Tensor:
+    """What layers make of an image, a large one in bands of rows: the same, in less memory.
+
+    The activations inside, many times as large as those outside, never exist as a whole then.
+
+    Args:
+        through: the layers, of which a row sees at most `AROUND` rows beyond.
+        x: (B, C, H, W).
+        stride: rows of `x` for one that comes out.
+        inner: values inside, for one place of `x`.
+    """
+    height, width = x.shape[-2:]
+    if inner * width * height <= MOST_INNER or height % stride:
+        return through(x)  # of an odd height, what "same" pads at the top is another
+    rows = max(AROUND, MOST_INNER // 2 // (inner * width) // stride * stride)
+    bands = []
+    for top in range(0, height, rows):
+        first, last = max(0, top - AROUND), min(height, top + rows + AROUND)
+        start, stop = ((row - first) // stride for row in (top, min(height, top + rows)))
+        bands.append(through(x[:, :, first:last])[:, :, start:stop])
+    return torch.cat(bands, dim=2)
 
 
 class EfficientNetLite(nn.Module):
@@ -74,7 +107,7 @@ class EfficientNetLite(nn.Module):
 
     Args:
         stages: in order.
-        tapped: numbers of the stages whose output is returned, from 1.
+        tapped: numbers of the stages whose output is returned, from 2.
     """
 
     def __init__(self, stages: tuple[Stage, ...], tapped: tuple[int, ...]) -> None:
@@ -92,11 +125,15 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Tensor) -> Iterator[Tensor]:
         """(B, 3, H, W) → the output of each tapped stage, of any sign."""
-        x = F.relu6(self.stem(x))
-        for number, stage in enumerate(self.stages, 1):
+        x = in_bands(self._start, x, self.stem.stride[0], STEM // self.stem.stride[0])
+        for number, stage in enumerate(self.stages[1:], 2):
             x = stage(x)
             if number in self.tapped:
                 yield x
+
+    def _start(self, x: Tensor) -> Tensor:
+        started: Tensor = self.stages[0](F.relu6(self.stem(x), inplace=True))
+        return started
 
 
 def _in_order(

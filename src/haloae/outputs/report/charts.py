@@ -16,6 +16,8 @@ from haloae.evaluation.metrics import Curve
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
 """Margins, within which the plot lies."""
+MIDDLE = (TOP + HEIGHT - BOTTOM) / 2
+"""Of the histogram: the line that its bars stand on and hang from."""
 BINS = 40
 LOG_FROM = 8.0
 """An axis whose highest value is this many times its lowest is logarithmic."""
@@ -113,49 +115,61 @@ def histogram(
     above = int((scores > limit).sum()) if limit > 0 else 0
     visible = np.minimum(scores, limit) if above else scores
     axis = Axis.around([*visible, threshold] if is_near else visible)
-    middle = (TOP + HEIGHT - BOTTOM) / 2
     counts = [np.histogram(axis.place(s), bins=BINS, range=(0, 1))[0] for s in (good, defective)]
-    top = max(float(c.max() / max(c.sum(), 1)) for c in counts)
+    tallest = max(float(c.max() / max(c.sum(), 1)) for c in counts)
     parts = [_x_axis(axis, "score, higher is more unusual" + (" (log)" if axis.is_log else ""))]
-    for count, kind, sign in zip(counts, ("good", "bad"), (-1, 1), strict=True):
-        name = "good" if kind == "good" else "defective"
-        for index in np.flatnonzero(count):
-            height = float(count[index] / count.sum() / top) * (middle - TOP - 28)
-            left, right = _x(index / BINS), _x((index + 1) / BINS)
-            parts.append(
-                Markup(
-                    '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}">'
-                    "<title>{} {}, score {:.3g} to {:.3g}</title></rect>"
-                ).format(
-                    kind,
-                    left + 0.5,
-                    middle - height if sign < 0 else middle,
-                    right - left - 1,
-                    max(height, 1.0),
-                    count[index],
-                    name,
-                    axis.value(index / BINS),
-                    axis.value((index + 1) / BINS),
-                )
-            )
-        y = TOP + 24 if sign < 0 else HEIGHT - BOTTOM - 6
-        parts.append(
-            Markup('<text class="on-{}" x="{}" y="{}" text-anchor="end">{} {}</text>').format(
-                kind, WIDTH - RIGHT, y, count.sum(), name
-            )
-        )
-    parts.append(_rule(LEFT, middle, WIDTH - RIGHT, middle, "axis"))
+    for count, is_good in zip(counts, (True, False), strict=True):
+        parts += _bars(count, axis, tallest, is_good=is_good)
+    parts.append(_rule(LEFT, MIDDLE, WIDTH - RIGHT, MIDDLE, "axis"))
     if is_near:
-        x = _x(float(axis.place(threshold)))
-        parts.append(_rule(x, TOP, x, HEIGHT - BOTTOM, "threshold"))
-        is_right = x > WIDTH * 0.7
-        parts.append(
-            Markup(
-                '<text class="strong" x="{:.1f}" y="{}" text-anchor="{}">threshold</text>'
-            ).format(x + (-5 if is_right else 5), TOP + 10, "end" if is_right else "start")
-        )
+        parts += _threshold_line(_x(float(axis.place(threshold))))
     label = f"Histogram of scores of {len(good)} good and {len(defective)} defective images"
     return _svg(parts, label), above
+
+
+def _bars(counts: NDArray[np.int_], axis: Axis, tallest: float, *, is_good: bool) -> list[Markup]:
+    """Bars of one kind of image, upwards where they are good, and how many images they are.
+
+    Args:
+        counts: (BINS,) images of the kind in each bin of the axis.
+        axis: of the scores.
+        tallest: the share of its kind that fills its half of the drawing.
+        is_good: True: of good images.
+    """
+    kind, name = ("good", "good") if is_good else ("bad", "defective")
+    parts = []
+    for index in np.flatnonzero(counts):
+        height = float(counts[index] / counts.sum() / tallest) * (MIDDLE - TOP - 28)
+        left, right = _x(index / BINS), _x((index + 1) / BINS)
+        parts.append(
+            Markup(
+                '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}">'
+                "<title>{} {}, score {:.3g} to {:.3g}</title></rect>"
+            ).format(
+                kind,
+                left + 0.5,
+                MIDDLE - height if is_good else MIDDLE,
+                right - left - 1,
+                max(height, 1.0),
+                counts[index],
+                name,
+                axis.value(index / BINS),
+                axis.value((index + 1) / BINS),
+            )
+        )
+    text = Markup('<text class="on-{}" x="{}" y="{}" text-anchor="end">{} {}</text>')
+    y = TOP + 24 if is_good else HEIGHT - BOTTOM - 6
+    return [*parts, text.format(kind, WIDTH - RIGHT, y, counts.sum(), name)]
+
+
+def _threshold_line(x: float) -> list[Markup]:
+    """An upright line, and its name on the side that has room."""
+    text = Markup('<text class="strong" x="{:.1f}" y="{}" text-anchor="{}">threshold</text>')
+    is_right = x > WIDTH * 0.7
+    return [
+        _rule(x, TOP, x, HEIGHT - BOTTOM, "threshold"),
+        text.format(x + (-5 if is_right else 5), TOP + 10, "end" if is_right else "start"),
+    ]
 
 
 def line_chart(

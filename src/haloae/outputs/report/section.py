@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from haloae._version import __version__
 from haloae.data.folders import GOOD, Category
@@ -18,7 +19,13 @@ from haloae.data.regions import region_words
 from haloae.detection.predictor import Predictor
 from haloae.errors import EXTRAS, MissingExtraError
 from haloae.evaluation.evaluate import Evaluation, Metrics, Progress
-from haloae.evaluation.metrics import PRO_LIMIT, image_metrics, image_roc
+from haloae.evaluation.metrics import (
+    PRO_LIMIT,
+    Curve,
+    PixelCurves,
+    image_metrics,
+    image_roc,
+)
 from haloae.outputs.report.examples import Gallery, scored_galleries, training_gallery
 from haloae.outputs.report.loss_log import read_losses
 from haloae.outputs.report.words import (
@@ -183,56 +190,53 @@ def _charts(evaluation: Evaluation, losses: Path | None) -> list[Chart]:
     metrics, rows = evaluation.metrics, evaluation.rows
     scores = np.array([row["score"] for row in rows])
     is_defect = np.array([row["label"] != GOOD for row in rows])
-    drawing, above = histogram(
-        scores[~is_defect].tolist(), scores[is_defect].tolist(), metrics.threshold
-    )
-    note = f"Bars: share of images of their kind. Threshold: {metrics.threshold:.4g}."
+    curves = None if metrics.pixel_auroc is None else evaluation.curves
+    return [
+        _score_chart(scores, is_defect, metrics.threshold),
+        *_roc_chart(metrics, image_roc(scores, is_defect), curves),
+        *_overlap_chart(metrics, curves),
+        *_loss_chart(losses),
+    ]
+
+
+def _score_chart(
+    scores: NDArray[np.float64], is_defect: NDArray[np.bool_], threshold: float
+) -> Chart:
+    drawing, above = histogram(scores[~is_defect].tolist(), scores[is_defect].tolist(), threshold)
+    note = f"Bars: share of images of their kind. Threshold: {threshold:.4g}."
     if above:
         highest = f"{counted(above, 'score')} up to {shown(float(scores.max()))}"
         note += f" The last bar holds {highest}, too high for this axis."
-    charts = [
-        Chart(
-            "Scores",
-            drawing,
-            note,
-            [("good", "good"), ("bad", "defective")],
-        )
-    ]
-    roc = image_roc(scores, is_defect)
-    curves = None if metrics.pixel_auroc is None else evaluation.curves
+    return Chart("Scores", drawing, note, [("good", "good"), ("bad", "defective")])
+
+
+def _roc_chart(metrics: Metrics, roc: Curve | None, curves: PixelCurves | None) -> list[Chart]:
+    """Of images and of pixels, as far as there are both kinds of them."""
     lines = [] if roc is None else [Line(f"images, AUROC {metrics.image_auroc:.3f}", roc)]
     if curves:
         lines.append(Line(f"pixels, AUROC {metrics.pixel_auroc:.3f}", curves.roc, 1))
-    if lines:
-        marker = None
-        if metrics.false_alarm_rate is not None and metrics.detection_rate is not None:
-            marker = metrics.false_alarm_rate, metrics.detection_rate
-        charts.append(
-            Chart(
-                "ROC",
-                line_chart(
-                    lines, x_label="false-positive rate", y_label="share found", marker=marker
-                ),
-                "Circle: images at the threshold." if marker else "",
-                [(f"k{line.kind}", line.label) for line in lines],
-            )
-        )
-    if curves:
-        label = f"AUPRO {metrics.pixel_aupro:.3f}"
-        charts.append(
-            Chart(
-                "Overlap per region",
-                line_chart(
-                    [Line(label, curves.pro)],
-                    x_label="false-positive rate of pixels",
-                    y_label="mean overlap with a defect",
-                    x=Axis(0.0, PRO_LIMIT, False),
-                ),
-                "How much of each defect is covered, small ones counting as much as large ones.",
-                [("k0", label)],
-            )
-        )
-    return [*charts, *_loss_chart(losses)]
+    if not lines:
+        return []
+    marker = None
+    if metrics.false_alarm_rate is not None and metrics.detection_rate is not None:
+        marker = metrics.false_alarm_rate, metrics.detection_rate
+    drawing = line_chart(lines, x_label="false-positive rate", y_label="share found", marker=marker)
+    note = "Circle: images at the threshold." if marker else ""
+    return [Chart("ROC", drawing, note, [(f"k{line.kind}", line.label) for line in lines])]
+
+
+def _overlap_chart(metrics: Metrics, curves: PixelCurves | None) -> list[Chart]:
+    if not curves:
+        return []
+    label = f"AUPRO {metrics.pixel_aupro:.3f}"
+    drawing = line_chart(
+        [Line(label, curves.pro)],
+        x_label="false-positive rate of pixels",
+        y_label="mean overlap with a defect",
+        x=Axis(0.0, PRO_LIMIT, False),
+    )
+    note = "How much of each defect is covered, small ones counting as much as large ones."
+    return [Chart("Overlap per region", drawing, note, [("k0", label)])]
 
 
 def _loss_chart(path: Path | None) -> list[Chart]:
