@@ -48,6 +48,8 @@ url = "{broker}"
 topic = "plant/line-1"
 """
 CLIENTS = 3
+MOST_PENDING = 30
+"""Files of the camera that wait: it stops where the machine is too busy for more."""
 PAUSE = 0.01
 """Seconds between two requests of a client, and between two files."""
 
@@ -190,6 +192,8 @@ class Line:
         for number in count():
             if self._is_over.wait(PAUSE):
                 return
+            if len(self._pending()) > MOST_PENDING:
+                continue
             name, image = f"{number:06}.png", self.image()
             with suppress(FileNotFoundError):  # the folder is gone, for a while
                 hidden = self.folder / "in" / f".{name}"
@@ -197,11 +201,15 @@ class Line:
                 hidden.rename(self.folder / "in" / name)
                 self.made[name] = sha256(image).hexdigest()
 
+    def _pending(self) -> list[Path]:
+        """Files that were not taken in yet."""
+        return list((self.folder / "in").glob("*.png"))
+
     # What came of it
 
     def settled(self, heard: Heard, seconds: float = 120) -> None:
         """Wait until nothing is under way any more."""
-        until(lambda: not list((self.folder / "in").glob("*.png")), seconds)
+        until(lambda: not self._pending(), seconds)
         stored = set(self.stored())
         for came in (self.lines, self.posted, lambda: ids(heard.records())):
             until(lambda came=came: stored <= set(came()), seconds)  # type: ignore[misc]
