@@ -169,8 +169,8 @@ KINDS = {
         "Inspections while `haloae serve` retrains a model, and while it does not",
         of_several(retraining.table),
         "python -m benchmarks.retraining MODEL GOOD --out runs/retraining",
-        "Loopback, one client, which asks as soon as it is answered; alone: a minute before and a "
-        "minute after.",
+        "Loopback, one client, which asks as soon as it is answered, on two cores that had other "
+        "work; alone: a minute before and a minute after.",
     ),
     "service-faults": Kind(
         "What befell `haloae serve` under load, and what came of it",
