@@ -36,8 +36,8 @@ def sound(outcome: Outcome) -> None:
     assert not outcome.failed
     assert not outcome.lost
     assert not any(outcome.undelivered.values()), outcome
-    assert outcome.answered > 20 * outcome.times
-    assert outcome.files > 5 * outcome.times
+    assert outcome.answered > 5 * outcome.times
+    assert outcome.files > 2 * outcome.times
     assert outcome.files_twice <= outcome.times, outcome
     assert outcome.twice["folder"] == 0, outcome
 
