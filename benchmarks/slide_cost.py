@@ -129,7 +129,10 @@ def write_pyramid(path: Path, side: int, tissue: int) -> None:
 def one_run(slide: Path, model: str, out: Path) -> dict[str, Any]:
     """What a slide costs, measured in this process."""
     from haloae.detector import Detector
+    from haloae.machine import keep_freed_memory
     from haloae.slides.folder import slide_to_folder
+
+    keep_freed_memory(large=False)  # as the command does
 
     detector: Predictor = Detector.load(model, device="cpu") if model else without_network()
     measure, last = detector.measure, np.empty(0, np.float32)

@@ -3,8 +3,8 @@
     python -m benchmarks.slide_rates        # a table on the screen
 
 In each world a detector is calibrated on tiles of a few good slides, and new good slides are judged
-by the highest of their tiles. A tile's peak is the highest of `CELLS` cells. `benchmarks.results`
-puts it into docs/results.
+by the highest of their tiles. A tile's peak is the highest of `CELLS` cells; its value that, or its
+weighted mean. `benchmarks.results` puts it into docs/results.
 """
 
 import sys
@@ -25,6 +25,8 @@ TILES = 384
 """Good tiles that are calibrated on, of all slides together."""
 NEW_TILES = 1000
 """Of each new slide."""
+MEANS_RATE = 0.05
+"""At which weighted means and peaks are as rare."""
 REPEATS, NEW = 200, 5
 """Detectors, and new slides that each of them judges."""
 Peaks = Callable[[np.random.Generator, int], NDArray[np.float64]]
@@ -61,8 +63,15 @@ def heavy(rng: np.random.Generator, tiles: int) -> NDArray[np.float64]:
     return np.asarray(np.exp(-0.1 * stdtrit(6, rarities(rng, tiles))))
 
 
+def means(rng: np.random.Generator, tiles: int) -> NDArray[np.float64]:
+    """Gamma, or a tile's mean, lognormal and of its own, weighted to be as rare as such a peak."""
+    limit = float(gammainccinv(4, -np.expm1(np.log(1 - MEANS_RATE) / CELLS)))
+    own = np.exp(0.4 * rng.normal(size=tiles)) * limit / np.exp(0.4 * -ndtri(MEANS_RATE))
+    return np.asarray(np.maximum(gamma(rng, tiles), own))
+
+
 WORLDS: dict[str, Peaks] = {
-    each.__name__: each for each in (gamma, lognormal, neighbours, folds, heavy)
+    each.__name__: each for each in (gamma, lognormal, neighbours, folds, means, heavy)
 }
 COLUMNS = (
     "world", "slides differ by", "calibrated on", "wanted", "got", "region by region", "threshold",

@@ -2,7 +2,7 @@
 
     python -m benchmarks.views ROOT --out runs/views [--sets A,B] [--seeds 0,1] [--views A;B]
 
-It leaves what `haloae benchmark` does; of two views that come to the same, both are measured.
+It leaves what `haloae benchmark` does; views that come to the same are one row of the table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,27 +33,29 @@ FIGURES = {
 }
 """A run's metrics: the column each becomes, and its digits."""
 TIME = "ms"
-"""Of an image, decoding in it: the quickest of the seeds' runs, as others may be disturbed."""
+"""Of an image, decoding in it: the quickest of a row's runs, as others may be disturbed."""
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each set and view: what was seen with the first seed, and figures over seeds."""
+    """A row for each set and what was seen of it, by whichever views: figures over seeds."""
+    seen: dict[tuple[str, str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    for run in runs:
+        preset, _, view = run["variant"].partition(", ")
+        header, _ = read_model(run["at"] / MODEL)
+        views = seen.setdefault((preset, run["category"], header.config.seen), {})
+        views.setdefault(view, []).append(run)
     rows = []
-    for name in dict.fromkeys(run["category"] for run in runs):
-        for variant in dict.fromkeys(run["variant"] for run in runs):
-            mine = [run for run in runs if (run["category"], run["variant"]) == (name, variant)]
-            if not mine:
-                continue
-            preset, _, view = variant.partition(", ")
-            header, _ = read_model(mine[0]["at"] / MODEL)
-            figures = [
-                spreads([(name, run["seed"], run["metrics"][metric]) for run in mine], [name])[name]
-                for metric in FIGURES
-            ]
-            took = min(run["metrics"]["ms_per_image"] for run in mine)
-            rows.append([preset, name, view, header.config.seen, *figures, took])
+    for (preset, name, what), views in sorted(seen.items()):
+        mine = next(iter(views.values()))  # of the same images, all come to the same
+        figures = [
+            spreads([(name, run["seed"], run["metrics"][metric]) for run in mine], [name])[name]
+            for metric in FIGURES
+        ]
+        took = min(run["metrics"]["ms_per_image"] for of in views.values() for run in of)
+        rows.append([preset, name, ", ".join(sorted(views)), what, *figures, took])
     digits = dict(FIGURES.values()) | {TIME: 0}
-    return Table(["preset", "set", "view", "images are", *digits], rows, digits)
+    columns = ["preset", "set", "view", "images are", *digits]
+    return Table(columns, rows, digits)
 
 
 def main() -> None:

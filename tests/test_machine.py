@@ -15,25 +15,28 @@ import sys
 import numpy as np
 
 from haloae.machine import keep_freed_memory
-if sys.argv[1] == "kept":
-    keep_freed_memory()
-np.ones(50_000_000, np.float32)
+how, count, size = sys.argv[1], *map(int, sys.argv[2:])
+if how != "returned":
+    keep_freed_memory(large=how == "kept")
+arrays = [np.ones(size, np.uint8) for _ in range(count)]
+del arrays
 held = [line for line in open("/proc/self/status") if line.startswith("VmRSS")][0].split()[1]
 print(int(held))
 """
 
 
-def held(how: str) -> int:
-    """kB in memory after an array of 200 MB was freed."""
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
+def held(how: str, count: int = 1) -> int:
+    """kB in memory after so many arrays, 200 MB together, were freed."""
+    command = [sys.executable, "-c", CODE, how, str(count), str(200_000_000 // count)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is of glibc")
 def test_what_is_freed_is_kept() -> None:
-    assert held("kept") - held("returned") > 150_000
+    returned = held("returned")
+    assert held("kept") - returned > 150_000
+    assert held("small kept") - returned < 50_000, "what is large is given back"
+    assert held("small kept", count=20) - returned > 150_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from haloae.data.views import View
-from haloae.slides.findings import BAND, MOST_CELLS, as_findings, as_geojson, find_regions
+from haloae.slides.findings import (
+    BAND,
+    MOST_CELLS,
+    as_findings,
+    as_geojson,
+    find_regions,
+    squares_of,
+)
 from haloae.slides.heatmap import write_heatmap
 from haloae.slides.journal import Journal, Tile, open_journal
 from haloae.slides.tiling import Tiling
@@ -45,7 +52,7 @@ def test_bands_make_no_difference(tmp_path: Path, seed: int) -> None:
         ),
     )
     for journal in kept(tmp_path, values):
-        regions = find_regions(journal, extent=0.4, threshold=0.6)
+        regions = find_regions(journal, squares_of(journal, 64, 0.0), extent=0.4, threshold=0.6)
         assert [(-part.peak, part.cells) for part, _ in regions] == wanted
         for part, polygons in regions:
             box = ndimage.find_objects((labels == labels[part.place]).astype(int))[0]
@@ -69,7 +76,9 @@ def test_a_ring_has_a_hole_and_a_diagonal_is_one_region(tmp_path: Path) -> None:
     values[10:20, 10:20] = 0
     values[25:30, 25:30] = 0.8
     for journal in kept(tmp_path, values):
-        ((part, polygons),) = find_regions(journal, extent=0.5, threshold=0.9)
+        ((part, polygons),) = find_regions(
+            journal, squares_of(journal, 64, 0.0), extent=0.5, threshold=0.9
+        )
         assert part.cells == 325
         assert sorted(len(polygon) for polygon in polygons) in ([1, 2], [2])
         assert sum(map(area_of, polygons)) == pytest.approx(325, rel=0.1)
@@ -84,7 +93,9 @@ def test_the_outline_of_a_huge_region_is_coarse_and_still_there(tmp_path: Path) 
     values = np.zeros((side, side), np.float32)
     values[3 : side - 5, 7:-9] = 1
     for journal in kept(tmp_path, values):
-        ((part, polygons),) = find_regions(journal, extent=0.5, threshold=0.9)
+        ((part, polygons),) = find_regions(
+            journal, squares_of(journal, 64, 0.0), extent=0.5, threshold=0.9
+        )
         assert part.cells == (side - 8) * (side - 16)
         assert sum(map(area_of, polygons)) == pytest.approx(part.cells, rel=0.01)
 
@@ -104,3 +115,34 @@ def test_smaller_sizes_of_the_heat_map_keep_what_is_high(tmp_path: Path) -> None
         assert level[401 >> number, 333 >> number] == 32768
         assert level[699 >> number, 610 >> number] == 65535
         assert (level > 0).sum() == 2
+
+
+@pytest.mark.parametrize("top", [BAND - 40, 100])
+def test_what_is_moderately_high_all_over_is_found_by_its_mean(tmp_path: Path, top: int) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.uniform(0, 0.3, (2 * BAND + 9, 170)).astype(np.float32)
+    values[50, 7] = 0.9  # as high as anything, and alone
+    values[top : top + 60, 60:130] += 0.5
+    for journal in kept(tmp_path, values):
+        squares = squares_of(journal, 32**2, 2.0)
+        assert squares.peaks.max() < 1 < squares.values.max()
+        ((part, _),) = find_regions(journal, squares, extent=0.45, threshold=1.0)
+        assert part.value == squares.values.max()
+        assert (part.top, part.left, part.bottom, part.right) == (top, 60, top + 60, 130)
+        by_peaks = squares_of(journal, 32**2, 0.0)
+        assert find_regions(journal, by_peaks, extent=0.45, threshold=1.0) == []
+
+
+def test_each_square_above_the_threshold_has_a_region(tmp_path: Path) -> None:
+    values = blobs(4, BAND + 70, 150)
+    for journal in kept(tmp_path, values):
+        squares = squares_of(journal, 16**2, 4.0)
+        for threshold in (0.9, 1.2, 2.0, float(squares.values.max())):
+            high = squares.values > threshold
+            regions = find_regions(journal, squares, extent=0.8, threshold=threshold)
+            assert bool(regions) == high.any()
+            reached = np.zeros(values.shape, np.bool_)
+            for part, _ in regions:
+                reached[part.top : part.bottom, part.left : part.right] = True
+            for row, column in np.argwhere(high).tolist():
+                assert reached[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].any()

@@ -67,10 +67,17 @@ def test_three_slides_make_a_detector_that_scores_slides(
     regions = (PART // config.network.stride // 32) ** 2
     assert len(calibration.peaks) == len(sampled.tiles) * regions
     assert len(calibration.scores) == len(sampled.tiles)
+    limit = calibration.pixel_threshold.value
+    over_by_peak = sum(peak > limit for peak in calibration.peaks)
+    over = sum(value > limit for value in calibration.regions)
+    assert over_by_peak <= over <= 2 * over_by_peak + 1, "means are weighted to be as rare"
+    assert calibration.mean_weight > 1
     path = write_slide(tmp_path / "a.tif", tissue(5, SIDE, SIDE), SIDE, SIDE)
     outcome, _ = slide_to_folder(detector, path, tmp_path / "out")
     assert outcome.verdict == "normal"
     assert outcome.compared >= 4
+    at_rate = detector.calibrated(false_alarm_rate=0.2).calibration
+    assert at_rate.regions == calibration.regions
 
 
 def test_tiles_of_slides_are_as_large_as_their_overlap_asks_for(config: Config) -> None:

@@ -19,6 +19,7 @@ from haloae.cli.screen import (
 )
 from haloae.cli.shared import DONE, SKIPPED, choose_one, load_any, prepare, progress_bar, shown
 from haloae.errors import ConfigError, DataError
+from haloae.machine import keep_freed_memory
 
 
 def predict(
@@ -107,7 +108,7 @@ def slide(
     from haloae.slides.folder import HEATMAP, REGIONS, slide_to_folder
 
     choose_one(resume=resume, overwrite=overwrite)
-    # What is freed goes back to the system here: kept, it is half a gigabyte beside large tiles.
+    keep_freed_memory(large=False)  # kept, that is half a gigabyte beside large tiles
     detector = load(model, device=device, precision=precision, threads=threads)
     if threads and not is_exported(model):
         import torch

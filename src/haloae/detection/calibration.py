@@ -74,8 +74,13 @@ class Calibration(BaseModel):
     """Share of good images that may be called anomalous."""
     cells: PositiveInt | None = None
     """Fewest that a peak is the highest of; None where peaks are of whole images."""
+    mean_weight: NonNegativeFloat = 0.0
+    """Of regions of slides: what their mean is multiplied by, to be as rare as a peak as high."""
+    regions: tuple[NonNegativeFloat, ...] = ()
+    """Value of each good region of slides, ascending: its peak, or its weighted mean, if that is
+    higher; empty in files that know of peaks alone."""
     slides: tuple[NonNegativeFloat, ...] = ()
-    """Highest map value of each whole good slide, ascending, see `haloae.detection.highest`."""
+    """Highest value of each whole good slide's regions, ascending, see `highest.py`."""
     tail: Tail = "all"
     """What a threshold that was never seen is fitted to, see `threshold_at`; files that do not say
     have ``all``."""
@@ -90,9 +95,11 @@ class Calibration(BaseModel):
     def _check(self) -> Self:
         if min(len(self.scores), len(self.peaks)) < MIN_IMAGES:
             raise ValueError(f"needs at least {MIN_IMAGES} held-out images")
-        for values in (self.scores, self.peaks, self.slides):
+        for values in (self.scores, self.peaks, self.regions, self.slides):
             if list(values) != sorted(values):
-                raise ValueError("scores, peaks and slides must be in ascending order")
+                raise ValueError("scores, peaks, regions and slides must be in ascending order")
+        if self.regions and len(self.regions) != len(self.peaks):
+            raise ValueError("each region must have a peak and a value")
         return self
 
     @cached_property

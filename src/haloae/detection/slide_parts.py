@@ -11,8 +11,9 @@ from torch import Tensor
 
 from haloae.config import Config
 from haloae.detection.calibration import MIN_IMAGES
-from haloae.detection.good import FOLDS, Good
+from haloae.detection.good import FOLDS, Good, tail_of
 from haloae.detection.heads import Head, Seen, head_of
+from haloae.detection.highest import weight_of_means
 from haloae.detection.maps import image_score
 from haloae.detection.scorer import judge, see, unusual_of
 from haloae.errors import DataError, TrainingError
@@ -21,7 +22,7 @@ from haloae.network.lean import lean
 from haloae.network.reach import features_reach
 
 REGION = 32
-"""Side of the regions of a part that have a peak each, in cells."""
+"""Side of the regions of a part that have a peak and a mean each, in cells."""
 
 
 class SlideParts(NamedTuple):
@@ -33,13 +34,21 @@ class SlideParts(NamedTuple):
     """Pixels at each edge that are there for the sake of what they surround, and no more."""
 
 
+class SlideRegions(NamedTuple):
+    """What was measured of their regions: the fields of `Calibration`."""
+
+    cells: int
+    mean_weight: float
+    regions: tuple[float, ...]
+
+
 def measure_slide_parts(
     network: HaloAE,
     images: Callable[[], Iterable[NDArray[np.float32]]],
     config: Config,
     parts: SlideParts,
-) -> tuple[Good, int]:
-    """What `measure_good` does, of parts of slides, and how many cells a peak is the highest of.
+) -> tuple[Good, SlideRegions]:
+    """What `measure_good` does, of parts of slides, whose regions have the peaks.
 
     Each is scored by a head that saw no part of its slide. What the trunk sees beyond the edges of
     a part is not there, and so they are left out: first what features need, and then what the head
@@ -64,6 +73,7 @@ def measure_slide_parts(
         )
     scores: list[float] = []
     peaks: list[float] = []
+    means: list[float] = []
     rest = -(-parts.margin // stride) - edge
     for each, judging in _judged(kept, parts.groups, kind, config):
         with torch.inference_mode():
@@ -76,8 +86,11 @@ def measure_slide_parts(
             )
         scores.append(image_score(anomaly, config.detection.top_share).item())
         peaks += F.max_pool2d(anomaly, REGION).flatten().tolist()
+        means += F.avg_pool2d(anomaly, REGION).flatten().tolist()
     good = Good(kind.fit(config, kept.copy), tuple(sorted(scores)), tuple(sorted(peaks)))
-    return good, REGION**2
+    weight = weight_of_means(peaks, means, config.detection.false_alarm_rate, tail_of(good.head))
+    values = sorted(max(peak, weight * mean) for peak, mean in zip(peaks, means, strict=True))
+    return good, SlideRegions(REGION**2, weight, tuple(values))
 
 
 def _judged(

@@ -245,14 +245,15 @@ class Detector(Predictor):
             provenance = provenance.model_copy(update={"held_out": len(good.scores)})
         if slides is None:
             slides = known.slides if images is None else ()
+        kept = {"cells", "mean_weight", "regions"} if images is None else set()
         calibration = Calibration(
             scores=good.scores,
             peaks=good.peaks,
             false_alarm_rate=rate,
             tail=known.tail,
             units=good.units,
-            cells=known.cells if images is None else None,
             slides=tuple(sorted(slides)),
+            **known.model_dump(include=kept),
         ).fitted()
         is_kept = images is None and false_alarm_rate is None
         if is_kept and isinstance(known, StatedCalibration):

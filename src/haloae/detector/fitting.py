@@ -22,6 +22,7 @@ from haloae.machine import resolve_device
 
 if TYPE_CHECKING:
     from haloae.detection.good import Good
+    from haloae.detection.slide_parts import SlideRegions
     from haloae.training.fit import Trained
 
 
@@ -111,7 +112,7 @@ def fit_detector(
         progress=progress,
         workers=workers,
     )
-    good, cells, guard = _measured(trained, config, region, slides_of, progress=progress)
+    good, regions, guard = _measured(trained, config, region, slides_of, progress=progress)
     if slides_of is not None:
         config = in_slides(config, wanted)
     detector = Detector(
@@ -122,7 +123,7 @@ def fit_detector(
             false_alarm_rate=config.detection.false_alarm_rate,
             tail=tail_of(good.head),
             units=good.units,
-            cells=cells,
+            **({} if regions is None else regions._asdict()),
         ).fitted(),
         _provenance(name, trained, config),
         Native(config, trained.network, good.head, parts=parts_of(region, config, good.units)),
@@ -137,8 +138,8 @@ class _Measured(NamedTuple):
     """What a trained network finds good images to look like."""
 
     good: "Good"
-    cells: int | None
-    """How many a peak of a slide's part is the highest of; None: images are whole."""
+    regions: "SlideRegions | None"
+    """None: images are whole."""
     guard: Guard
 
 
@@ -165,17 +166,17 @@ def _measured(
         watched = tqdm(trained.held_out, "calibrating", disable=not progress, leave=False)
         return looks.watch(trained.images[index] for index in watched)
 
-    cells = None
+    regions = None
     if slides_of is None:
         good = measure_good(trained.network, held_out, config, inside=inside, region=stored(region))
     else:
         whose = SlideParts([slides_of[i] for i in trained.held_out], config.view.margin or 0)
-        good, cells = measure_slide_parts(trained.network, held_out, config, whose)
+        good, regions = measure_slide_parts(trained.network, held_out, config, whose)
     if config.network.autoencoder:
         # Those held out may be four, and what they all look like was learnt from none.
         for _ in looks.watch(trained.images[index] for index in order):
             pass
-    return _Measured(good, cells, Guard.fit(looks.seen.values()))
+    return _Measured(good, regions, Guard.fit(looks.seen.values()))
 
 
 def _enough(

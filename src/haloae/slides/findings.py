@@ -24,15 +24,55 @@ _Filled = tuple[list[NDArray[np.float64]], list[NDArray[np.uint32]]]
 """Of each polygon: its points, and where each of its rings begins among them."""
 
 
+class Squares(NamedTuple):
+    """Regions as large as those that were calibrated on, side by side from the first cell."""
+
+    side: int
+    """In cells."""
+    peaks: NDArray[np.float32]
+    """(rows, columns): the highest value of each; 0 where nothing of it was scored."""
+    means: NDArray[np.float32]
+    """(rows, columns): its mean, of what was not scored as 0, times the weight."""
+    weight: float
+    """See `haloae.detection.calibration.Calibration.mean_weight`."""
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """(rows, columns), see `haloae.detection.highest`."""
+        return np.maximum(self.peaks, self.means)
+
+
+def squares_of(journal: Journal, cells: int, weight: float) -> Squares:
+    """All of a map's, in constant memory.
+
+    Args:
+        journal: of the slide.
+        cells: of each: a square number.
+        weight: of their means.
+    """
+    side = math.isqrt(cells)
+    high, wide = journal.shape
+    peaks, means = [], []
+    for top in range(0, high, side):
+        values = journal.rows(top, min(top + side, high))
+        padded = np.pad(values, [(0, side - len(values)), (0, -wide % side)])
+        squares = padded.reshape(side, -1, side)
+        peaks.append(squares.max((0, 2)))
+        means.append(np.float32(weight) * squares.mean((0, 2)))
+    return Squares(side, np.stack(peaks), np.stack(means), weight)
+
+
 class Finding(NamedTuple):
     """A region above the slide's threshold, with what touches it above the pixel threshold."""
 
     number: int
     """From 1, the highest first."""
     score: float
-    """Its highest map value."""
+    """Its peak, or the weighted mean of a square that it takes up more of than others do."""
     p_value: float
     """Share of good slides that have any value so high."""
+    peak: float
+    """Its highest map value."""
     area: float
     """In pixels of the slide."""
     box: tuple[int, int, int, int]
@@ -52,6 +92,12 @@ class _Part(NamedTuple):
     left: int
     bottom: int
     right: int
+    mean: float = 0.0
+    """The highest weighted mean of a square above the threshold that it takes up most of."""
+
+    @property
+    def value(self) -> float:
+        return max(self.peak, self.mean)
 
     def joined(self, other: "_Part") -> "_Part":
         higher = max(self, other, key=lambda part: part.peak)
@@ -62,27 +108,40 @@ class _Part(NamedTuple):
             min(self.left, other.left),
             max(self.bottom, other.bottom),
             max(self.right, other.right),
+            max(self.mean, other.mean),
         )
 
 
 def find_regions(
-    journal: Journal, *, extent: float, threshold: float
+    journal: Journal, squares: Squares, *, extent: float, threshold: float
 ) -> list[tuple[_Part, list[list[Ring]]]]:
-    """Regions of touching cells above `extent` that have one above `threshold`, highest first.
+    """Regions of touching cells above `extent` that are above `threshold`, highest first.
 
-    In constant memory but for what is found.
+    By a cell of theirs, or by the value of a square that they take up more of than others do. Of
+    each square above the threshold, one is. In constant memory but for what is found.
+
+    Args:
+        journal: of the slide.
+        squares: of the same.
+        extent: how far regions reach; less, where a square above the threshold has no such cell.
+        threshold: of values.
 
     Raises:
         MissingExtraError: scipy or contourpy is not installed.
     """
+    is_high = squares.values > threshold
+    if (squares.peaks[is_high] <= extent).any():
+        extent = threshold / squares.weight
     parts = sorted(
-        (part for part in _parts(journal, extent) if part.peak > threshold),
-        key=lambda part: (-part.peak, part.place),
+        (part for part in _parts(journal, squares, is_high, extent) if part.value > threshold),
+        key=lambda part: (-part.value, part.place),
     )
     return [(part, _outline(journal, part, extent)) for part in parts]
 
 
-def _parts(journal: Journal, extent: float) -> Iterator[_Part]:
+def _parts(
+    journal: Journal, squares: Squares, is_high: NDArray[np.bool_], extent: float
+) -> Iterator[_Part]:
     """Every region of touching cells above a value."""
     try:
         from scipy import ndimage
@@ -92,9 +151,10 @@ def _parts(journal: Journal, extent: float) -> Iterator[_Part]:
     above: NDArray[np.int64] = np.zeros(wide, np.int64)
     """For each cell of the row above, the number of its region; 0: none."""
     open_parts: dict[int, _Part] = {}
-    last = 0
-    for top in range(0, high, BAND):
-        values = journal.rows(top, min(top + BAND, high))
+    last, side = 0, squares.side
+    band = max(1, BAND // side) * side
+    for top in range(0, high, band):
+        values = journal.rows(top, min(top + band, high))
         labels, count = ndimage.label(values > extent, TOUCHING)
         found: dict[int, _Part] = {}
         if count:
@@ -108,6 +168,11 @@ def _parts(journal: Journal, extent: float) -> Iterator[_Part]:
                 edges = (top + box[0].start, box[1].start, top + box[0].stop, box[1].stop)
                 peak = float(values[row, column])
                 found[last + label] = _Part(peak, (top + row, column), int(cells[label]), *edges)
+        for row, column in np.argwhere(is_high[top // side : -(-(top + band) // side)]).tolist():
+            square = labels[row * side :, column * side :][:side, :side]
+            most = last + int(np.bincount(square[square > 0]).argmax())
+            mean = float(squares.means[top // side + row, column])
+            found[most] = found[most]._replace(mean=max(found[most].mean, mean))
         numbers = np.where(labels > 0, labels.astype(np.int64) + last, 0)
         last += count
         renamed = _joined(above, numbers[0], open_parts, found)
@@ -198,13 +263,14 @@ def as_findings(
     Args:
         regions: of `find_regions`.
         tiling: of the slide.
-        p_value: of a highest value.
+        p_value: of a value.
     """
     found = []
     for number, (part, polygons) in enumerate(regions, 1):
         box = tiling.box_of(slice(part.top, part.bottom), slice(part.left, part.right))
         area = part.cells * tiling.pixels**2
-        found.append(Finding(number, part.peak, p_value(part.peak), area, box, polygons))
+        p = p_value(part.value)
+        found.append(Finding(number, part.value, p, part.peak, area, box, polygons))
     return found
 
 
@@ -228,6 +294,7 @@ def as_geojson(
             "name": f"region {finding.number}",
             "score": finding.score,
             "p_value": finding.p_value,
+            "peak": finding.peak,
             "area_px": finding.area,
             "box": list(finding.box),
         }

@@ -25,7 +25,7 @@ from haloae.detection.predictor import Predictor
 from haloae.errors import DataError, ImageError
 from haloae.files import write_atomic
 from haloae.outputs.report import REPORT
-from haloae.slides.findings import Finding, as_findings, as_geojson, find_regions
+from haloae.slides.findings import Finding, as_findings, as_geojson, find_regions, squares_of
 from haloae.slides.heatmap import write_heatmap
 from haloae.slides.journal import JOURNAL, Journal, Tile, open_journal
 from haloae.slides.page import write_page
@@ -55,9 +55,11 @@ class Outcome:
     """Across and down, of one pixel."""
     verdict: Literal["normal", "anomalous"]
     score: float
+    """Highest value of its regions, see `haloae.detection.highest`."""
+    peak: float
     """Highest value of the map."""
     p_value: float
-    """Share of good slides whose highest value is at least as high."""
+    """Share of good slides whose score is at least as high."""
     threshold: float
     """A score above it makes a slide of so many regions anomalous."""
     pixel_threshold: float
@@ -151,7 +153,8 @@ def slide_to_folder(
 def model_of(detector: Predictor) -> str:
     """Tells apart what scores differently; the same for all thresholds of one detector."""
     known = detector.config.model_dump(mode="json", exclude={"detection": {"false_alarm_rate"}})
-    values = [known, detector.calibration.peaks, detector.provenance.model_dump(mode="json")]
+    calibration = detector.calibration.model_dump(include={"peaks", "mean_weight"})
+    values = [known, calibration, detector.provenance.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -189,13 +192,16 @@ def _judged(
     scored = [tile for tile in tiles if not tile.reason]
     if not scored:
         raise ImageError(f"{tiles[0].reason.rstrip('.')}; and so it is with every other tile.")
-    compared = _regions(detector, sum(_cells(tiling, tile.number) for tile in scored))
+    squares = squares_of(journal, _region_cells(detector), calibration.mean_weight)
+    compared = max(1, int((squares.peaks > 0).sum()))
     pixel_threshold = calibration.pixel_threshold.value
     threshold = threshold_of_highest(calibration, compared)
-    score = max(tile.peak for tile in scored)
-    regions = find_regions(journal, extent=min(pixel_threshold, threshold), threshold=threshold)
+    score = float(squares.values.max())
+    regions = find_regions(
+        journal, squares, extent=min(pixel_threshold, threshold), threshold=threshold
+    )
     findings = as_findings(
-        regions, tiling, lambda peak: p_value_of_highest(calibration, peak, compared)
+        regions, tiling, lambda value: p_value_of_highest(calibration, value, compared)
     )
     outcome = Outcome(
         slide=slide.name,
@@ -205,6 +211,7 @@ def _judged(
         microns=slide.microns,
         verdict="anomalous" if score > threshold else "normal",
         score=score,
+        peak=max(tile.peak for tile in scored),
         p_value=p_value_of_highest(calibration, score, compared),
         threshold=threshold,
         pixel_threshold=pixel_threshold,
@@ -233,14 +240,14 @@ def _cells(tiling: Tiling, number: int) -> int:
     return int((rows.stop - rows.start) * (columns.stop - columns.start))
 
 
-def _regions(detector: Predictor, cells: int) -> int:
-    """How many of the calibration's regions there are in so many cells; at least 1."""
+def _region_cells(detector: Predictor) -> int:
+    """Of one region that was calibrated on, as a square."""
     each = detector.calibration.cells
     if each is None:  # a file that does not say: its regions are whole images
         kinds = detector.provenance.images
         shown = detector.view.size_of((kinds.heights[0], kinds.widths[0]))
         each = math.prod(detector.view.cells_of(shown))
-    return max(1, math.ceil(cells / each))
+    return math.isqrt(each) ** 2
 
 
 def _csv(tiles: list[Tile], detector: Predictor, tiling: Tiling, compared: int) -> bytes:
@@ -249,12 +256,13 @@ def _csv(tiles: list[Tile], detector: Predictor, tiling: Tiling, compared: int) 
     writer = csv.writer(text, lineterminator="\n")
     columns = ("x", "y", "width", "height", "status", "score", "peak", "p_value", "slide_p_value")
     writer.writerow((*columns, "reason"))
+    each = _region_cells(detector)
     for tile in sorted(tiles):
         box = tiling.box(tile.number)
         if tile.reason:
             writer.writerow((*box, "unscored", "", "", "", "", tile.reason))
             continue
-        own = _regions(detector, _cells(tiling, tile.number))
+        own = math.ceil(_cells(tiling, tile.number) / each)
         p_values = (
             p_value_of_highest(detector.calibration, tile.peak, count) for count in (own, compared)
         )

@@ -100,6 +100,7 @@ def _facts(outcome: "Outcome") -> list[tuple[str, str]]:
         ("Scale", f"{outcome.scale:g}"),
         ("Compared with", compared),
         ("Pixel threshold", f"{outcome.pixel_threshold:.4g}"),
+        ("Highest value of the map", f"{outcome.peak:.4g}"),
     ]
 
 

@@ -18,7 +18,8 @@ Edges = tuple[float, float, float, float]
 def as_unit(pixels: Pixels) -> NDArray[np.float32]:
     """(h, w, 3) of whole numbers → (3, h, w) float32 in [0, 1]."""
     most = np.float32(np.iinfo(pixels.dtype).max)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / most
+    unit = np.empty((3, *pixels.shape[:2]), np.float32)
+    return np.divide(pixels.transpose(2, 0, 1), most, out=unit, dtype=np.float32)
 
 
 def read_part(slide: Slide, x: int, y: int, size: tuple[int, int], *, scale: float = 1.0) -> Pixels:
