@@ -186,7 +186,8 @@ KINDS = {
         "python -m benchmarks.fuzzing MODEL --out runs/fuzzing",
         "By schemathesis, valid ones and nearly valid ones; half of the images and tensors among "
         "them are whole, the others damaged. Checked of each answer: its status is below 500, and "
-        "status, type and content are as described.",
+        "status, type and content are as described. An image was given a minute (queue.seconds), "
+        "as the machine had other work.",
     ),
     "bad-images": Kind(
         "Small files that cost much to decode",
