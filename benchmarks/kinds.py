@@ -13,6 +13,7 @@ from benchmarks import (
     counted,
     curve,
     drift,
+    drift_delays,
     folder,
     fuzzing,
     gpu,
@@ -242,19 +243,20 @@ KINDS = {
     ),
     "drift-alarms": Kind(
         "Alarms of drift over good images, simulated",
-        of_one(drift.rate_table),
-        "python -m benchmarks.drift alarms --out runs/drift-alarms",
-        "Ten lines together, all bets on measures and score, without the rules for k of n. Last "
-        "column: the median of 10 streams, by the same bets on one measure alone.",
+        of_several(drift.rate_table),
+        "python -m benchmarks.drift alarms --count COUNT --out runs/drift-alarms-COUNT",
+        "Everything: ten lines of 100,000 or 20,000 images each, all that is watched. One rule: a "
+        "hundred lines of 100,000. After an alarm, the watch begins anew. Last column: the median "
+        "of 10 streams, by the same bets on one measure alone.",
     ),
     "drift-delays": Kind(
-        "Images until a fifth less light is seen",
-        of_one(drift.delay_table),
+        "Images until a change is seen",
+        of_one(drift_delays.delay_table),
         "python -m benchmarks.drift delays --root ROOT --sets tire,kolektor,magnetic_tile "
         "--out runs/drift-delays",
-        "Simulated: the standard deviation of the good images' brightness, 20 streams each. "
-        "Photographs: good images of the set that the guard was not fitted to, drawn with "
-        "replacement, 10 streams each.",
+        "Simulated: the standard deviation of the good images' measures, such as the brightness; "
+        "20 streams each. Photographs: good images of the set that the guard was not fitted to, "
+        "drawn with replacement, 10 streams each.",
     ),
     "attention-memory": Kind(
         "Kinds of attention over the memory, all else equal",

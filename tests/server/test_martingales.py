@@ -113,6 +113,27 @@ def test_a_rule_holds_its_rate_whatever_the_threshold_lets_through() -> None:
     assert cried / 400 <= level + 3 * np.sqrt(level / 400)
 
 
+def test_a_rule_holds_its_rate_over_a_hundred_thousand_good_images() -> None:
+    rng = np.random.default_rng(6)
+    once_in, images, lines, cried = 500, 100_000, 2, 0
+    for _ in range(lines):
+        bad = rng.random(images) > rng.random(100).max()
+        rule = Rule(1, 100)
+        for is_bad in bad.tolist():
+            if rule.add(is_bad) * once_in <= 1:
+                rule, cried = Rule(1, 100), cried + 1
+    assert 0 < cried <= lines * images / once_in
+
+
+def test_where_nothing_is_known_to_be_good_nothing_is_unlikely() -> None:
+    """As when what comes now is said to be usual, whatever it is."""
+    rule = Rule(1, 0)
+    assert min(rule.add(True) for _ in range(300)) == 1
+    for _ in range(200):
+        rule.add(False)
+    assert min(rule.add(True) for _ in range(10)) > 1e-3  # as many have come before
+
+
 def test_a_rule_sees_a_run_of_bad_ones_and_knows_how_many_are_usual() -> None:
     def after(usual: int) -> int:
         rule, rng = Rule(1, 100), np.random.default_rng(5)

@@ -3,11 +3,16 @@
 import logging
 import os
 import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,10 @@ import pytest
 from haloae.errors import ConfigError, MissingExtraError
 from haloae.server.mirror import Mirror
 from haloae.server.store import Store
-from server.made_up import anomalous, inspection
+from server.made_up import START, anomalous, inspection, unusable
 from server.test_store import until
 
+DOC = Path(__file__).parents[2] / "docs" / "store.md"
 PASSWORD = "not-to-be-logged"  # noqa: S105
 
 
@@ -83,6 +89,90 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.slow
+def test_any_box_says_what_all_have_stored_and_that_the_database_is_away(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haloae.server.mirror.BREATH", 0.05)
+    monkeypatch.setattr("haloae.server.mirror.FRESH", timedelta())
+    told: list[str | None] = []
+    stores = {box: Store(tmp_path / f"{box}.db", days=1e5, most_waiting=1) for box in "ab"}
+    mirrors = {
+        box: Mirror(store.path, server.url, box=box, on_problem=told.append)
+        for box, store in stores.items()
+    }
+    for number in range(8):
+        made = (inspection, anomalous, inspection, unusable)[number % 4]
+        stores["a"].add(made(number))
+        stores["b"].add(inspection(number))
+    with closing(sqlite3.connect(stores["b"].path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in (8, 9, 10):
+            stores["b"].add(inspection(number))
+        other.execute("ROLLBACK")
+    since = START + timedelta(seconds=2)
+
+    def found() -> dict[str, tuple[Any, ...]]:
+        known = mirrors["a"].all_boxes(since)
+        boxes = known.boxes if known and known.since == since else ()
+        return {box: (last, tuple(counts), lost) for box, last, counts, lost in boxes}
+
+    wanted = {
+        "a": (START + timedelta(seconds=7), (3, 1, 2), 0),
+        "b": (START + timedelta(seconds=10), (7, 0, 0), 2),
+    }
+    until(lambda: found() == wanted)
+    query = DOC.read_text().split("```sql\n")[1].split("```")[0]
+    assert sorted(row[:1] + row[2:] for row in server.rows(query)) == [
+        ("a", 4, 2, 2),
+        ("b", 9, 0, 0),
+    ]
+    since = START + timedelta(days=1)
+    until(
+        lambda: (
+            {box: counts for box, (_, counts, _) in found().items()}
+            == dict.fromkeys("ab", (0, 0, 0))
+        )
+    )
+    server.stop()
+    until(lambda: all(mirror.state().problem for mirror in mirrors.values()))
+    before = time.monotonic()
+    assert found()["a"][0] == wanted["a"][0]  # what was known, at once
+    assert time.monotonic() - before < 0.1
+    server.start()
+    until(lambda: all(mirror.state().problem is None for mirror in mirrors.values()))
+    assert told[-1] is None
+    assert sum(problem is None for problem in told) == 2
+    for each in (*mirrors.values(), *stores.values()):
+        each.close()
+
+
+@pytest.mark.slow
+def test_a_database_that_hangs_is_said_and_holds_nothing_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haloae.server.mirror.BREATH", 0.05)
+    with Store(tmp_path / "a.db", days=1e5) as store:
+        mirror = Mirror(store.path, server.url, box="a")
+        store.add(inspection(0))
+        until(lambda: mirror.state().sent == 1)
+        ((pid,),) = server.rows(
+            "SELECT pid FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid != pg_backend_pid()"
+        )
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr("haloae.server.mirror.LONGEST", 100)
+        monkeypatch.setattr("haloae.server.mirror.PATIENCE", 1)
+        until(lambda: "does not answer" in (mirror.state().problem or ""))
+        before = time.monotonic()
+        store.add(inspection(1))
+        assert mirror.all_boxes(START) is None
+        assert time.monotonic() - before < 0.1
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: mirror.state() == (2, None))
+        mirror.close()
+
+
+@pytest.mark.slow
 def test_two_boxes_have_each_row_there_once_whatever_happens(
     server: Server,
     tmp_path: Path,
@@ -117,15 +207,15 @@ def test_two_boxes_have_each_row_there_once_whatever_happens(
     last = "SELECT id, score, verdict FROM haloae.inspections WHERE box = 'b' AND number = 21"
     assert server.rows(last) == [(inspection(20).id, 0.5, "normal")]
     # A file that is made anew is another, and its rows are no doubles.
-    for closing in (mirrors[1], stores[1]):
-        closing.close()
+    for each in (mirrors[1], stores[1]):
+        each.close()
     paths[1].unlink()
     stores[1] = Store(paths[1], days=1e5)
     stores[1].add(inspection(20))
     mirrors[1] = Mirror(paths[1], server.url, box="b")
     until(lambda: mirrors[1].state().sent == 1)
     assert sorted(server.rows(counted)) == [("a", 21, 21), ("b", 22, 21)]
-    for each in (*mirrors, *stores):
-        each.close()
+    for either in (*mirrors, *stores):
+        either.close()
     assert "nothing can be sent" in caplog.text
     assert PASSWORD not in caplog.text

@@ -4,9 +4,11 @@ import io
 import json
 import shutil
 import socket
+import sqlite3
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
@@ -24,7 +26,10 @@ from haloae.server import retraining
 from haloae.server.app import Service, create_app
 from haloae.server.models import ABOUT
 from haloae.server.safety import Tokens, read_tokens
-from haloae.server.settings import RetrainingSettings, Settings
+from haloae.server.settings import KeepSettings, RetrainingSettings, Settings
+from haloae.server.store import MOST_WAITING
+from server.made_up import anomalous, inspection
+from server.services import coded
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -99,11 +104,17 @@ def opened(
     ends: list[Callable[[], object]] = []
     wrong: list[str] = []
 
-    def start(tokens: Tokens | None = None, **context: Any) -> Opened:  # noqa: ANN401
+    def start(
+        tokens: Tokens | None = None,
+        keep: KeepSettings | None = None,
+        **context: Any,  # noqa: ANN401
+    ) -> Opened:
         model = tmp_path / "recipes" / "cloth.safetensors"
         model.parent.mkdir()
         shutil.copy(two_models[0], model)
-        settings = Settings(retraining=RetrainingSettings(good={"cloth": good_folder}))
+        settings = Settings(
+            retraining=RetrainingSettings(good={"cloth": good_folder}), keep=keep or KeepSettings()
+        )
         app = create_app(model.parent, data=tmp_path / "data", settings=settings, tokens=tokens)
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", loop="asyncio"))
@@ -252,18 +263,80 @@ def test_an_operator_logs_in_and_changes_nothing(opened: Open, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_what_is_not_stored_is_listed_and_a_database_that_is_away_is_said(
+    opened: Open, tmp_path: Path
+) -> None:
+    secret = tmp_path / "database"
+    secret.write_text("postgresql://plant:hunter2@127.0.0.1:9/plant")  # where nobody answers
+    here = opened(keep=KeepSettings(database=secret, box="line-1"))
+    page, store = here.page, here.service.records.store
+    page.locator("#problems", has_text="database plant on 127.0.0.1").wait_for()
+    page.click("nav >> text=Boxes")
+    page.locator("#boxes p", has_text="not read yet").wait_for()
+    page.click("nav >> text=Inspect")
+    assert page.locator("#gaps").is_hidden()
+    with closing(sqlite3.connect(here.data / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(MOST_WAITING + 3):
+            store.add(inspection(number))
+        page.locator("#gaps.now summary", has_text="Not stored: 20,003").click()
+        page.locator("#gaps li", has_text="20,000 inspections, which wait").wait_for()
+        page.locator("#gaps li", has_text="3 inspections, which are lost").wait_for()
+        page.locator("#problems", has_text="another program holds it").wait_for()
+        other.execute("ROLLBACK")
+    page.locator("#gaps summary", has_text="Not stored: 3").wait_for()
+    page.locator("#gaps:not(.now)").wait_for()
+    assert "another program holds it" in page.inner_text("#gaps")
+    assert "another program holds it" not in page.inner_text("#problems")
+
+
+@pytest.mark.slow
+def test_an_image_goes_to_the_recipe_that_was_chosen_this_moment(
+    opened: Open, two_models: list[Path]
+) -> None:
+    here = opened()
+    shutil.copy(two_models[1], here.model.with_name("lid.safetensors"))
+    here.page.locator("#recipe option[value=lid]").wait_for(state="attached")
+    here.page.select_option("#recipe", "lid")
+    image = {"name": "a.png", "mimeType": "image/png", "buffer": coded(TEXTURES[0])}
+    here.page.set_input_files("#file", image)
+    until(lambda: here.service.records.last(1, "lid")[0])
+    assert here.service.records.last(1, "cloth") == []
+    here.page.locator("#last li").wait_for()
+    assert here.page.input_value("#recipe") == "lid"
+    # A proxy that speaks for the service is no reason for words that nobody understands.
+    here.page.route("**/v1/predict*", lambda route: route.fulfill(status=400, body="<html>"))
+    here.page.set_input_files("#file", image)
+    here.page.locator("#inspect-wrong", has_text="No connection to the service: try").wait_for()
+
+
+@pytest.mark.slow
 def test_it_has_no_serious_fault_for_who_sees_or_moves_otherwise(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     monkeypatch.setattr(retraining, "PACKAGES", ("torch_that_is_missing",))
-    here = opened(color_scheme="dark", viewport={"width": 420, "height": 900})
+    secret = tmp_path / "database"
+    secret.write_text("postgresql://127.0.0.1:9/plant")  # where nobody answers
+    keep = KeepSettings(database=secret)
+    here = opened(keep=keep, color_scheme="dark", viewport={"width": 390, "height": 844})
+    store = here.service.records.store
+    with closing(sqlite3.connect(here.data / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(MOST_WAITING + 3):
+            store.add(inspection(number, recipe="cloth"))
+        other.execute("ROLLBACK")
+    for number in range(240):  # something has changed
+        made = (inspection if number < 200 else anomalous)(number, recipe="cloth")
+        here.service.drift.add(made, {})
+    until(lambda: store.state().waiting == 0)
     here.upload(texture(30))
     here.upload(np.zeros((40, 40, 3), np.uint8))
     for theme in ("dark", "light"):
         for view, there in (
             ("Inspect", "#verdict.unusable"),
             ("Review", "#confirm"),
+            ("Boxes", "#boxes h1"),
             ("Threshold", "#slider"),
             ("Models", "#retrain"),
         ):

@@ -4,9 +4,10 @@ import io
 import logging
 import re
 import shutil
+import sqlite3
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, time, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +24,9 @@ from haloae.server.page.page import shift_start
 from haloae.server.page.texts import english
 from haloae.server.safety import read_tokens
 from haloae.server.settings import KeepSettings, PageSettings, Settings
+from haloae.server.store import MOST_WAITING
 from server.made_up import anomalous, inspection
+from server.plant import until
 
 OPERATOR, ENGINEER = "operators-token-0123456789", "engineers-token-0123456789"
 STATIC = files("haloae.server.page") / "static"
@@ -180,9 +183,6 @@ def test_without_images_there_is_nothing_to_see_or_add(
 def test_what_is_not_stored_yet_is_shown_all_the_same(
     start: Start, good_paths: list[Path], tmp_path: Path
 ) -> None:
-    import sqlite3
-    from contextlib import closing
-
     client = start()
     first = inspected(client, good_paths[0])["id"]
     with closing(sqlite3.connect(tmp_path / "data" / "store.db", isolation_level=None)) as other:
@@ -193,6 +193,52 @@ def test_what_is_not_stored_yet_is_shown_all_the_same(
         assert "another program holds it" in " ".join(state["problems"])
         assert client.get(f"/page/inspections/{second}/small.jpg").status_code == 200
         other.execute("ROLLBACK")
+
+
+def test_what_was_not_stored_is_listed_with_time_count_and_reason(
+    start: Start, tmp_path: Path
+) -> None:
+    client = start()
+    store = client.app.state.service.records.store  # type: ignore[attr-defined]
+    state = client.get("/page/state").json()
+    assert (state["waiting"], state["gaps"]) == (None, [])
+    with closing(sqlite3.connect(tmp_path / "data" / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(MOST_WAITING + 3):
+            store.add(inspection(number, recipe="m"))
+        state = client.get("/page/state").json()
+        other.execute("ROLLBACK")
+    waiting, (gap,) = state["waiting"], state["gaps"]
+    assert (waiting["images"], waiting["last"]) == (MOST_WAITING, None)
+    assert datetime.now(UTC) - datetime.fromisoformat(waiting["first"]) < timedelta(minutes=1)
+    times = [inspection(number).time.isoformat() for number in (0, 2)]
+    assert [gap["first"], gap["last"], gap["images"]] == [*times, 3]
+    assert gap["reason"] == waiting["reason"]
+    assert "another program holds it" in gap["reason"]
+    assert gap["reason"] in " ".join(state["problems"])
+    until(lambda: client.get("/page/state").json()["waiting"] is None)
+    state = client.get("/page/state").json()
+    assert (state["gaps"], state["problems"]) == ([gap], [])
+
+
+def test_boxes_are_asked_for_where_there_are_several(
+    start: Start, tmp_path: Path, good_paths: list[Path]
+) -> None:
+    client = start()
+    assert client.get("/page/state").json()["has_boxes"] is False
+    assert client.get("/page/boxes").status_code == 404
+    secret = tmp_path / "database"
+    secret.write_text("postgresql://plant:hunter2@127.0.0.1:9/plant")  # where nobody answers
+    keep = KeepSettings(database=secret, box="line-1")
+    client = start(settings=Settings(keep=keep), data=tmp_path / "other")
+    inspected(client, good_paths[0])
+    until(lambda: client.get("/page/state").json()["problems"])
+    state = client.get("/page/state").json()
+    assert state["has_boxes"] is True
+    assert "database plant on 127.0.0.1: nothing can be sent" in " ".join(state["problems"])
+    boxes = client.get("/page/boxes").json()
+    assert (boxes["box"], boxes["boxes"], boxes["read"]) == ("line-1", [], None)
+    assert "hunter2" not in str((state, boxes))
 
 
 def test_a_translation_takes_the_place_of_english(start: Start, tmp_path: Path) -> None:

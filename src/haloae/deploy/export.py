@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from haloae.claims import finish_writing, write_together
 from haloae.data.images import read_image
 from haloae.data.regions import EACH
-from haloae.data.views import WHITE, Size, View, pieces
+from haloae.data.views import View, pieces
 from haloae.deploy.checks import UNSEALED, Known, known_image, seal
 from haloae.deploy.engines import INPUT, METADATA_KEY, OUTPUTS
+from haloae.deploy.parity import COMPARED, Parity, compare, textures
 from haloae.deploy.quantise import quantised
 from haloae.deploy.runtime import (
     ExportPrecision,
     InputType,
     Metadata,
-    Runtime,
     as_input,
     open_runtime,
 )
@@ -33,13 +33,8 @@ from haloae.errors import ConfigError, ExportError, MissingExtraError, OutputErr
 if TYPE_CHECKING:
     import onnx
 
-MANY, STRAY = 2000, 50
-"""See `largest_but_strays`."""
-COMPARED = 8
-"""Images they are compared on."""
 QUANTISED_ON = 128
 """Good images that int8 takes its ranges from, at most."""
-TINY = 1e-12
 
 
 class Export(NamedTuple):
@@ -73,20 +68,6 @@ def export_named(name: str) -> Export:
     if name not in EXPORTS:
         raise ConfigError(f"no export is called {name!r}: choose one of {', '.join(EXPORTS)}.")
     return EXPORTS[name]
-
-
-class Parity(NamedTuple):
-    """How far an exported model is from its detector, relative, on the images compared.
-
-    Relative to the detector's own value, or to the highest of good images that were left out where
-    that is higher: what a head was fitted to may score next to nothing.
-    """
-
-    score: float
-    """Largest difference of a score."""
-    map: float
-    """Largest difference of a map's value, by the map's highest."""
-    images: int
 
 
 def export_model(
@@ -133,7 +114,7 @@ def export_model(
                 f"none of the good images is seen at {canvas[1]}×{canvas[0]} pixels, which the "
                 f"export takes: give images of the shape that the detector was fitted to."
             )
-        images = _textures(canvas)
+        images = textures(canvas)
     detector = detector.calibrated().to("cpu")
     model = _to_onnx(detector, input_type)
     with tempfile.TemporaryDirectory(prefix="haloae-export-") as folder:
@@ -141,7 +122,7 @@ def export_model(
         export.write(model, _metadata(detector, export.precision, input_type), images, made)
         seal(made)
         runtime = open_runtime(made, threads=threads)
-        parity = _compare(detector, runtime, images[:COMPARED])
+        parity = compare(detector, runtime, images[:COMPARED])
         if not (parity.score <= export.tolerance and parity.map <= export.tolerance):
             raise ExportError(
                 f"{path}: not written: the export differs from the detector by "
@@ -303,57 +284,6 @@ def _write_openvino(
     converted.set_rt_info(metadata.model_dump_json(), [METADATA_KEY])
     # Halving the weights' precision is for those who ask for it.
     openvino.save_model(converted, path, compress_to_fp16=False)
-
-
-def _compare(detector: Detector, runtime: Runtime, images: NDArray[np.float32]) -> Parity:
-    exported = runtime.measure(images)
-    if runtime.metadata.input_type == "uint8":  # of deeper images, it sees them rounded
-        images = as_input(images, "uint8").astype(np.float32) / np.float32(WHITE)
-    native = detector.measure(images)
-    usual = detector.calibration
-    peaks = np.maximum(native.maps.max(axis=(1, 2)), max(usual.peaks[-1], TINY))
-    differing = np.abs(exported.maps - native.maps).reshape(len(images), -1)
-    maps = largest_but_strays(differing) / peaks
-    highest = np.maximum(native.scores, max(usual.scores[-1], TINY))
-    scores = np.abs(exported.scores - native.scores) / highest
-    return Parity(float(scores.max()), float(maps.max()), len(images))
-
-
-def largest_but_strays(differing: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far maps differ: the largest of each one's differences, of many cells less strict.
-
-    A cell may be as near to two good ones, and which of them is taken is rounding. Where one in
-    `MANY` cells is, with its neighbours, they may differ by `STRAY` times as much as the others.
-
-    >>> differences = np.full((1, 2000), 1e-6, np.float32)
-    >>> differences[0, 7] = 1e-3
-    >>> f"{largest_but_strays(differences)[0]:.0e}"
-    '2e-05'
-
-    Args:
-        differing: (n, cells).
-
-    Returns:
-        (n,).
-    """
-    ascending = np.sort(differing, axis=1)
-    few = differing.shape[1] // MANY
-    found: NDArray[np.float32] = np.maximum(ascending[:, -1 - few], ascending[:, -1] / STRAY)
-    return found if few else ascending[:, -1]
-
-
-def _textures(size: Size) -> NDArray[np.float32]:
-    """Seeded stripes under noise that grows from image to image: (COMPARED, 3, *size)."""
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[: size[0], : size[1]] / max(size)
-    images = []
-    for noise in np.linspace(0, 0.5, COMPARED):
-        frequency = rng.uniform(10, 80, (3, 1, 1))
-        stripes = 0.5 + 0.3 * np.sin(frequency * (rows + rng.uniform(-1, 1) * columns))
-        images.append(stripes + noise * rng.normal(size=(3, *size)))
-    # In whole 255ths, as most images are, so that an export that takes uint8 sees the same.
-    rounded: NDArray[np.float32] = np.rint(np.stack(images).clip(0, 1) * WHITE).astype(np.float32)
-    return rounded / np.float32(WHITE)
 
 
 register_export("onnx", Export((".onnx",), tolerance=1e-3, write=_write_onnx))

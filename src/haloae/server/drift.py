@@ -208,8 +208,8 @@ class _Recipe:
             generator,
         )
         self.rules = {
-            ANOMALOUS: Rule(1 + above, max(1, scores.size - above)),
-            UNUSABLE: Rule(1, max(1, guard.images if guard else scores.size)),
+            ANOMALOUS: Rule(1 + above, scores.size - above),
+            UNUSABLE: Rule(1, guard.images if guard else scores.size),
         }
         self.causes = 2 * (len(MEASURES) + 1) + len(self.rules)
         self.images = 0

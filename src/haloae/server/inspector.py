@@ -342,10 +342,9 @@ class Inspector:
                 try:
                     listener(inspection, seen)
                     self.problems.clear(name)
-                except HaloaeError as error:
-                    self.problems.report(name, error)
                 except Exception as error:  # of any kind: inspection goes on
-                    self.problems.report(name, f"{type(error).__name__}: {error}")
+                    kind = "" if isinstance(error, HaloaeError) else f"{type(error).__name__}: "
+                    self.problems.report(name, f"{kind}{error}")
 
 
 def _fail(item: _Item, error: HaloaeError) -> None:

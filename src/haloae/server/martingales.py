@@ -173,8 +173,10 @@ def tail(found: int, size: int, bad: int, good: int) -> float:
         found: bad ones.
         size: images.
         bad: k + 1.
-        good: n - k, at least 1.
+        good: n - k; 0: no image is known to be good, so that no number of bad ones is unlikely.
     """
+    if good == 0:
+        return 1.0
     whole = math.lgamma(bad) + math.lgamma(good) - math.lgamma(bad + good)
     total = 0.0
     for each in range(found, size + 1):

@@ -51,6 +51,13 @@ class Problems:
             with self._lock:
                 self._all.pop(part, None)
 
+    def tell(self, part: str, message: str | None) -> None:
+        """Say what a look at a part has shown, unless that is said; None: the part works."""
+        if message is None:
+            self.clear(part)
+        elif part not in self._all or self._all[part].message != message:
+            self.report(part, message)
+
     def now(self) -> list[Problem]:
         """All that is wrong, oldest first."""
         with self._lock:

@@ -3,10 +3,12 @@
 import tempfile
 from collections import deque
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from haloae.claims import hold_folder
 from haloae.errors import DataError, OutputError
+from haloae.server.history import Gap
 from haloae.server.images import KeptImages
 from haloae.server.inspection import Inspection
 from haloae.server.inspector import Listener, Seen
@@ -41,7 +43,8 @@ class Records:
         self._recent: deque[Inspection] = deque(maxlen=RECENT)
         self._opened = ExitStack()
         self._is_open = False
-        self._mirror: Mirror | None = None
+        self.mirror: Mirror | None = None
+        """To the database of several boxes; None: there is none."""
 
     def open(self) -> None:
         """Open them, unless they are.
@@ -63,7 +66,14 @@ class Records:
             opening.callback(self.store.close)
             if settings.database is not None:
                 url, box = read_secret(settings.database), settings.box
-                self._mirror = opening.enter_context(Mirror(self.store.path, url, box=box))
+                self.mirror = opening.enter_context(
+                    Mirror(
+                        self.store.path,
+                        url,
+                        box=box,
+                        on_problem=partial(self._problems.tell, "database"),
+                    )
+                )
             self._opened = opening.pop_all()
         self.images = KeptImages(self.folder / IMAGES, settings, self._problems)
         self.images.start()
@@ -84,11 +94,6 @@ class Records:
     def _add(self, inspection: Inspection, _: Seen) -> None:
         self._recent.append(inspection)
         self.store.add(inspection)
-        if self._mirror is not None:
-            if problem := self._mirror.state().problem:
-                self._problems.report("database", problem)
-            else:
-                self._problems.clear("database")
         if words := self.store.state().words:
             raise OutputError(words)
 
@@ -107,6 +112,14 @@ class Records:
             and (newest is None or inspection.time > newest)
         ]
         return (waiting + found)[:count]
+
+    def gaps(self, count: int) -> list[Gap]:
+        """What was lost, the newest first, whether that is on record yet or not."""
+        found: list[Gap] = []
+        with suppress(DataError):
+            found = self.store.history.gaps(count)
+        now = self.store.state().gap
+        return ([now] if now else []) + found[: count - (now is not None)]
 
     def find(self, inspection: str) -> Stored | None:
         """The inspection of an id; None: there is none, or no more."""

@@ -31,7 +31,7 @@ from haloae.server.database import (
     remove_remains,
     used_bytes,
 )
-from haloae.server.history import History
+from haloae.server.history import Gap, History
 from haloae.server.inspection import Inspection
 from haloae.server.rows import INSERT, microseconds, now, plain, row_of
 from haloae.server.safety import Role
@@ -69,6 +69,8 @@ class StoreState(NamedTuple):
     """When that began, UTC."""
     bytes: int
     """Of the file, as far as it is in use."""
+    gap: Gap | None
+    """Of the lost ones, those that are not on record yet."""
 
     @property
     def words(self) -> str | None:
@@ -80,15 +82,6 @@ class StoreState(NamedTuple):
             f"not stored since {self.since:%H:%M} UTC, {self.waiting} inspections waiting{lost}: "
             f"{self.problem}"
         )
-
-
-class _Gap(NamedTuple):
-    """Inspections that were dropped, for the record."""
-
-    first: int
-    last: int
-    images: int
-    reason: str
 
 
 class Store:
@@ -120,7 +113,7 @@ class Store:
         self._lock = RLock()
         self._database: sqlite3.Connection | None = None
         self._waiting: deque[Inspection] = deque()
-        self._gap: _Gap | None = None
+        self._gap: Gap | None = None
         self._problem: str | None = None
         self._since: datetime | None = None
         self._stored = self._lost = self._bytes = 0
@@ -212,7 +205,7 @@ class Store:
         """How it is, at this moment."""
         with self._lock:
             counts = (self._stored, len(self._waiting), self._lost)
-            return StoreState(*counts, self._problem, self._since, self._bytes)
+            return StoreState(*counts, self._problem, self._since, self._bytes, self._gap)
 
     def close(self) -> None:
         """Write what waits, if it can be; what cannot is lost, and the log says how many."""
@@ -270,13 +263,13 @@ class Store:
                     unfit.append((inspection, f"it does not fit the table ({error})."))
             if self._gap:
                 gap = "INSERT INTO gaps (first, last, images, reason) VALUES (?, ?, ?, ?)"
-                database.execute(gap, self._gap)
+                first, last, *rest = self._gap
+                database.execute(gap, (microseconds(first), microseconds(last), *rest))
         return unfit
 
     def _drop(self, inspection: Inspection, reason: str) -> None:
-        time = microseconds(inspection.time)
-        first, _, images, _ = self._gap or (time, time, 0, "")
-        self._gap = _Gap(first, time, images + 1, reason)
+        first, _, images, _ = self._gap or (inspection.time, None, 0, None)
+        self._gap = Gap(first, inspection.time, images + 1, reason)
         self._lost += 1
 
     def _fail(self, error: sqlite3.Error | OutputError) -> None:

@@ -32,6 +32,8 @@ Kind = Literal["heat", "plain", "small"]
 """Of pictures: with heat and outline, without, or with both as a thumbnail."""
 LAST = 12
 """Inspections that are listed."""
+GAPS = 20
+"""Times in which inspections were lost that are listed; of more, the newest."""
 REVIEWED_AT_ONCE = 100
 """Inspections that wait for a word and are listed; of more, the newest."""
 RECENTLY = timedelta(seconds=10)
@@ -86,9 +88,11 @@ class Page:
         )
         name = chosen.name if chosen else ""
         last = records.last(LAST, name)
-        if records.store.state().words is None:
-            service.problems.clear("store")
-        start = shift_start(datetime.now().astimezone(), service.settings.page.shifts)
+        # Which are told of when they are used, and may change while nobody does.
+        service.problems.tell("store", records.store.state().words)
+        if records.mirror is not None:
+            service.problems.tell("database", records.mirror.state().problem)
+        start = self._shift_start()
         state, reason = self._state(chosen, last)
         retraining = service.retraining.state()
         values: dict[str, Any] = {
@@ -107,6 +111,9 @@ class Page:
             "last": [stored.as_record() for stored in last],
             "counts": None,
             "to_review": None,
+            "waiting": self._waiting(),
+            "gaps": [_plain(gap._asdict()) for gap in records.gaps(GAPS)],
+            "has_boxes": records.mirror is not None,
             "retraining": retraining and retraining.as_record(),
         }
         with suppress(DataError):  # which the store says as a problem, too
@@ -116,6 +123,44 @@ class Page:
                 records.store.history.to_review(REVIEWED_AT_ONCE, recipe=name)
             )
         return values
+
+    def _waiting(self) -> dict[str, Any] | None:
+        """Inspections that are not stored yet, since when and why; None: there are none."""
+        state = self._service.records.store.state()
+        if state.problem is None or state.since is None or not state.waiting:
+            return None
+        return {
+            "first": state.since.isoformat(),
+            "last": None,
+            "images": state.waiting,
+            "reason": state.problem,
+        }
+
+    def boxes(self) -> dict[str, Any]:
+        """What all boxes have stored of this shift, as it was last read.
+
+        Raises:
+            RefusedError: 404, there is no database of several boxes.
+        """
+        mirror = self._service.records.mirror
+        if mirror is None:
+            raise RefusedError(404, "there is no database of several boxes: set keep.database.")
+        found = mirror.all_boxes(self._shift_start().astimezone(UTC))
+        boxes = found.boxes if found else ()
+        return {
+            "box": mirror.box,
+            "read": found and found.read.isoformat(),
+            "since": found and found.since.isoformat(),
+            "boxes": [
+                {"box": one.box, "last": one.last.isoformat(), "lost": one.lost}
+                | one.counts._asdict()
+                | {"rate": one.counts.rate}
+                for one in boxes
+            ],
+        }
+
+    def _shift_start(self) -> datetime:
+        return shift_start(datetime.now().astimezone(), self._service.settings.page.shifts)
 
     def _state(self, recipe: Listed | None, last: list[Stored]) -> tuple[str, str | None]:
         """``ready``, ``running`` or ``error``, with the reason."""
@@ -180,6 +225,14 @@ class Page:
             ],
             "first_broken": service.records.store.history.first_broken(),
         }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON holds them."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in values.items()
+    }
 
 
 def _drawn(inspection: Inspection, kept: Kept, kind: Kind) -> bytes:

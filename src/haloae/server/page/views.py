@@ -88,6 +88,12 @@ def state(request: Request, recipe: str | None = None) -> dict[str, Any]:
     return page_of(request).state(recipe, role_of(request) or "operator")
 
 
+@router.get("/page/boxes")
+def boxes(request: Request) -> dict[str, Any]:
+    """What all boxes have stored of this shift."""
+    return page_of(request).boxes()
+
+
 @router.get("/page/inspections/{inspection}/{kind}.jpg")
 def picture(request: Request, inspection: Id, kind: Kind) -> Response:
     """A picture of an inspected image."""

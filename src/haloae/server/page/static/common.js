@@ -44,12 +44,17 @@ export function sign(verdict) {
 /** Ask the service, with plain values or an image's bytes; what it refuses is thrown, in its words. */
 export async function ask(path, { method, body, image } = {}) {
   const type = image ? "application/octet-stream" : "application/json";
-  const answer = await fetch(path, {
-    method: method ?? (body ? "POST" : "GET"),
-    headers: { "content-type": type },
-    body: image ?? (body && JSON.stringify(body)),
-  });
-  const said = await answer.json();
+  let answer, said;
+  try {
+    answer = await fetch(path, {
+      method: method ?? (body ? "POST" : "GET"),
+      headers: { "content-type": type },
+      body: image ?? (body && JSON.stringify(body)),
+    });
+    said = await answer.json(); // which only the service gives, not what stands before it
+  } catch {
+    throw new Error(text("no_answer"));
+  }
   if (!answer.ok) throw Object.assign(new Error(said.error), { status: answer.status });
   return said;
 }
@@ -76,6 +81,9 @@ export function sure(title, words) {
 export function number(value, digits = 4) {
   return value >= 1000 && value < 1e7 ? value.toFixed(0) : String(+value.toPrecision(digits));
 }
+
+/** How many there are. */
+export const count = (value) => new Intl.NumberFormat(texts.language).format(value);
 
 /** A share as a percentage, on one line. */
 export const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share < 0.1 && share > 0 ? 1 : 0)}\u00a0%`);

@@ -1,8 +1,7 @@
 // What the operator sees all day: the verdict, the image, the shift; and images inspected by hand.
 
-import { $, VERDICTS, ask, clock, element, guarded, number, path, percent, sign, text } from "./common.js";
+import { $, VERDICTS, ask, clock, count, element, guarded, number, path, percent, sign, text } from "./common.js";
 
-let recipe = null;
 let newest = null; // inspection that is shown, unless one is held
 let held = null;
 let listed = "";
@@ -67,8 +66,7 @@ function mark() {
   }
 }
 
-export function open(chosen) {
-  recipe = chosen;
+export function open() {
   held = newest = null;
   listed = "";
 }
@@ -86,9 +84,29 @@ export function update(state) {
   }
   $("since").textContent = text("shift", { time: clock(state.since, "short") });
   for (const verdict of Object.keys(VERDICTS)) {
-    $(`count-${verdict}`).textContent = state.counts ? state.counts[verdict] : "–";
+    $(`count-${verdict}`).textContent = state.counts ? count(state.counts[verdict]) : "–";
   }
   $("rate").textContent = percent(state.counts?.rate ?? null);
+  drawGaps(state.waiting, state.gaps);
+}
+
+/** What is not stored: what waits at the moment, and what is lost. */
+function drawGaps(waiting, gaps) {
+  const all = waiting ? [waiting, ...gaps] : gaps;
+  $("gaps").hidden = all.length === 0;
+  const said = JSON.stringify(all);
+  if ($("gaps").dataset.said === said) return;
+  $("gaps").dataset.said = said;
+  const rows = all.map(({ first, last, images, reason }) => element("li", {},
+    element("strong", {}, last === null
+      ? text("gap_waiting", { from: clock(first), count: count(images) })
+      : text("gap_lost", { from: clock(first), to: clock(last), count: count(images) })),
+    element("p", {}, reason)));
+  $("gaps").classList.toggle("now", waiting !== null);
+  const sum = all.reduce((before, one) => before + one.images, 0);
+  $("gaps").replaceChildren(
+    element("summary", {}, text("not_stored", { count: count(sum) })),
+    element("ul", {}, ...rows));
 }
 
 async function inspectOne(image) {
@@ -98,6 +116,7 @@ async function inspectOne(image) {
   $("verdict").dataset.id = "waiting";
   $("verdict").replaceChildren(element("strong", {}, text("waiting")));
   try {
+    const recipe = $("recipe").value; // as it stands there, even if it was chosen this moment
     newest = await ask(path("/v1/predict", { recipe }), { method: "POST", image });
   } finally {
     isWaiting = false;

@@ -1,12 +1,13 @@
 // The page's frame: who looks, which recipe and view are chosen, and how the service is.
 
 import { $, ask, clock, element, guarded, path, text, who } from "./common.js";
+import * as boxes from "./boxes.js";
 import * as inspect from "./inspect.js";
 import * as models from "./models.js";
 import * as review from "./review.js";
 import * as threshold from "./threshold.js";
 
-const VIEWS = { inspect, review, threshold, models };
+const VIEWS = { inspect, review, boxes, threshold, models };
 const PAUSE = 800; // milliseconds between two looks
 let recipe = localStorage.getItem("recipe");
 let shown = null; // view and recipe
@@ -41,6 +42,7 @@ function frame(state) {
   $("state").textContent = text(`state_${state.state}`);
   $("role").textContent = text(state.role);
   $("log-out").hidden = !state.has_tokens;
+  $("to-boxes").hidden = !state.has_boxes;
   for (const link of document.querySelectorAll("nav .engineer")) link.hidden = state.role !== "engineer";
   const said = JSON.stringify([state.reason, state.problems, state.alarms]);
   if ($("problems").dataset.said !== said) {
@@ -70,8 +72,10 @@ function drawnAlarm({ recipe: of, words, time }, role) {
 }
 
 async function look() {
+  const asked = recipe;
   try {
-    const state = await ask(path("/page/state", recipe === null ? {} : { recipe }));
+    const state = await ask(path("/page/state", asked === null ? {} : { recipe: asked }));
+    if (asked !== recipe) return void look(); // another was chosen meanwhile
     known = state;
     frame(state);
     open(state);
