@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks import faults, mutants, speed_pages, thresholds
+from benchmarks import faults, mutants, service_faults, speed_pages, thresholds
 from benchmarks.script import left
 from benchmarks.tables import Found, Table
 from benchmarks.ways import finished
@@ -199,6 +199,12 @@ def campaign(folders: Sequence[Path]) -> Found:
     """See `benchmarks.faults`."""
     found = faults.results(folders)
     return Found(faults.table(folders), speed_pages.measured(found[0]) if found else "")
+
+
+def service_campaign(folders: Sequence[Path]) -> Found:
+    """See `benchmarks.service_faults`."""
+    found = faults.results(folders)
+    return Found(service_faults.table(found), speed_pages.measured(found[0]) if found else "")
 
 
 def _results(folders: Sequence[Path]) -> list[dict[str, Any]]:

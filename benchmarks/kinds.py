@@ -15,11 +15,13 @@ from benchmarks import (
     drift,
     drift_delays,
     folder,
+    fuzzing,
     gpu,
     guard,
     halves,
     paired,
     paper,
+    retraining,
     serving,
     slide_cost,
     slide_rates,
@@ -36,6 +38,7 @@ from benchmarks.gathering import (
     of_one,
     of_runs,
     of_several,
+    service_campaign,
     tried_again,
     wanted,
 )
@@ -162,6 +165,30 @@ KINDS = {
         "Loopback, each client asks as soon as it is answered, on two cores that had other work: "
         "of the latencies the most is waiting for them. Processor time of the whole service; "
         "memory at the beginning and at the end.",
+    ),
+    "retraining": Kind(
+        "Inspections while `haloae serve` retrains a model, and while it does not",
+        of_several(retraining.table),
+        "python -m benchmarks.retraining MODEL GOOD --out runs/retraining",
+        "Loopback, one client, which asks as soon as it is answered, on two cores that had other "
+        "work; alone: a minute before and a minute after.",
+    ),
+    "service-faults": Kind(
+        "What befell `haloae serve` under load, and what came of it",
+        service_campaign,
+        "python -m pytest -m slow tests/server/test_kills.py --faults-out runs/service-faults",
+        "Three clients and a camera's folder; sinks: folder, webhook, and MQTT with a real broker. "
+        "Lost: answered or put away, and not in the store. Not delivered: in the store, and not at "
+        "one of the sinks. Twice: came more than once, with the same id.",
+    ),
+    "fuzzing": Kind(
+        "Requests made from docs/openapi.json, and how `haloae serve` answers",
+        of_several(fuzzing.table),
+        "python -m benchmarks.fuzzing MODEL --out runs/fuzzing",
+        "By schemathesis, valid ones and nearly valid ones; half of the images and tensors among "
+        "them are whole, the others damaged. Checked of each answer: its status is below 500, and "
+        "status, type and content are as described. An image was given a minute (queue.seconds), "
+        "as the machine had other work.",
     ),
     "bad-images": Kind(
         "Small files that cost much to decode",

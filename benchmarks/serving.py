@@ -112,12 +112,12 @@ def ask_apart(port: int, image: Path, clients: int, seconds: float) -> Asked:
 
 
 @contextmanager
-def serving(model: Path, log: Path) -> Iterator[tuple[int, int]]:
+def serving(model: Path, log: Path, *options: str) -> Iterator[tuple[int, int]]:
     """The service of a model in a process of its own: its port and process."""
     with log.open("w") as written:
         process = subprocess.Popen(  # noqa: S603 - ourselves
             [sys.executable, "-m", "haloae", "serve", str(model), "--port", "0",
-             "--data", str(log.parent / "data")],
+             "--data", str(log.parent / "data"), *options],
             stdout=subprocess.PIPE, stderr=written, text=True, env=ONE_THREAD,
         )  # fmt: skip
     try:

@@ -1,6 +1,9 @@
 """From a file in a folder to a line on disk, through a real model."""
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,40 @@ def test_a_file_comes_in_is_inspected_and_handed_on_and_what_is_broken_is_a_prob
     assert (file.parent / line["file"]).read_bytes() == good_paths[0].read_bytes()
     assert (tmp_path / "done" / "refused" / "torn.png").exists()
     assert [state.status for state in service.attached.sources.states()] == ["stopped", "stopped"]
+
+
+def test_what_a_kill_has_kept_from_a_sink_follows_after_the_start(
+    tmp_path: Path, two_models: list[Path], good_paths: list[Path]
+) -> None:
+    settings = settings_of(tmp_path, '[[sink]]\nkind = "folder"\npath = "{folder}/out"\n')
+    data = tmp_path / "kept"
+    image = good_paths[0].read_bytes()
+
+    def served() -> TestClient:
+        app = create_app(two_models[0], data=data, settings=settings)
+        return TestClient(app, base_url="http://localhost")
+
+    def lines() -> list[dict[str, object]]:
+        files = (tmp_path / "out").rglob("inspections.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    with served() as client:
+        first = client.post("/v1/predict", content=image).json()["id"]
+    with served() as client:
+        second = client.post("/v1/predict", content=image).json()["id"]
+    assert [line["id"] for line in lines()] == [first, second]
+    # As if all had been killed after the second was answered, before any sink had it.
+    shutil.rmtree(tmp_path / "out")
+    with closing(sqlite3.connect(data / "sink-folder.sqlite")) as database, database:
+        database.execute("UPDATE mark SET id = ?", (first,))
+    with served():
+        until(lambda: [line["id"] for line in lines()] == [second])
+    (line,) = lines()
+    (file,) = (tmp_path / "out").rglob(str(line["file"]))
+    assert file.read_bytes() == image
+    with served():  # it is known now
+        pass
+    assert len(lines()) == 1
 
 
 def test_a_wrong_table_is_named_with_its_file(tmp_path: Path) -> None:

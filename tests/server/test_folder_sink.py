@@ -56,7 +56,7 @@ def test_a_line_each_that_names_its_image(tmp_path: Path) -> None:
 
 def test_images_of_normal_ones_may_be_left_out(tmp_path: Path) -> None:
     settings = folder(tmp_path, images="not_normal")
-    deliver(settings, items(1) + items(1, verdict="unusable", reason="dark"))
+    deliver(settings, items(1) + items(2, verdict="unusable", reason="dark")[1:])
     normal, unusable = lines(tmp_path / "2026-03-01" / "inspections.jsonl")
     assert normal["file"] is None
     assert (tmp_path / "2026-03-01" / unusable["file"]).exists()
@@ -73,7 +73,7 @@ def test_bytes_are_never_more_than_allowed_and_the_oldest_image_goes_first(tmp_p
     assert len(found) == 40
     assert kept == found[-len(kept) :]
     assert 3 < len(kept) < 10
-    deliver(settings, items(1, size=200 * KIBI))  # too large to be kept at all
+    deliver(settings, items(41, size=200 * KIBI)[40:])  # too large to be kept at all
     assert lines(tmp_path / "2026-03-01" / "inspections.jsonl")[-1]["file"] is None
     assert total(tmp_path) <= 100 * KIBI
 
@@ -110,6 +110,17 @@ def test_what_a_killed_process_left_is_put_right(tmp_path: Path) -> None:
     deliver(folder(tmp_path), items(2)[1:])  # its image is there already
     assert [line["id"] for line in lines(file)] == [inspection(n).id for n in (0, 1)]
     assert len([*file.parent.iterdir()]) == 3
+
+
+def test_what_comes_again_after_a_kill_is_written_once_and_finds_its_image(tmp_path: Path) -> None:
+    deliver(folder(tmp_path), items(2))
+    file = tmp_path / "2026-03-01" / "inspections.jsonl"
+    whole = file.read_text()
+    deliver(folder(tmp_path), items(2))
+    assert file.read_text() == whole
+    file.write_text("")
+    deliver(folder(tmp_path), [Item(item.record) for item in items(2)])  # without their images
+    assert file.read_text() == whole
 
 
 def test_a_folder_that_cannot_be_written_is_reported_and_loses_nothing(tmp_path: Path) -> None:

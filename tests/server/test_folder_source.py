@@ -66,6 +66,27 @@ def test_what_lies_there_comes_oldest_first_and_once_over_restarts(tmp_path: Pat
     assert (path / "c.png").exists()
 
 
+@pytest.mark.faults
+def test_on_a_full_disk_of_another_folder_nothing_is_put_away_by_halves(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.mkdir()
+    write(path / "a.png", bytes(60_000))
+    with disk(tmp_path / "disk", 200) as place:
+        settings = folder(path, move_to=place / "done")
+        settings.check()
+        fill(place / "ballast", 20_000)
+        with watching(settings, tmp_path) as (seen, _):
+            until(lambda: seen)
+            time.sleep(4 * SETTLE)
+            assert (path / "a.png").exists()
+            assert [each for each in (place / "done").rglob("*") if each.is_file()] == []
+            (place / "ballast").unlink()
+            until(lambda: not (path / "a.png").exists())
+        (moved,) = [each for each in (place / "done").rglob("*") if each.is_file()]
+        assert (moved.name, moved.read_bytes()) == ("a.png", bytes(60_000))
+        assert len(seen) == 1
+
+
 def test_a_file_that_still_grows_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.mkdir()

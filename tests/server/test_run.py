@@ -192,6 +192,17 @@ def test_a_body_that_never_comes_is_not_waited_for(service: Served) -> None:
         assert b"408" in connection.recv(4096)
 
 
+def test_an_answer_on_a_connection_that_is_kept_is_not_held_back(service: Served) -> None:
+    """By the system, which waits 40 ms to join small parts of it, unless it is told not to."""
+    taken = []
+    with httpx.Client() as client:
+        for _ in range(40):
+            began = time.monotonic()
+            client.get(f"{service.url}v2")
+            taken.append(time.monotonic() - began)
+    assert sorted(taken)[20] < 0.03
+
+
 def test_connections_are_bounded(service: Served) -> None:
     def status_beside(others: int) -> int:
         with ExitStack() as stack:

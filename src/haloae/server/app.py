@@ -138,7 +138,7 @@ async def _running(service: Service) -> AsyncIterator[None]:
     inspector.listeners["metrics"] = service.metrics.listen  # the last, as it tells of the others
     service.recipes.start()
     inspector.start()
-    service.attached.start()
+    service.attached.start(service.records)
     yield
     await run_in_threadpool(service.attached.stop_sources, seconds)
     await run_in_threadpool(inspector.stop, seconds)

@@ -1,12 +1,14 @@
 """Sources and sinks at the inspector: images that come in by themselves, inspections handed on."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from haloae.errors import ConfigError
+from haloae.errors import ConfigError, DataError
 from haloae.server.inspector import Inspector
 from haloae.server.problems import Problems
+from haloae.server.records import Records
 from haloae.server.sinks import ServiceState, Sink, Sinks, SinkState
 from haloae.server.sources import Source, Sources, SourceState
 
@@ -45,8 +47,21 @@ class Attached:
         if sinks:
             inspector.listeners["sinks"] = self.sinks.offer
 
-    def start(self) -> None:
-        """After the inspector has been started: hand on, then take in."""
+    def start(self, records: Records) -> None:
+        """After the inspector has been started: hand on, then take in.
+
+        Args:
+            records: that are open; of them, sinks get what a kill has kept from them.
+        """
+
+        def image_of(inspection: str) -> bytes:
+            with suppress(DataError):
+                stored = records.find(inspection)
+                kept = stored and records.images.read(stored.inspection)
+                return kept.data if kept else b""
+            return b""
+
+        self.sinks.catch_up(records.store.history, image_of)
         self.sinks.start()
         self._tell()
         self.sources.start()

@@ -14,6 +14,7 @@ from haloae.detection.prediction import VERDICTS
 from haloae.errors import DataError
 from haloae.server.audit import COLUMNS, Change, change_of, first_broken
 from haloae.server.database import TO_REVIEW, connect, problem
+from haloae.server.inspection import Inspection
 from haloae.server.rows import SELECT, Stored, microseconds, moment, plain, stored_of
 
 TIMEOUT = 2.0
@@ -66,6 +67,24 @@ class History:
         """The inspection of an id; None: it is not stored, or no more."""
         found = self._stored("WHERE i.id = ?", plain(inspection))
         return found[0] if found else None
+
+    def newest(self) -> str:
+        """Id of the inspection that was stored last; empty: there is none."""
+        found = self._rows("SELECT id FROM inspections ORDER BY number DESC LIMIT 1", ())
+        return found[0][0] if found else ""
+
+    def after(self, inspection: str) -> Iterator[Inspection]:
+        """What was stored after the inspection of an id, the oldest first; empty: all there are.
+
+        None, where it is not stored, or no more.
+        """
+        first = self.one(inspection) if inspection else None
+        if inspection and first is None:
+            return
+        after = first.number if first else 0
+        while found := self._stored("WHERE i.number > ? ORDER BY i.number LIMIT ?", after, AT_ONCE):
+            yield from (stored.inspection for stored in found)
+            after = found[-1].number
 
     def counts(
         self, since: datetime, until: datetime | None = None, *, recipe: str | None = None

@@ -5,11 +5,10 @@ full or gone, images are left out, which is said; the record of the inspection i
 """
 
 import io
-import os
 import re
 import zlib
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,11 +25,12 @@ from haloae.detection.prediction import Prediction
 from haloae.errors import HaloaeError
 from haloae.files import write_atomic
 from haloae.server.database import NEAR
+from haloae.server.days import Days
 from haloae.server.inspection import Given, Inspection, bytes_of, file_of
 from haloae.server.inspector import Seen
 from haloae.server.problems import Problems
 from haloae.server.settings import KeepSettings
-from haloae.server.sinks.folder import DAY, SUFFIXES, suffix_of
+from haloae.server.sinks.folder import SUFFIXES, suffix_of
 
 PART = "stored images"
 """What is reported as wrong where they cannot be written."""
@@ -139,11 +139,6 @@ class _Waiting(NamedTuple):
         return Kept(data, suffix_of(data), self.map)
 
 
-class _File(NamedTuple):
-    path: Path
-    bytes: int
-
-
 class KeptImages:
     """Writes them, from any thread, and reads them.
 
@@ -160,9 +155,7 @@ class KeptImages:
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._waiting_bytes = 0
         self._is_closed = False
-        self._files: deque[_File] = deque()
-        """Oldest first."""
-        self._bytes = 0
+        self._days = Days(folder, OURS)
         self._writer = Thread(target=self._write_all, name="images", daemon=True)
 
     def start(self) -> None:
@@ -240,8 +233,7 @@ class KeptImages:
 
     def _write_all(self) -> None:
         with suppress(OSError):
-            self._files.extend(_found(self.folder))
-        self._bytes = sum(file.bytes for file in self._files)
+            self._days.find()
         while True:
             self._attempt(self._make_room)
             with self._changed:
@@ -264,36 +256,22 @@ class KeptImages:
 
     def _write(self, waiting: _Waiting) -> None:
         inspection = waiting.inspection
-        for path, data in _files(self._day_of(inspection), inspection, waiting.kept()):
+        day = self._day_of(inspection)
+        for path, data in _files(day, inspection, waiting.kept()):
             write_atomic(path, data, durable=False)
-            self._files.append(_File(path, len(data)))
-            self._bytes += len(data)
+            self._days.add(day.name, len(data))
         self._problems.clear(PART)
 
     def _make_room(self) -> None:
         """Remove what is too old or too much, the oldest first."""
         first = f"{datetime.now(UTC) - timedelta(days=self._settings.image_days):%Y-%m-%d}"
-        while self._files:
-            path, size = self._files[0]
-            if self._bytes <= self._settings.image_bytes and path.parent.name >= first:
+        while (oldest := self._days.first) is not None:
+            if self._days.bytes <= self._settings.image_bytes and oldest >= first:
                 return
-            path.unlink(missing_ok=True)
-            self._files.popleft()
-            self._bytes -= size
-            with suppress(OSError):  # there are others in it
-                path.parent.rmdir()
+            self._days.remove_oldest()
 
 
 def _files(folder: Path, inspection: Inspection, kept: Kept) -> list[tuple[Path, bytes]]:
     """The map first, so that no image is without one."""
     parts = ((MAP, kept.map.written()), (kept.suffix, kept.data))
     return [(folder / f"{inspection.id}.{suffix}", data) for suffix, data in parts]
-
-
-def _found(folder: Path) -> Iterator[_File]:
-    """What was written before, the oldest first."""
-    for day in sorted(path for path in folder.iterdir() if DAY.fullmatch(path.name)):
-        with os.scandir(day) as entries:
-            found = [(e.stat(follow_symlinks=False), e) for e in entries if OURS.fullmatch(e.name)]
-        for status, entry in sorted(found, key=lambda each: each[0].st_mtime_ns):
-            yield _File(Path(entry.path), status.st_size)

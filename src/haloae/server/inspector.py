@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from math import ceil
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from typing import NamedTuple
 
 from haloae.data.images import Image, is_quick
@@ -101,6 +101,7 @@ class Inspector:
         self.listeners: dict[str, Listener] = {}
         """By the name they are reported under; add yours before `start`."""
         self._changed = Condition()
+        self._telling = Lock()
         self._waiting: deque[_Item] = deque()
         self._places = 0
         self._idle = 0
@@ -328,22 +329,24 @@ class Inspector:
             boxes=boxes_of(prediction),
         )
         seen = Seen(item.given, image, prediction, calibration, item.began, item.seconds)
-        told = time.monotonic()
-        item.seconds["judge"] = told - began
-        for name, listener in self.listeners.items():
-            item.seconds["listeners"] = time.monotonic() - told
-            try:
-                listener(inspection, seen)
-                self.problems.clear(name)
-            except Exception as error:  # of any kind: inspection goes on
-                self.problems.report(name, _sentence(error))
+        item.seconds["judge"] = time.monotonic() - began
+        self._tell(inspection, seen)
         return Finished(inspection, seen)
+
+    def _tell(self, inspection: Inspection, seen: Seen) -> None:
+        """All listeners hear of inspections in the same order, so that one knows what others do."""
+        with self._telling:
+            told = time.monotonic()
+            for name, listener in self.listeners.items():
+                seen.seconds["listeners"] = time.monotonic() - told
+                try:
+                    listener(inspection, seen)
+                    self.problems.clear(name)
+                except Exception as error:  # of any kind: inspection goes on
+                    kind = "" if isinstance(error, HaloaeError) else f"{type(error).__name__}: "
+                    self.problems.report(name, f"{kind}{error}")
 
 
 def _fail(item: _Item, error: HaloaeError) -> None:
     with suppress(InvalidStateError):  # it has failed already, or nobody waits for it
         item.future.set_exception(error)
-
-
-def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, HaloaeError) else f"{type(error).__name__}: {error}"

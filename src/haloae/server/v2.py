@@ -15,11 +15,28 @@ from haloae.server.tensors import HEADER_LENGTH, INPUT, OUTPUTS, InferRequest, a
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"], responses=RESPONSES)
 RecipeName = Annotated[str, Path(description="of the recipe")]
 for_engineers = [Depends(engineers_only)]
+
+
+def _whole_schema() -> dict[str, Any]:
+    """Of a request's JSON, without references, which lead nowhere from within a description."""
+    schema = InferRequest.model_json_schema()
+    parts = schema.pop("$defs")
+
+    def resolved(value: Any) -> Any:  # noqa: ANN401 - any JSON
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return resolved(parts[value["$ref"].rpartition("/")[2]])
+            return {key: resolved(each) for key, each in value.items()}
+        return [resolved(each) for each in value] if isinstance(value, list) else value
+
+    return {key: resolved(value) for key, value in schema.items()}
+
+
 INFER_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": InferRequest.model_json_schema()},
+            "application/json": {"schema": _whole_schema()},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     },

@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Literal
 
 from haloae.data.images import shown_path
-from haloae.errors import OutputError
+from haloae.errors import DataError, OutputError
+from haloae.server.history import History
 from haloae.server.inspection import Inspection
 from haloae.server.kinds import BACK_OFF, BackOff, make_folder, one_line
 from haloae.server.sinks.base import Connection, Item, Seen, ServiceState, Sink, UnwantedError
@@ -87,6 +88,17 @@ class Sinks:
             waiting = _waiting(file, most_waiting)
             self._workers.append(_Worker(sink, waiting, on_change, back_off))
 
+    def catch_up(self, history: History, image_of: Callable[[str], bytes]) -> None:
+        """Before the start: offer what was stored and has not come this far, as after a kill.
+
+        Args:
+            history: of the store, to which inspections go before they are offered.
+            image_of: gives the image of the inspection of an id, for items that have lost theirs;
+                nothing, where it is not kept.
+        """
+        for worker in self._workers:
+            worker.catch_up(history, image_of)
+
     def start(self) -> None:
         """Start a thread for each."""
         for worker in self._workers:
@@ -148,6 +160,7 @@ class _Worker(Thread):
         self._pauses = back_off.pauses()
         self._state = SinkState(sink.name)
         self._dropped = 0
+        self._image_of: Callable[[str], bytes] = lambda _: b""
 
     def current(self) -> SinkState:
         waiting = self._waiting
@@ -161,6 +174,22 @@ class _Worker(Thread):
             if self._dropped.bit_count() == 1:  # 1, 2, 4, 8, …: said, but not without end
                 log.error("sink %s: no room, %d dropped so far.", self.sink.name, self._dropped)
                 self._on_change(self.current())
+
+    def catch_up(self, history: History, image_of: Callable[[str], bytes]) -> None:
+        self._image_of = image_of
+        if not self.sink.keeps:
+            return
+        try:
+            if self._waiting.mark is None:
+                self._waiting.begin_after(history.newest())
+                return
+            before = len(self._waiting)
+            for inspection in history.after(self._waiting.mark):
+                self.offer(Item(inspection.as_record()))
+            if missed := len(self._waiting) - before:
+                log.warning("sink %s: %d from before the start follow.", self.sink.name, missed)
+        except DataError as error:
+            log.warning("sink %s: what it may have missed is not known: %s", self.sink.name, error)
 
     def run(self) -> None:
         while True:
@@ -198,7 +227,7 @@ class _Worker(Thread):
                     return
                 continue
             try:
-                connection.deliver(entry.item)
+                connection.deliver(self._whole(entry.item))
                 self._change("running", delivered=self._state.delivered + 1)
             except UnwantedError as error:
                 name = entry.item.record["id"]
@@ -206,6 +235,12 @@ class _Worker(Thread):
                 self._change("running", refused=self._state.refused + 1)
             self._waiting.remove_first()
             self._pauses = self._back_off.pauses()
+
+    def _whole(self, item: Item) -> Item:
+        """With its image, which items from before the start have lost."""
+        if self.sink.wants_image and not item.size:
+            return item._replace(given=self._image_of(item.record["id"]))
+        return item
 
     def _change(self, status: SinkStatus, reason: str | None = None, **counts: int) -> None:
         before = self._state

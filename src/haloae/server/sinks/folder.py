@@ -3,25 +3,24 @@
 import json
 import os
 import re
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from haloae.files import require_room, sweep, write_atomic
+from haloae.files import require_room, write_atomic
+from haloae.server.days import DAY, Days
 from haloae.server.kinds import make_folder
 from haloae.server.sinks.base import Connection, Item, Sink, register_sink
 
 RECORDS = "inspections.jsonl"
 LONGEST_LINE = 2**20
 """Bytes."""
-DAY = re.compile(r"\d{4}-\d\d-\d\d")
-OURS = re.compile(rf"\d{{6}}\.\d{{6}}-[0-9a-f]{{32}}\.[a-z]{{3,4}}|{re.escape(RECORDS)}")
-"""What is deleted when it is old: nothing that anybody else has put there."""
+IMAGES = re.compile(r"\d{6}\.\d{6}-[0-9a-f]{32}\.[a-z]{3,4}")
+"""What, beside records, is deleted when it is old: nothing that anybody else has put there."""
 SUFFIXES = {
     b"\x89PNG": "png",
     b"\xff\xd8\xff": "jpg",
@@ -43,6 +42,7 @@ class Folder(Sink):
     never holds more than `most_bytes`: the oldest images go first, then the oldest records.
     """
 
+    keeps = True
     wants_image = True
 
     path: Path
@@ -62,55 +62,37 @@ class Folder(Sink):
         yield _Days(self)
 
 
-class _File(NamedTuple):
-    day: str
-    name: str
-    bytes: int
-
-
 class _Days(Connection):
     """The folder, and what it knows to be in there."""
 
     def __init__(self, settings: Folder) -> None:
         self._settings = settings
-        self._images: deque[_File] = deque()
-        """Oldest first."""
+        self._images = Days(settings.path, IMAGES)
         self._records: dict[str, int] = {}
         """Bytes by day, oldest first."""
         settings.path.mkdir(parents=True, exist_ok=True)
-        for day in sorted(
-            each.name for each in settings.path.iterdir() if DAY.fullmatch(each.name)
-        ):
-            self._find(day)
-        self._image_bytes = sum(file.bytes for file in self._images)
+        for day in sorted(each for each in settings.path.iterdir() if DAY.fullmatch(each.name)):
+            require_room(day, of_folder=True)
+            if (records := day / RECORDS).exists():
+                self._records[day.name] = records.lstat().st_size
+        self._images.find()
         self._make_room(0, datetime.now(UTC))
-
-    def _find(self, day: str) -> None:
-        folder = self._settings.path / day
-        require_room(folder, of_folder=True)
-        sweep(folder)
-        with os.scandir(folder) as entries:
-            found = {each.name: each.stat(follow_symlinks=False).st_size for each in entries}
-        for name in sorted(name for name in found if OURS.fullmatch(name)):
-            if name == RECORDS:
-                self._records[day] = found[name]
-            else:
-                self._images.append(_File(day, name, found[name]))
 
     def deliver(self, item: Item) -> None:
         """The image first, so that a line never names one that is not there."""
         time = datetime.fromisoformat(item.record["time"]).astimezone(UTC)
         folder = self._settings.path / f"{time:%Y-%m-%d}"
         image = self._wanted(item)
-        name = f"{time:%H%M%S.%f}-{item.record['id']}.{suffix_of(image)}" if image else None
+        stem = f"{time:%H%M%S.%f}-{item.record['id']}"
+        name = f"{stem}.{suffix_of(image)}" if image else _found(folder, stem, item)
         line = json.dumps(item.record | {"file": name}).encode() + b"\n"
         self._make_room(len(line) + len(image), time)
         folder.mkdir(parents=True, exist_ok=True)
-        if name and not (folder / name).exists():  # it is there where only the line had failed
+        # It is there where only the line had failed.
+        if image and name and not (folder / name).exists():
             write_atomic(folder / name, image, durable=False)
-            self._images.append(_File(folder.name, name, len(image)))
-            self._image_bytes += len(image)
-        self._records[folder.name] = _append(folder / RECORDS, line)
+            self._images.add(folder.name, len(image))
+        self._records[folder.name] = _append(folder / RECORDS, line, item.record["id"])
 
     def _wanted(self, item: Item) -> bytes:
         """The image, if it is to be kept; else nothing."""
@@ -123,18 +105,15 @@ class _Days(Connection):
     def _make_room(self, needed: int, now: datetime) -> None:
         """Delete what is too old, and the oldest until there is room."""
         first = f"{now - timedelta(days=self._settings.most_days - 1):%Y-%m-%d}"
-        while self._images and (self._images[0].day < first or self._is_over(needed)):
-            file = self._images[0]
-            self._delete(file.day, file.name)
-            self._images.popleft()
-            self._image_bytes -= file.bytes
+        while (oldest := self._images.first) and (oldest < first or self._is_over(needed)):
+            self._images.remove_oldest()
         for day in [*self._records]:
             if day < first or self._is_over(needed):
                 self._delete(day, RECORDS)
                 del self._records[day]
 
     def _is_over(self, needed: int) -> bool:
-        found = self._image_bytes + sum(self._records.values())
+        found = self._images.bytes + sum(self._records.values())
         return found + needed > self._settings.most_bytes
 
     def _delete(self, day: str, name: str) -> None:
@@ -144,14 +123,23 @@ class _Days(Connection):
             folder.rmdir()
 
 
-def _append(path: Path, line: bytes) -> int:
-    """Add a line after the last whole one; the file's size then."""
+def _found(folder: Path, stem: str, item: Item) -> str | None:
+    """The image of an item that has lost it, in a kill, after it was written."""
+    names = () if item.size else (f"{stem}.{suffix}" for suffix in dict.fromkeys(SUFFIXES.values()))
+    return next((name for name in names if (folder / name).is_file()), None)
+
+
+def _append(path: Path, line: bytes, identity: str) -> int:
+    """Add a line after the last whole one, unless it is there; the file's size then."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(path, flags, 0o666), "r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - LONGEST_LINE))
-        torn = len(file.read().rpartition(b"\n")[2])  # by a process that was killed, or a full disk
+        whole, _, rest = file.read().rpartition(b"\n")
+        torn = len(rest)  # by a process that was killed, or a full disk
         file.truncate(size - torn)
+        if identity.encode() in whole:  # which comes again after a kill
+            return size - torn
         file.seek(size - torn)
         file.write(line)
         return size - torn + len(line)

@@ -14,6 +14,8 @@ from haloae.server.database import Transaction, connect
 from haloae.server.kinds import one_line
 from haloae.server.sinks.base import Item
 
+PATIENCE = 1.0
+"""Seconds that a start waits for the disk."""
 AGAIN = 2.0
 """Seconds until a disk that is full or broken is tried again."""
 
@@ -29,7 +31,8 @@ class Waiting:
     """A queue with a bound; who puts something into it waits for nobody.
 
     With a file, a thread writes down at once what is put and what is done, so that it is found
-    again after a process was killed. A file that cannot be written stops nothing: `trouble` says
+    again after a process was killed, and which item was the last, so that who has those that came
+    in the last moment puts them anew. A file that cannot be written stops nothing: `trouble` says
     so.
 
     Args:
@@ -47,7 +50,9 @@ class Waiting:
         self._most, self._most_bytes = most, most_bytes
         self._changed = Condition()
         self._is_closed = False
-        self._entries = deque(() if file is None else _read(file))
+        entries, self.mark = ([], None) if file is None else _read(file)
+        """Id of the last item that was put, as the file says at first; None: nothing was."""
+        self._entries = deque(entries)
         self._bytes = 0
         self._last = self._written = self._entries[-1].number if self._entries else 0
         self._done = self._forgotten = self._entries[0].number - 1 if self._entries else 0
@@ -60,6 +65,17 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def begin_after(self, identity: str) -> None:
+        """Begin a new queue with what comes after an item; soon, this is in the file."""
+        with self._changed:
+            self.mark = identity
+            self._last += 1  # a number without an item
+            self._changed.notify_all()
+            if self._writer is not None:
+                self._changed.wait_for(
+                    lambda: self._written == self._last or self.trouble, PATIENCE
+                )
+
     def put(self, item: Item) -> bool:
         """Add one; False: there is no room, or all is closed."""
         with self._changed:
@@ -68,6 +84,7 @@ class Waiting:
             if self._is_closed or (is_full and self._entries):
                 return False
             self._last += 1
+            self.mark = item.record["id"]
             self._entries.append(Entry(self._last, item))
             self._bytes = size
             self._changed.notify_all()
@@ -112,12 +129,15 @@ class Waiting:
             with self._changed:
                 self._changed.wait_for(self._has_changed)
                 is_closed, last, done = self._is_closed, self._last, self._done
+                mark = self.mark
                 newest = takewhile(lambda e: e.number > self._written, reversed(self._entries))
                 new = [*newest][::-1]
             try:
                 connection = connection or _opened(file)
-                _write_down(connection, new, done)
-                self._written, self._forgotten, self.trouble = last, done, None
+                _write_down(connection, new, done, mark)
+                with self._changed:
+                    self._written, self._forgotten, self.trouble = last, done, None
+                    self._changed.notify_all()
             except sqlite3.Error as error:
                 self.trouble = f"what waits is not kept on disk ({one_line(error)})"
                 if connection is not None:
@@ -131,26 +151,36 @@ class Waiting:
 
 def _opened(file: Path) -> sqlite3.Connection:
     connection = connect(file, timeout=10)
-    # Unlike a write-ahead log, it is read on a full disk, too.
-    connection.execute("PRAGMA journal_mode = TRUNCATE")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, record TEXT NOT NULL)"
-    )
+    try:
+        # Unlike a write-ahead log, it is read on a full disk, too.
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, record TEXT NOT NULL)"
+        )
+        connection.execute("CREATE TABLE IF NOT EXISTS mark (only INTEGER PRIMARY KEY, id TEXT)")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def _read(file: Path) -> list[Entry]:
+def _read(file: Path) -> tuple[list[Entry], str | None]:
     if not file.exists() or not file.stat().st_size:  # the disk may be too full to begin one
-        return []
+        return [], None
     with closing(_opened(file)) as connection:
         rows = connection.execute("SELECT number, record FROM waiting ORDER BY number").fetchall()
-    return [Entry(number, Item(json.loads(text))) for number, text in rows]
+        marks = connection.execute("SELECT id FROM mark").fetchall()
+    entries = [Entry(number, Item(json.loads(text))) for number, text in rows]
+    return entries, marks[0][0] if marks else None
 
 
-def _write_down(connection: sqlite3.Connection, new: Sequence[Entry], done: int) -> None:
+def _write_down(
+    connection: sqlite3.Connection, new: Sequence[Entry], done: int, mark: str | None
+) -> None:
     """All of it or nothing."""
     rows = [(entry.number, json.dumps(entry.item.record)) for entry in new]
     with Transaction(connection):
         connection.execute("DELETE FROM waiting WHERE number <= ?", (done,))
         connection.executemany("INSERT OR REPLACE INTO waiting VALUES (?, ?)", rows)
+        connection.execute("INSERT OR REPLACE INTO mark VALUES (1, ?)", (mark,))

@@ -1,5 +1,6 @@
 """Watches a folder that something else writes images to."""
 
+import errno
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ from haloae.data.folders import find_images
 from haloae.data.images import shown_path
 from haloae.data.limits import current_limits
 from haloae.errors import ConfigError
-from haloae.files import read_regular
+from haloae.files import read_regular, writing
 from haloae.server.database import Transaction, connect
 from haloae.server.kinds import make_folder, one_line
 from haloae.server.sources.base import Images, Source, Taken, register_source
@@ -102,12 +103,28 @@ class Folder(Source):
         try:
             goal.parent.mkdir(parents=True, exist_ok=True)
             if _version(self.path / name) == version:
-                shutil.move(self.path / name, goal)
+                _move(self.path / name, goal)
                 done.forget([name])
         except FileNotFoundError:  # somebody took it, or the folder is gone, for a while perhaps
             pass
         except OSError as error:
             done.say(f"{shown_path(self.path / name)}: cannot be moved ({one_line(error)})")
+
+
+def _move(path: Path, goal: Path) -> None:
+    """To another disk, too: whole, or not at all.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    try:
+        path.rename(goal)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with writing(goal) as copy:
+            shutil.copy2(path, copy)
+        path.unlink()
 
 
 def _read(path: Path, version: Version, done: "_Done") -> bytes | None:
