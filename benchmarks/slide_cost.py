@@ -244,7 +244,7 @@ def figure(results: dict[str, Any]) -> str:
     ]
     key_lines = Markup("").join(
         Markup('<path class="line k{}" d="M250,{}h24"/><text x="280" y="{}">{}</text>').format(
-            kind, 180 + 18 * kind, 184 + 18 * kind, name
+            kind, 126 + 18 * kind, 130 + 18 * kind, name
         )
         for kind, (_, _, name) in enumerate(DRAWN)
     )
