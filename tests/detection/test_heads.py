@@ -425,6 +425,12 @@ def test_a_loaded_detector_scores_the_same_to_the_bit(detector: Detector, tmp_pa
         np.testing.assert_array_equal(found.anomaly_map, wanted.anomaly_map)
 
 
+@pytest.mark.parametrize(
+    "detector",
+    # The graph of `halo` holds that of `nearest_halo`, which takes as long.
+    ["gaussian", "nearest", "halo", pytest.param("nearest_halo", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_exports_say_the_same(
     detector: Detector, good_paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

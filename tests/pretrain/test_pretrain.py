@@ -267,6 +267,7 @@ def test_a_convolution_in_groups_stays_one() -> None:
     assert torch.allclose(normed(image), conv(image), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns(pictures: Tensor, tmp_path: Path) -> None:
     recipe = RECIPE._replace(steps=120, late_size=32, tuning_steps=0, defect_weight=0.3)
     student, _ = train(pictures, recipe, tmp_path, device=torch.device("cpu"), minutes=10)
