@@ -146,3 +146,15 @@ def test_each_square_above_the_threshold_has_a_region(tmp_path: Path) -> None:
                 reached[part.top : part.bottom, part.left : part.right] = True
             for row, column in np.argwhere(high).tolist():
                 assert reached[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].any()
+
+
+def test_a_square_that_is_the_same_all_over_is_a_region_whatever_rounding_does(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(3)
+    values = np.repeat(np.repeat(rng.uniform(0.1, 1, (9, 11)), 16, 0), 16, 1).astype(np.float32)
+    for journal in kept(tmp_path, values):
+        squares = squares_of(journal, 16**2, 3.7)
+        for value in squares.values.ravel().tolist():
+            threshold = float(np.nextafter(np.float32(value), np.float32(0)))
+            assert find_regions(journal, squares, extent=1.0, threshold=threshold)

@@ -16,6 +16,8 @@ BAND = 256
 """Rows of cells that are searched at once."""
 MOST_CELLS = 2**22
 """Of a region's box whose outline follows every cell; that of a larger one is coarser."""
+ROUNDING = 1e-5
+"""By so much a mean of values that are all the same may exceed them, relatively."""
 TOUCHING = np.ones((3, 3), np.bool_)
 """Cells that touch at a corner belong together."""
 Ring = list[list[float]]
@@ -131,7 +133,7 @@ def find_regions(
     """
     is_high = squares.values > threshold
     if (squares.peaks[is_high] <= extent).any():
-        extent = threshold / squares.weight
+        extent = threshold / squares.weight * (1 - ROUNDING)
     parts = sorted(
         (part for part in _parts(journal, squares, is_high, extent) if part.value > threshold),
         key=lambda part: (-part.value, part.place),

@@ -120,8 +120,8 @@ class SharedMemoryHead(Head):
 def lowest(values: Tensor, count: int) -> Tensor:
     """Where the lowest values are: (..., K) → (..., count), the lowest first.
 
-    As `Tensor.topk`, in a third of its time: none is lower than the lowest of its group, so they
-    are in the groups whose lowest are lowest.
+    As `Tensor.topk`, which sorts more: none is lower than the lowest of its group, so they are in
+    the groups whose lowest are lowest.
     """
     grouped = values.shape[-1] // GROUP * GROUP
     if grouped < count * GROUP:
